@@ -1,0 +1,120 @@
+//! What the engine asks of a frame buffer, and the one that tests use.
+
+use crate::PortIdx;
+
+/// A frame in a buffer that its holder owns (perhaps together with others: see [`Frame::share`]).
+///
+/// Dropping it gives the buffer back. The header octets are contiguous: `head()` holds the first
+/// 64 octets, or all of a shorter frame.
+pub trait Frame: Sized {
+    /// Octets on the wire without FCS; for a frame that still has to be segmented, all of it.
+    fn len(&self) -> u32;
+
+    /// The contiguous front of the frame.
+    fn head(&self) -> &[u8];
+
+    /// Octets of the largest frame this becomes on the wire: `len()`, or the size of one segment
+    /// when the sender left segmentation to the switch.
+    fn wire_len(&self) -> u32;
+
+    /// Asks for the header's cache line.
+    fn prefetch(&self);
+
+    /// One more owner of the same buffer. Nobody writes into a buffer with several owners.
+    fn share(&self) -> Self;
+
+    /// A buffer of one's own with the same octets; `None` when there is none left.
+    fn copy(&self) -> Option<Self>;
+
+    /// Whether others own the buffer too.
+    fn is_shared(&self) -> bool;
+
+    /// Puts `tpid`, `tci` behind the addresses. `false`, and unchanged, if there is no room.
+    ///
+    /// # Panics
+    /// May panic if the buffer is shared or shorter than the addresses.
+    #[must_use]
+    fn push_tag(&mut self, tpid: u16, tci: u16) -> bool;
+
+    /// Takes out the tag behind the addresses.
+    ///
+    /// # Panics
+    /// May panic if the buffer is shared or shorter than addresses and tag.
+    fn pop_tag(&mut self);
+}
+
+/// Where the pipeline puts the frames that leave, and tells what happened on the way.
+pub trait Output<F> {
+    /// `frame` leaves by `port`, in the form it has now.
+    fn transmit(&mut self, port: PortIdx, frame: F);
+
+    /// A learned address was seen at another port. Called at most once per frame.
+    fn moved(&mut self, event: MacMoved);
+}
+
+/// An address was learned on `from` and now sends from `to`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MacMoved {
+    /// The segment it was seen in.
+    pub segment: crate::SegmentId,
+    /// The address.
+    pub mac: crate::MacAddr,
+    /// Where it was.
+    pub from: PortIdx,
+    /// Where it is.
+    pub to: PortIdx,
+}
+
+/// A frame in ordinary memory, for tests, fuzzing and tracing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeapFrame {
+    data: std::sync::Arc<Vec<u8>>,
+    /// As [`Frame::wire_len`], when it differs from the length.
+    pub segment_len: Option<u32>,
+}
+
+impl HeapFrame {
+    /// A frame with these octets.
+    pub fn new(octets: impl Into<Vec<u8>>) -> Self {
+        HeapFrame { data: std::sync::Arc::new(octets.into()), segment_len: None }
+    }
+
+    /// All of its octets.
+    pub fn octets(&self) -> &[u8] {
+        &self.data
+    }
+
+    fn own(&mut self) -> &mut Vec<u8> {
+        std::sync::Arc::get_mut(&mut self.data).expect("nobody writes into a shared buffer")
+    }
+}
+
+impl Frame for HeapFrame {
+    fn len(&self) -> u32 {
+        self.data.len() as u32
+    }
+    fn head(&self) -> &[u8] {
+        &self.data
+    }
+    fn wire_len(&self) -> u32 {
+        self.segment_len.unwrap_or(self.len())
+    }
+    fn prefetch(&self) {}
+    fn share(&self) -> Self {
+        self.clone()
+    }
+    fn copy(&self) -> Option<Self> {
+        Some(HeapFrame { data: std::sync::Arc::new(self.data.to_vec()), segment_len: self.segment_len })
+    }
+    fn is_shared(&self) -> bool {
+        std::sync::Arc::strong_count(&self.data) > 1
+    }
+    fn push_tag(&mut self, tpid: u16, tci: u16) -> bool {
+        let [t, c] = [tpid.to_be_bytes(), tci.to_be_bytes()];
+        self.own().splice(12..12, [t[0], t[1], c[0], c[1]]);
+        true
+    }
+    fn pop_tag(&mut self) {
+        self.own().drain(12..16);
+    }
+}

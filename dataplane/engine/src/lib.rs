@@ -1,0 +1,36 @@
+//! Dunlin's forwarding logic: bursts of frames in, verdicts out.
+//!
+//! No DPDK, no I/O and no clock of its own: it is generic over [`Frame`], told the time by its
+//! caller, and hands frames that leave to an [`Output`]. So everything here is tested on any
+//! machine, with [`frame::HeapFrame`] in the place of a DPDK buffer.
+//!
+//! **Who owns which thread.** None is started here. A worker calls [`pipeline::Pipeline::run`]
+//! with its own pipeline and counters; the [`mac_table::MacTable`] is shared by all workers and
+//! read and written in place; a [`snapshot::Snapshot`] is immutable and made by whoever
+//! configures, through [`topology::Topology`].
+//!
+//! **Read next** `pipeline.rs`: the way of a frame, every stage in its order.
+
+#![deny(unsafe_code)]
+
+pub mod counters;
+pub mod frame;
+pub mod mac_table;
+pub mod pipeline;
+mod prefetch;
+pub mod reason;
+pub mod snapshot;
+mod stage;
+pub mod storm;
+pub mod topology;
+pub mod types;
+pub mod vlan;
+
+pub use frame::{Frame, Output};
+pub use pipeline::{BURST, Burst, Pipeline};
+pub use reason::DropReason;
+pub use snapshot::Snapshot;
+pub use types::{MacAddr, PortIdx, SegmentId};
+
+/// The most ports a dataplane holds. Fixed so that counters and tables are flat arrays.
+pub const MAX_PORTS: usize = 1024;

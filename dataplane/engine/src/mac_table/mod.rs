@@ -1,0 +1,382 @@
+//! The mac table: which port an address of a segment is behind. One table for all bridges, read
+//! and learned in place by all workers, with no lock on the way of a frame.
+//!
+//! **Shape.** Buckets of one cache line: four keys and four values, each one word. An entry
+//! lives in one of two buckets that its hash names; the second is read only when the first does
+//! not hold it. There are at least twice as many slots as the table's capacity, so that two
+//! buckets are hardly ever full together; when they are, one resident moves to its other bucket.
+//!
+//! **Key**: MAC in the upper 48 bits, segment in the lower 16. A learned address is never a group
+//! address, so the key's I/G bit is free: set, it says that a writer is busy with the slot.
+//! **Value**: see [`value`].
+//!
+//! **What is atomic.** A writer takes a slot by setting the key's busy bit with a compare-and-
+//! swap, writes the value, then the key. A reader takes key, value and key again: a slot that
+//! changed under it does not match. The refresh of an entry is one compare-and-swap of the value,
+//! made only when the second has changed, so that lines of busy addresses stay shared. Two
+//! workers that learn one address at the same instant may enter it twice; readers then see the
+//! first, and the sweep removes the second.
+//!
+//! **Hash**: a multiply folded to 64 bits, keyed with a random seed at start, because guests
+//! choose their addresses: with a fixed hash they could choose each other's buckets too.
+//!
+//! **When it is full** the port that holds most pays: see `evict.rs`.
+
+mod evict;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use crate::{MAX_PORTS, MacAddr, PortIdx, SegmentId, prefetch::prefetch};
+pub use sweep::Entry;
+use value::Value;
+
+const WAYS: usize = 4;
+/// The I/G bit of the address in a key.
+const BUSY: u64 = 1 << 56;
+
+/// Address and segment in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of `mac` in `segment`.
+    #[inline(always)]
+    pub const fn new(mac: MacAddr, segment: SegmentId) -> Self {
+        Key(mac.bits() << 16 | segment.0 as u64)
+    }
+
+    /// The address.
+    #[inline(always)]
+    pub const fn mac(self) -> MacAddr {
+        MacAddr::from_bits(self.0 >> 16)
+    }
+
+    /// The segment.
+    #[inline(always)]
+    pub const fn segment(self) -> SegmentId {
+        SegmentId(self.0 as u16)
+    }
+}
+
+/// A key's hash under one table's seed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hash(u64);
+
+impl Hash {
+    /// Of no key in particular.
+    pub const ZERO: Hash = Hash(0);
+}
+
+/// What learning an address came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// It was known at this port (or is static, which learning does not touch).
+    Known,
+    /// It is new.
+    New,
+    /// It was at another port until now.
+    Moved {
+        /// That port.
+        from: PortIdx,
+    },
+    /// The port is at its limit; nothing changed.
+    Limited,
+    /// The table is full and this port has no claim on another's entry; nothing changed.
+    Full,
+}
+
+/// What can be counted about the table as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    /// Entries now.
+    pub entries: u64,
+    /// The most there may be.
+    pub capacity: u64,
+    /// Addresses learned since start.
+    pub learned: u64,
+    /// Moves between ports since start.
+    pub moves: u64,
+    /// Entries removed because they were not seen for the ageing time.
+    pub aged: u64,
+    /// Entries removed to make room.
+    pub evictions: u64,
+    /// Addresses not learned because the table was full.
+    pub refused_full: u64,
+    /// Addresses not learned because their port was at its limit.
+    pub refused_limit: u64,
+}
+
+#[repr(align(64))]
+#[derive(Default)]
+struct Bucket {
+    keys: [AtomicU64; WAYS],
+    values: [AtomicU64; WAYS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// See the module.
+pub struct MacTable {
+    buckets: Box<[Bucket]>,
+    mask: usize,
+    seed: [u64; 2],
+    capacity: u32,
+    total: AtomicU32,
+    per_port: Box<[AtomicU32]>,
+    learned: AtomicU64,
+    moves: AtomicU64,
+    aged: AtomicU64,
+    evictions: AtomicU64,
+    refused_full: AtomicU64,
+    refused_limit: AtomicU64,
+    sweep_at: AtomicU64,
+}
+
+impl MacTable {
+    /// The largest capacity.
+    pub const MAX_CAPACITY: u32 = 1_000_000;
+
+    /// A table for `capacity` entries, 1 to [`Self::MAX_CAPACITY`] (values outside are brought
+    /// into the range). 32 to 64 octets of memory for each. `seed` should be random.
+    pub fn new(capacity: u32, seed: [u64; 2]) -> Self {
+        let capacity = capacity.clamp(1, Self::MAX_CAPACITY);
+        let buckets = (capacity as usize * 2).div_ceil(WAYS).next_power_of_two().max(16);
+        MacTable {
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            mask: buckets - 1,
+            // An even multiplier would lose the key's high bits.
+            seed: [seed[0], seed[1] | 1],
+            capacity,
+            total: AtomicU32::new(0),
+            per_port: (0..MAX_PORTS).map(|_| AtomicU32::new(0)).collect(),
+            learned: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            aged: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            refused_full: AtomicU64::new(0),
+            refused_limit: AtomicU64::new(0),
+            sweep_at: AtomicU64::new(0),
+        }
+    }
+
+    /// The hash of `key`, to be passed to the other calls.
+    #[inline(always)]
+    pub fn hash(&self, key: Key) -> Hash {
+        let m = u128::from(key.0 ^ self.seed[0]) * u128::from(self.seed[1]);
+        Hash(m as u64 ^ (m >> 64) as u64)
+    }
+
+    /// Asks for the first bucket of `hash`.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: Hash) {
+        prefetch(self.first(hash));
+    }
+
+    #[inline(always)]
+    fn first(&self, hash: Hash) -> &Bucket {
+        &self.buckets[hash.0 as usize & self.mask]
+    }
+
+    #[inline(always)]
+    fn second(&self, hash: Hash) -> &Bucket {
+        // The upper half names the second bucket. It may be the first again: then there is one.
+        &self.buckets[(hash.0 >> 32) as usize & self.mask]
+    }
+
+    /// The port that `key` is behind.
+    #[inline(always)]
+    pub fn lookup(&self, key: Key, hash: Hash) -> Option<PortIdx> {
+        match find(self.first(hash), key, hash) {
+            Some((_, v)) => Some(v.port()),
+            None => find(self.second(hash), key, hash).map(|(_, v)| v.port()),
+        }
+    }
+
+    /// Notes that `key` sends from `port`. `now_s` is the caller's clock in seconds; `limit` the
+    /// most addresses the port may have learned.
+    #[inline(always)]
+    pub fn learn(&self, key: Key, hash: Hash, port: PortIdx, now_s: u32, limit: Option<u32>) -> Learned {
+        if let Some((_, v)) = find(self.first(hash), key, hash)
+            && v.port() == port
+            && (v.stamp() == now_s || v.is_static())
+        {
+            return Learned::Known;
+        }
+        self.learn_slow(key, hash, port, now_s, limit)
+    }
+
+    #[inline(never)]
+    fn learn_slow(&self, key: Key, hash: Hash, port: PortIdx, now_s: u32, limit: Option<u32>) -> Learned {
+        let fresh = Value::new(port, hash, now_s, false);
+        if let Some((cell, v)) = self.find_either(key, hash) {
+            if v.is_static() {
+                return Learned::Known;
+            }
+            if v.port() == port {
+                // Whoever loses this race lost it to a refresh, a move or a removal: all fine.
+                let _ = cell.compare_exchange(v.0, fresh.0, AcqRel, Relaxed);
+                return Learned::Known;
+            }
+            if self.over_limit(port, limit) {
+                return Learned::Limited;
+            }
+            if cell.compare_exchange(v.0, fresh.0, AcqRel, Relaxed).is_err() {
+                return Learned::Known;
+            }
+            self.per_port[v.port().get()].fetch_sub(1, Relaxed);
+            self.per_port[port.get()].fetch_add(1, Relaxed);
+            self.moves.fetch_add(1, Relaxed);
+            return Learned::Moved { from: v.port() };
+        }
+        if self.over_limit(port, limit) {
+            return Learned::Limited;
+        }
+        if self.insert(key, hash, fresh) {
+            self.learned.fetch_add(1, Relaxed);
+            Learned::New
+        } else {
+            self.refused_full.fetch_add(1, Relaxed);
+            Learned::Full
+        }
+    }
+
+    fn over_limit(&self, port: PortIdx, limit: Option<u32>) -> bool {
+        let over = limit.is_some_and(|l| self.per_port[port.get()].load(Relaxed) >= l);
+        if over {
+            self.refused_limit.fetch_add(1, Relaxed);
+        }
+        over
+    }
+
+    fn find_either(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
+        find(self.first(hash), key, hash).or_else(|| find(self.second(hash), key, hash))
+    }
+
+    /// Enters an address that neither ages nor moves, in place of what was learned of it.
+    /// `false` if the table is full.
+    pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
+        self.remove(key);
+        let hash = self.hash(key);
+        self.insert(key, hash, Value::new(port, hash, 0, true))
+    }
+
+    /// Removes one address; whether it was there.
+    pub fn remove(&self, key: Key) -> bool {
+        let hash = self.hash(key);
+        let mut removed = false;
+        // Twice at most in the table (see the module), but a bucket can be both.
+        for bucket in [self.first(hash), self.second(hash)] {
+            for i in 0..WAYS {
+                if bucket.keys[i].load(Acquire) == key.0 {
+                    removed |= self.clear(bucket, i, key.0).is_some();
+                }
+            }
+        }
+        removed
+    }
+
+    /// How many addresses are behind `port`, the static ones among them.
+    pub fn port_entries(&self, port: PortIdx) -> u32 {
+        self.per_port[port.get()].load(Relaxed)
+    }
+
+    /// The table's counts.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            entries: u64::from(self.total.load(Relaxed)),
+            capacity: u64::from(self.capacity),
+            learned: self.learned.load(Relaxed),
+            moves: self.moves.load(Relaxed),
+            aged: self.aged.load(Relaxed),
+            evictions: self.evictions.load(Relaxed),
+            refused_full: self.refused_full.load(Relaxed),
+            refused_limit: self.refused_limit.load(Relaxed),
+        }
+    }
+
+    /// Puts `value` under `key`, which is in neither bucket. `false` if there is no room.
+    fn insert(&self, key: Key, hash: Hash, value: Value) -> bool {
+        if self.total.load(Relaxed) >= self.capacity && !self.evict_for_capacity(hash, value.port()) {
+            return false;
+        }
+        for _ in 0..2 {
+            for bucket in [self.first(hash), self.second(hash)] {
+                for i in 0..WAYS {
+                    if bucket.keys[i].load(Relaxed) == 0 && self.fill(bucket, i, key, value) {
+                        return true;
+                    }
+                }
+            }
+            if !self.make_room(hash) && !self.evict_for_slot(hash, value.port()) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Takes an empty slot; `false` if another writer was faster.
+    fn fill(&self, bucket: &Bucket, i: usize, key: Key, value: Value) -> bool {
+        if bucket.keys[i].compare_exchange(0, key.0 | BUSY, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        bucket.values[i].store(value.0, Release);
+        bucket.keys[i].store(key.0, Release);
+        self.total.fetch_add(1, Relaxed);
+        self.per_port[value.port().get()].fetch_add(1, Relaxed);
+        true
+    }
+
+    /// Empties a slot that holds `key`; its last value, or `None` if another writer was faster.
+    fn clear(&self, bucket: &Bucket, i: usize, key: u64) -> Option<Value> {
+        bucket.keys[i].compare_exchange(key, key | BUSY, AcqRel, Relaxed).ok()?;
+        // From here a refresh by someone who found the entry before fails: the value is gone.
+        let v = Value(bucket.values[i].swap(0, AcqRel));
+        bucket.keys[i].store(0, Release);
+        self.total.fetch_sub(1, Relaxed);
+        self.per_port[v.port().get()].fetch_sub(1, Relaxed);
+        Some(v)
+    }
+
+    /// Moves one resident of either bucket to its other bucket, if that has a free slot.
+    fn make_room(&self, hash: Hash) -> bool {
+        for bucket in [self.first(hash), self.second(hash)] {
+            for i in 0..WAYS {
+                let key = bucket.keys[i].load(Acquire);
+                if key == 0 || key & BUSY != 0 {
+                    continue;
+                }
+                let h = self.hash(Key(key));
+                let other = [self.first(h), self.second(h)].into_iter().find(|b| !std::ptr::eq(*b, bucket));
+                let v = Value(bucket.values[i].load(Acquire));
+                // Entered there before it is taken out here: a reader finds it at every moment.
+                if other.is_some_and(|o| (0..WAYS).any(|j| self.fill(o, j, Key(key), v))) {
+                    self.clear(bucket, i, key);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// The slot of `key` in one bucket. The key is read again after the value, so that both belong
+/// together; the value's check octet guards against a slot reused in between.
+#[inline(always)]
+fn find(bucket: &Bucket, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
+    for i in 0..WAYS {
+        if bucket.keys[i].load(Acquire) == key.0 {
+            let v = Value(bucket.values[i].load(Acquire));
+            if v.belongs_to(hash) && bucket.keys[i].load(Relaxed) == key.0 {
+                return Some((&bucket.values[i], v));
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,93 @@
+//! Why frames are dropped: one value, which is also the index of its counter.
+
+/// The side of a port that a drop is counted on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Counted on the port the frame came in by.
+    Rx,
+    /// Counted on the port the frame (or its copy) should have left by.
+    Tx,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $dir:ident;)+) => {
+        /// Why a frame was dropped. Every drop has exactly one; the enum indexes the counters.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in the CLI, the metrics and the API: stable, lower case, underscores.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// The side it is counted on.
+            pub const fn direction(self) -> Direction {
+                match self { $(DropReason::$variant => Direction::$dir,)+ }
+            }
+
+            /// A sentence for people.
+            pub const fn describe(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than its Ethernet header and tag.
+    Runt = "runt", Rx;
+    /// The source address is a group address, broadcast or all zeros.
+    InvalidSource = "invalid_source", Rx;
+    /// The port does not carry the frame's VLAN.
+    IngressVlan = "ingress_vlan", Rx;
+    /// To 01-80-C2-00-00-00…0F, which stays on its link.
+    ReservedMulticast = "reserved_multicast", Rx;
+    /// The port has learned as many addresses as it may, and is set to drop above that.
+    MacLimit = "mac_limit", Rx;
+    /// The destination is on the port the frame came from.
+    SamePort = "same_port", Rx;
+    /// Over the port's limit for broadcast frames.
+    StormBroadcast = "storm_broadcast", Rx;
+    /// Over the port's limit for multicast frames.
+    StormMulticast = "storm_multicast", Rx;
+    /// Over the port's limit for frames to unknown addresses.
+    StormUnknownUnicast = "storm_unknown_unicast", Rx;
+    /// To be flooded, but no other port of its segment is up.
+    NoOtherPort = "no_other_port", Rx;
+    /// The port was removed or changed while the frame was on its way.
+    PortGone = "port_gone", Rx;
+    /// Asks for segmentation or a checksum that its own headers don't allow.
+    BadOffload = "bad_offload", Rx;
+    /// The port the address was learned on does not carry the frame's VLAN any more.
+    EgressVlan = "egress_vlan", Tx;
+    /// Both ports are protected from each other.
+    Protected = "protected", Tx;
+    /// The link is down, or the guest is not there.
+    LinkDown = "link_down", Tx;
+    /// Larger than the MTU of the port it should leave by.
+    MtuExceeded = "mtu_exceeded", Tx;
+    /// The transmit queue, or the guest's ring, was full.
+    TxFull = "tx_full", Tx;
+    /// No buffer left for a copy, a tag or a segment.
+    NoBuffer = "no_buffer", Tx;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_ordered_as_the_counters() {
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i);
+            assert!(DropReason::ALL.iter().filter(|o| o.name() == r.name()).count() == 1);
+        }
+    }
+}

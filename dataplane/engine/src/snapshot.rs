@@ -1,0 +1,106 @@
+//! What a worker forwards by: immutable, made by [`crate::topology::Topology`], read once a burst.
+
+use std::sync::Arc;
+
+use crate::{
+    MAX_PORTS, PortIdx, SegmentId,
+    storm::StormLimits,
+    vlan::{PriorityTags, VlanMode},
+};
+
+/// Everything the stages need to know of the configuration, at one version of it.
+pub struct Snapshot {
+    pub(crate) ports: Box<[Option<Arc<Port>>]>,
+    pub(crate) segments: Box<[Segment]>,
+}
+
+impl Snapshot {
+    /// With no port and no segment.
+    pub fn empty() -> Self {
+        Snapshot { ports: (0..MAX_PORTS).map(|_| None).collect(), segments: Box::new([]) }
+    }
+
+    /// A port, if it is there.
+    #[inline(always)]
+    pub fn port(&self, idx: PortIdx) -> Option<&Port> {
+        self.ports[idx.get()].as_deref()
+    }
+
+    /// A segment, if it is there.
+    #[inline(always)]
+    pub fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        self.segments.get(id.get())
+    }
+
+    /// All ports.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().filter_map(|p| p.as_deref())
+    }
+}
+
+/// One isolated layer-2 network.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// The bridge's name; empty for a number that is not in use.
+    pub bridge: Arc<str>,
+    /// The VLAN in that bridge, 0 to 4095.
+    pub vid: u16,
+    /// Seconds after which an address that was not seen is forgotten.
+    pub ageing_s: u32,
+    /// The ports that are up and carry it.
+    pub flood: Arc<[PortIdx]>,
+}
+
+/// What happens to frames with a new source address above the port's limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MacLimit {
+    /// The most addresses learned at the port.
+    pub limit: u32,
+    /// Drop the frame (with its reason); otherwise it is forwarded and not learned.
+    pub drop: bool,
+}
+
+/// One port's policy, ready for use.
+#[derive(Debug)]
+pub struct Port {
+    /// Its place in the tables.
+    pub idx: PortIdx,
+    /// Link up, guest there: frames can leave by it.
+    pub up: bool,
+    /// Frames between two protected ports are dropped.
+    pub protected: bool,
+    /// The largest payload of a frame that leaves, in octets, without Ethernet header and tag.
+    pub mtu: u32,
+    /// Which frames it carries, and how.
+    pub vlan: VlanMode,
+    /// The tag of frames that leave without a VLAN.
+    pub priority_tags: PriorityTags,
+    /// The segment of each VLAN.
+    pub segments: SegmentMap,
+    /// See [`MacLimit`].
+    pub mac_limit: Option<MacLimit>,
+    /// Shared with the snapshots before and after, so that a change refills no bucket.
+    pub storm: Arc<StormLimits>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// From a port's VLANs to segments.
+#[derive(Clone, Debug)]
+pub enum SegmentMap {
+    /// The port carries one.
+    One(SegmentId),
+    /// Indexed by VID; [`SegmentId::NONE`] where the port does not carry it.
+    Table(Arc<[SegmentId; 4096]>),
+}
+
+impl SegmentMap {
+    /// The segment of `vid` (its low 12 bits).
+    #[inline(always)]
+    pub fn of(&self, vid: u16) -> SegmentId {
+        match self {
+            SegmentMap::One(s) => *s,
+            SegmentMap::Table(t) => t[vid as usize & 0xfff],
+        }
+    }
+}

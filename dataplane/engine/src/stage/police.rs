@@ -1,0 +1,29 @@
+//! Police: storm limits on what is about to be flooded. After the lookup, because only there is
+//! known which unicast is to an unknown address. Costs nothing on a port without limits.
+
+use crate::{
+    DropReason, MacAddr,
+    pipeline::{Context, Fate, Meta},
+    snapshot::Port,
+};
+
+#[inline]
+pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
+    let s = &*port.storm;
+    if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
+        return;
+    }
+    for m in meta.iter_mut().filter(|m| m.fate == Fate::Flood) {
+        let dst = m.dst.mac();
+        let (limit, reason) = if dst == MacAddr::BROADCAST {
+            (&s.broadcast, DropReason::StormBroadcast)
+        } else if dst.is_multicast() {
+            (&s.multicast, DropReason::StormMulticast)
+        } else {
+            (&s.unknown_unicast, DropReason::StormUnknownUnicast)
+        };
+        if limit.as_ref().is_some_and(|l| !l.admit(cx.now.ns)) {
+            m.fate = Fate::Drop(reason);
+        }
+    }
+}

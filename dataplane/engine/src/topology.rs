@@ -1,0 +1,311 @@
+//! From what was configured to what workers read: bridges and ports by name in, snapshots out.
+//!
+//! It lives on the configuring thread. A transaction works on a clone and keeps it if all went
+//! well, so nothing is ever half applied. Port and segment numbers are handed out here and stay
+//! the same while their port or VLAN is there; a number is used again only after its entries are
+//! out of the mac table: see [`Topology::retired`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    MAX_PORTS, PortIdx, SegmentId,
+    snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot},
+    storm::{RateLimit, StormLimits},
+    vlan::{PriorityTags, VlanMode, VlanSet},
+};
+
+/// A bridge as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Seconds after which an unseen address is forgotten.
+    pub ageing_s: u32,
+}
+
+/// A port as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    /// The bridge it belongs to.
+    pub bridge: String,
+    /// Its VLANs.
+    pub vlan: VlanMode,
+    /// See [`PriorityTags`].
+    pub priority_tags: PriorityTags,
+    /// See [`Port::protected`].
+    pub protected: bool,
+    /// See [`Port::mtu`].
+    pub mtu: u32,
+    /// See [`MacLimit`].
+    pub mac_limit: Option<MacLimit>,
+    /// Broadcast, multicast and unknown unicast limits in frames per second.
+    pub storm_fps: [Option<u64>; 3],
+}
+
+/// Why a topology refuses a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// The port names a bridge that is not there.
+    #[error("port '{port}': bridge: there is no bridge '{bridge}'")]
+    NoSuchBridge {
+        /// The port.
+        port: String,
+        /// The bridge it names.
+        bridge: String,
+    },
+    /// Ports are still on the bridge.
+    #[error("bridge '{bridge}': port '{port}' is still on it; delete or move its ports first")]
+    BridgeInUse {
+        /// The bridge.
+        bridge: String,
+        /// One of its ports.
+        port: String,
+    },
+    /// More ports than [`MAX_PORTS`].
+    #[error("port '{port}': this dataplane holds at most {MAX_PORTS} ports, and all are taken")]
+    TooManyPorts {
+        /// The port there was no room for.
+        port: String,
+    },
+    /// More (bridge, VLAN) pairs than segment numbers.
+    #[error("bridge '{bridge}': more than 65,535 (bridge, VLAN) pairs are carried; restrict the VLANs of its trunk ports")]
+    TooManySegments {
+        /// The bridge there was no room for.
+        bridge: String,
+    },
+}
+
+#[derive(Clone)]
+struct PortState {
+    idx: PortIdx,
+    up: bool,
+    spec: PortSpec,
+    storm: Arc<StormLimits>,
+}
+
+#[derive(Clone)]
+struct BridgeState {
+    name: Arc<str>,
+    spec: BridgeSpec,
+    segments: Arc<[SegmentId; 4096]>,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Topology {
+    bridges: BTreeMap<String, BridgeState>,
+    ports: BTreeMap<String, PortState>,
+    free_ports: Vec<PortIdx>,
+    free_segments: Vec<SegmentId>,
+    next_segment: u16,
+    retired_ports: Vec<PortIdx>,
+    retired_segments: Vec<SegmentId>,
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Topology {
+            bridges: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            free_ports: (0..MAX_PORTS).rev().filter_map(PortIdx::new).collect(),
+            free_segments: Vec::new(),
+            next_segment: 1,
+            retired_ports: Vec::new(),
+            retired_segments: Vec::new(),
+        }
+    }
+}
+
+/// Numbers whose objects are gone: purge their mac entries once no worker uses them, then
+/// [`Topology::reclaim`] them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Ports.
+    pub ports: Vec<PortIdx>,
+    /// Segments.
+    pub segments: Vec<SegmentId>,
+}
+
+impl Topology {
+    /// Adds or changes a bridge.
+    pub fn set_bridge(&mut self, name: &str, spec: BridgeSpec) {
+        match self.bridges.get_mut(name) {
+            Some(b) => b.spec = spec,
+            None => {
+                let segments = Arc::new([SegmentId::NONE; 4096]);
+                self.bridges.insert(name.to_owned(), BridgeState { name: name.into(), spec, segments });
+            }
+        }
+    }
+
+    /// Removes a bridge that has no port; one that is not there is no error.
+    pub fn remove_bridge(&mut self, name: &str) -> Result<(), TopologyError> {
+        if let Some((port, _)) = self.ports.iter().find(|(_, p)| p.spec.bridge == name) {
+            return Err(TopologyError::BridgeInUse { bridge: name.to_owned(), port: port.clone() });
+        }
+        if let Some(b) = self.bridges.remove(name) {
+            self.retired_segments.extend(b.segments.iter().filter(|s| **s != SegmentId::NONE));
+        }
+        Ok(())
+    }
+
+    /// Adds or changes a port; its number stays the same. A new one is down.
+    pub fn set_port(&mut self, name: &str, spec: PortSpec) -> Result<PortIdx, TopologyError> {
+        if !self.bridges.contains_key(&spec.bridge) {
+            return Err(TopologyError::NoSuchBridge { port: name.to_owned(), bridge: spec.bridge });
+        }
+        if let Some(p) = self.ports.get_mut(name) {
+            if p.spec.storm_fps != spec.storm_fps {
+                p.storm = storm_limits(&spec);
+            }
+            p.spec = spec;
+            return Ok(p.idx);
+        }
+        let idx = self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: name.to_owned() })?;
+        let storm = storm_limits(&spec);
+        self.ports.insert(name.to_owned(), PortState { idx, up: false, spec, storm });
+        Ok(idx)
+    }
+
+    /// Removes a port; its number is retired.
+    pub fn remove_port(&mut self, name: &str) -> Option<PortIdx> {
+        let idx = self.ports.remove(name)?.idx;
+        self.retired_ports.push(idx);
+        Some(idx)
+    }
+
+    /// Notes whether frames can leave by the port; whether that changed anything.
+    pub fn set_up(&mut self, name: &str, up: bool) -> bool {
+        self.ports.get_mut(name).is_some_and(|p| std::mem::replace(&mut p.up, up) != up)
+    }
+
+    /// A bridge's specification.
+    pub fn bridge(&self, name: &str) -> Option<&BridgeSpec> {
+        self.bridges.get(name).map(|b| &b.spec)
+    }
+
+    /// The names of all bridges.
+    pub fn bridge_names(&self) -> impl Iterator<Item = &str> {
+        self.bridges.keys().map(String::as_str)
+    }
+
+    /// A port's number and specification.
+    pub fn port(&self, name: &str) -> Option<(PortIdx, &PortSpec)> {
+        self.ports.get(name).map(|p| (p.idx, &p.spec))
+    }
+
+    /// The segment of a VLAN that some port of the bridge carries.
+    pub fn segment(&self, bridge: &str, vid: u16) -> Option<SegmentId> {
+        let s = self.bridges.get(bridge)?.segments[vid as usize & 0xfff];
+        (s != SegmentId::NONE).then_some(s)
+    }
+
+    /// The numbers that went out of use since the last call.
+    pub fn retired(&mut self) -> Retired {
+        Retired {
+            ports: std::mem::take(&mut self.retired_ports),
+            segments: std::mem::take(&mut self.retired_segments),
+        }
+    }
+
+    /// Makes numbers usable again, after nothing refers to them any more.
+    pub fn reclaim(&mut self, retired: Retired) {
+        self.free_ports.extend(retired.ports);
+        self.free_segments.extend(retired.segments);
+    }
+
+    /// What workers should forward by now. Numbers new VLANs and retires unused ones.
+    pub fn snapshot(&mut self) -> Result<Snapshot, TopologyError> {
+        let mut segments = vec![Segment { bridge: "".into(), vid: 0, ageing_s: 300, flood: Arc::new([]) }];
+        let names: Vec<String> = self.bridges.keys().cloned().collect();
+        for name in names {
+            self.number_vlans(&name)?;
+            self.fill_segments(&name, &mut segments);
+        }
+        let mut ports: Box<[Option<Arc<Port>>]> = (0..MAX_PORTS).map(|_| None).collect();
+        for (name, p) in &self.ports {
+            ports[p.idx.get()] = Some(Arc::new(self.port_snapshot(name, p)));
+        }
+        Ok(Snapshot { ports, segments: segments.into() })
+    }
+
+    /// Gives each VLAN that a port of the bridge carries its segment.
+    fn number_vlans(&mut self, bridge: &str) -> Result<(), TopologyError> {
+        let mut carried = VlanSet::EMPTY;
+        for p in self.ports.values().filter(|p| p.spec.bridge == bridge) {
+            p.spec.vlan.carried().iter().for_each(|v| carried.insert(v));
+        }
+        let b = self.bridges.get_mut(bridge).expect("named by the caller from this map");
+        if (0..4096u16).all(|v| carried.contains(v) == (b.segments[v as usize] != SegmentId::NONE)) {
+            return Ok(());
+        }
+        let map = Arc::make_mut(&mut b.segments);
+        for (vid, s) in (0u16..).zip(map.iter_mut()) {
+            if !carried.contains(vid) && *s != SegmentId::NONE {
+                self.retired_segments.push(std::mem::take(s));
+            } else if carried.contains(vid) && *s == SegmentId::NONE {
+                *s = match self.free_segments.pop() {
+                    Some(free) => free,
+                    None if self.next_segment < u16::MAX => {
+                        self.next_segment += 1;
+                        SegmentId(self.next_segment - 1)
+                    }
+                    None => return Err(TopologyError::TooManySegments { bridge: bridge.to_owned() }),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_segments(&self, bridge: &str, segments: &mut Vec<Segment>) {
+        let b = &self.bridges[bridge];
+        let members: Vec<(PortIdx, VlanSet)> = self
+            .ports
+            .values()
+            .filter(|p| p.spec.bridge == bridge && p.up)
+            .map(|p| (p.idx, p.spec.vlan.carried()))
+            .collect();
+        // Most VLANs of a bridge with trunks have the same ports: one list serves them all.
+        let mut last: Arc<[PortIdx]> = Arc::new([]);
+        for (vid, s) in (0u16..).zip(b.segments.iter()).filter(|(_, s)| **s != SegmentId::NONE) {
+            let flood: Vec<PortIdx> = members.iter().filter(|(_, v)| v.contains(vid)).map(|m| m.0).collect();
+            if *flood != *last {
+                last = flood.into();
+            }
+            if segments.len() <= s.get() {
+                segments.resize(s.get() + 1, segments[0].clone());
+            }
+            segments[s.get()] =
+                Segment { bridge: b.name.clone(), vid, ageing_s: b.spec.ageing_s, flood: last.clone() };
+        }
+    }
+
+    fn port_snapshot(&self, name: &str, p: &PortState) -> Port {
+        let all = &self.bridges[&p.spec.bridge].segments;
+        let carried = p.spec.vlan.carried();
+        let segments = match &p.spec.vlan {
+            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => SegmentMap::One(all[*vid as usize & 0xfff]),
+            _ if carried.is_all() => SegmentMap::Table(all.clone()),
+            _ => {
+                let mut own = [SegmentId::NONE; 4096];
+                carried.iter().for_each(|v| own[v as usize] = all[v as usize]);
+                SegmentMap::Table(Arc::new(own))
+            }
+        };
+        Port {
+            idx: p.idx,
+            up: p.up,
+            protected: p.spec.protected,
+            mtu: p.spec.mtu,
+            vlan: p.spec.vlan.clone(),
+            priority_tags: p.spec.priority_tags,
+            segments,
+            mac_limit: p.spec.mac_limit,
+            storm: p.storm.clone(),
+            name: name.into(),
+        }
+    }
+}
+
+fn storm_limits(spec: &PortSpec) -> Arc<StormLimits> {
+    let [broadcast, multicast, unknown_unicast] = spec.storm_fps.map(|f| f.map(RateLimit::new));
+    Arc::new(StormLimits { broadcast, multicast, unknown_unicast })
+}

@@ -1,0 +1,24 @@
+/* What bindgen reads: DPDK's headers and the declarations of shim.c. */
+#include <rte_bus_vdev.h>
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_gso.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_malloc.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_vhost.h>
+#include <linux/virtio_net.h>
+
+int dunlin_errno(void);
+uint16_t dunlin_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
+uint16_t dunlin_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
+uint16_t dunlin_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
+struct rte_mbuf *dunlin_mbuf_alloc(struct rte_mempool *pool);
+void dunlin_mbuf_free(struct rte_mbuf *m);
+uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m);
+void dunlin_mbuf_share(struct rte_mbuf *m);
+int dunlin_raw_cksum(const struct rte_mbuf *m, uint32_t off, uint32_t len, uint16_t *sum);
