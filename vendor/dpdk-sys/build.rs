@@ -36,8 +36,8 @@ const TYPES: &[&str] = &[
 ];
 
 const CONSTANTS: &[&str] = &[
-    "RTE_PKTMBUF_HEADROOM", "RTE_MBUF_F_.*", "RTE_ETH_RX_OFFLOAD_.*", "RTE_ETH_TX_OFFLOAD_.*",
-    "RTE_ETH_MQ_RX_RSS", "RTE_ETH_RSS_.*", "RTE_VHOST_USER_.*", "RTE_MAX_ETHPORTS",
+    "RTE_PKTMBUF_HEADROOM", "RTE_MBUF_F_.*", "DUNLIN_.*",
+    "RTE_ETH_MQ_RX_RSS", "RTE_VHOST_USER_.*", "RTE_MAX_ETHPORTS",
     "RTE_ETHER_HDR_LEN", "VIRTIO_.*", "VHOST_.*", "RTE_ETH_LINK_.*",
 ];
 

@@ -84,7 +84,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
-name=guest ip= vlan= mtu= queues=
+name=guest ip='' vlan='' mtu='' queues=''
 for word in $(cat /proc/cmdline); do
     value=${word#*=}
     case $word in
@@ -97,8 +97,9 @@ for word in $(cat /proc/cmdline); do
 done
 hostname "$name"
 
-# Nothing works out the order from the modules' needs here: what failed gets its turn in the next round.
-for round in 1 2 3; do
+# insmod loads nothing that a module needs, and the right order may differ in another kernel: a module
+# that fails is tried again once the others are in.
+for _ in 1 2 3; do
     for module in /modules/*.ko; do
         [ -e "$module" ] && insmod "$module" 2>/dev/null && rm "$module"
     done
@@ -124,11 +125,13 @@ if [ -n "$vlan" ]; then
 fi
 [ -n "$ip" ] && ip addr add "$ip" dev "$dev"
 
-# The kernel takes up to a second to notice the link and drops frames until then: ready means it has.
-for tenth in $(seq 30); do
-    [ "$(cat /sys/class/net/eth0/operstate)" = up ] && break
-    usleep 100000
-done
+# IPv6, unlike IPv4, sends nothing before the kernel has noticed the link, which takes up to a second.
+case $ip in *:*)
+    for _ in $(seq 30); do
+        [ "$(cat /sys/class/net/eth0/operstate)" = up ] && break
+        usleep 100000
+    done
+esac
 
 echo "DUNLIN-GUEST-READY $name"
 exec init

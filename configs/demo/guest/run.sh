@@ -95,7 +95,7 @@ args=(
     -name "$name" -nodefaults -no-user-config -nographic -no-reboot
     -accel tcg -cpu max -smp "$queues" -m "$memory"
     -object "memory-backend-memfd,id=mem,size=${memory}M,share=on"
-    -machine q35,memory-backend=mem
+    -machine "q35,memory-backend=mem"
     -kernel "$image/vmlinuz" -initrd "$image/initrd" -append "$append"
     -chardev "socket,id=vhost0,path=$socket,$chardev"
     -netdev "vhost-user,id=net0,chardev=vhost0,queues=$queues"

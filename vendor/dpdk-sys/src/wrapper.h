@@ -22,3 +22,11 @@ void dunlin_mbuf_free(struct rte_mbuf *m);
 uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m);
 void dunlin_mbuf_share(struct rte_mbuf *m);
 int dunlin_raw_cksum(const struct rte_mbuf *m, uint32_t off, uint32_t len, uint16_t *sum);
+
+/* Macros that bindgen can't evaluate by itself. */
+static const uint64_t DUNLIN_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
+static const uint64_t DUNLIN_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+static const uint64_t DUNLIN_TX_OFFLOAD_L4_CKSUM =
+	RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+static const uint64_t DUNLIN_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
+static const uint64_t DUNLIN_RSS_FIELDS = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;

@@ -1,0 +1,31 @@
+//! The dataplane's own API: gRPC on a Unix socket. `proto/dataplane.proto` is the contract; this
+//! crate adds the generated types, [`connect`] for clients and [`socket::bind`] and [`check_version`] for
+//! servers. Control's northbound API uses the same transport, so it lives here once.
+//!
+//! Starts no threads. **Read next** the proto file.
+
+pub mod socket;
+
+/// The generated messages, client and server.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("dunlin.dataplane.v1");
+}
+
+pub use socket::{ConnectError, MAX_MESSAGE, VersionHeader, check_version, connect_channel};
+
+/// A client of the dataplane's API.
+pub type Client = v1::dataplane_client::DataplaneClient<
+    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, VersionHeader>,
+>;
+
+/// Where the dataplane listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/dunlin/dataplane.sock";
+
+/// Connects to the dataplane that listens on `socket`.
+pub async fn connect(socket: &std::path::Path) -> Result<Client, ConnectError> {
+    let channel = connect_channel(socket).await?;
+    Ok(v1::dataplane_client::DataplaneClient::with_interceptor(channel, VersionHeader)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE))
+}

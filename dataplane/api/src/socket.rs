@@ -1,0 +1,132 @@
+//! gRPC over a Unix socket: who may connect, which version is spoken, how large a message is.
+
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixStream};
+use tonic::{Request, Status, service::Interceptor, transport::Channel};
+
+/// The version this build speaks: clients of another major version are refused.
+pub const API_VERSION: (u32, u32) = (1, 0);
+/// The most octets of one message, either way.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+const VERSION_HEADER: &str = "dunlin-api-version";
+
+/// Why a client could not connect.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", .socket.display())]
+pub struct ConnectError {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The reason.
+    pub why: String,
+}
+
+/// Adds the client's API version to every call.
+#[derive(Clone, Copy)]
+pub struct VersionHeader;
+
+impl Interceptor for VersionHeader {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let version = format!("{}.{}", API_VERSION.0, API_VERSION.1);
+        let value = version.parse().map_err(|_| Status::internal("version is no header value"))?;
+        request.metadata_mut().insert(VERSION_HEADER, value);
+        Ok(request)
+    }
+}
+
+/// The server's side: refuses a call whose client names another major version.
+pub fn check_version(request: Request<()>) -> Result<Request<()>, Status> {
+    let Some(value) = request.metadata().get(VERSION_HEADER) else { return Ok(request) };
+    let theirs = value.to_str().unwrap_or("?");
+    let major = theirs.split('.').next().and_then(|m| m.parse::<u32>().ok());
+    if major == Some(API_VERSION.0) {
+        return Ok(request);
+    }
+    Err(Status::failed_precondition(format!(
+        "the client speaks API version {theirs}, this process {}.{}: install the same release of \
+         dunlin on both sides",
+        API_VERSION.0, API_VERSION.1
+    )))
+}
+
+/// A channel to the server on `socket`; fails at once if nobody listens.
+pub async fn connect_channel(socket: &Path) -> Result<Channel, ConnectError> {
+    let fail = |why: String| ConnectError { socket: socket.to_owned(), why };
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    // A first look by hand, because the transport's own error names neither socket nor reason.
+    UnixStream::connect(socket).await.map_err(|e| fail(e.to_string()))?;
+    tonic::transport::Endpoint::from_static("http://dunlin.invalid")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| fail(e.to_string()))
+}
+
+/// Why a server could not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process does already.
+    #[error("{}: another process listens on it; stop it first, or choose another socket", .0.display())]
+    InUse(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{}: exists and is no socket; remove it, or choose another path", .0.display())]
+    NoSocket(PathBuf),
+    /// The path does not fit into the kernel's address.
+    #[error("{}: longer than 107 octets, which is the most for a socket's path", .0.display())]
+    TooLong(PathBuf),
+    /// There is no such group.
+    #[error("group '{0}': there is none of that name; make it with 'groupadd --system {0}', or choose another")]
+    NoGroup(String),
+    /// The system's refusal.
+    #[error("{}: {why}", .path.display())]
+    System {
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+}
+
+/// Listens on `path` with mode 0660, owned by `group` if one is named. A socket that a dead
+/// process left is replaced; the parent folder is made if it is missing.
+pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError> {
+    let system = |e: std::io::Error| BindError::System { path: path.to_owned(), why: e.to_string() };
+    if path.as_os_str().len() > 107 {
+        return Err(BindError::TooLong(path.to_owned()));
+    }
+    let gid = group
+        .map(|g| match nix::unistd::Group::from_name(g) {
+            Ok(Some(found)) => Ok(found.gid),
+            _ => Err(BindError::NoGroup(g.to_owned())),
+        })
+        .transpose()?;
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(system)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(BindError::InUse(path.to_owned()));
+        }
+        Ok(_) => fs::remove_file(path).map_err(system)?,
+        Err(_) => {}
+    }
+    // Nobody but the owner until mode and group are set.
+    let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path).map_err(system);
+    nix::sys::stat::umask(old);
+    let listener = listener?;
+    if gid.is_some() {
+        nix::unistd::chown(path, None, gid).map_err(|e| system(e.into()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(system)?;
+    Ok(listener)
+}

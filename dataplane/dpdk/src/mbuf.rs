@@ -1,0 +1,235 @@
+//! A buffer with a frame in it, and who owns it.
+//!
+//! [`Mbuf`] is one reference to a chain of `rte_mbuf` segments: it holds one count of each
+//! segment's `refcnt` and gives it back when dropped. [`Mbuf::share`] makes a second reference to
+//! the same chain. The descriptor and the octets are written only by a reference that is alone
+//! (`refcnt` 1 on the first segment; chains are shared and freed whole, so the others are 1 too);
+//! everybody may read.
+
+use std::ptr::NonNull;
+
+use dpdk_sys as sys;
+
+/// See the module.
+#[repr(transparent)]
+pub struct Mbuf(NonNull<sys::rte_mbuf>);
+
+// SAFETY: buffers travel between threads by design (a pool's ring is multi-producer); a shared
+// one is only read, and its counts are atomic.
+unsafe impl Send for Mbuf {}
+
+/// The low seven bits of `tx_offload`: the length of the layer-2 header.
+const L2_LEN: u64 = 0x7f;
+
+impl Mbuf {
+    /// # Safety
+    /// `m` is a valid chain, and its reference is handed over to the result.
+    #[inline(always)]
+    pub(crate) unsafe fn from_raw(m: NonNull<sys::rte_mbuf>) -> Self {
+        Mbuf(m)
+    }
+
+    /// Hands the reference over to whoever takes the pointer.
+    #[inline(always)]
+    pub(crate) fn into_raw(self) -> *mut sys::rte_mbuf {
+        let m = self.0.as_ptr();
+        std::mem::forget(self);
+        m
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut sys::rte_mbuf {
+        self.0.as_ptr()
+    }
+
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> &sys::rte_mbuf {
+        // SAFETY: the pointer is valid while self holds its reference, and nobody writes while
+        // there is more than one (the refcnt itself is read through the shim, atomically).
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The descriptor for writing, while nobody shares it.
+    #[inline(always)]
+    fn raw_mut(&mut self) -> &mut sys::rte_mbuf {
+        assert!(!self.is_shared(), "nobody writes into a shared buffer");
+        // SAFETY: valid as above, and the only reference is borrowed exclusively.
+        unsafe { self.0.as_mut() }
+    }
+
+    /// Octets of the frame, in all segments.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.raw().pkt_len
+    }
+
+    /// Whether it has no octets.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Segments in the chain, at least 1.
+    #[inline(always)]
+    pub fn segments(&self) -> u16 {
+        self.raw().nb_segs
+    }
+
+    /// The octets of the first segment.
+    #[inline(always)]
+    pub fn head(&self) -> &[u8] {
+        let m = self.raw();
+        // SAFETY: DPDK keeps data_off + data_len within the segment's buf_len octets at buf_addr,
+        // and so do push_tag and pop_tag; they live as long as the reference.
+        unsafe {
+            std::slice::from_raw_parts(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize)
+        }
+    }
+
+    /// The octets of the first segment for writing.
+    ///
+    /// # Panics
+    /// If the buffer is shared.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        let m = self.raw_mut();
+        // SAFETY: as in head(), and nobody else has the buffer.
+        unsafe {
+            std::slice::from_raw_parts_mut(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize)
+        }
+    }
+
+    /// Asks for the descriptor's and, when that is there already, the data's first cache line.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let m = self.raw();
+        // SAFETY: a prefetch reads nothing and faults never; the pointer is within the segment.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(m.buf_addr.cast::<i8>().add(m.data_off as usize)) }
+    }
+
+    /// One more reference to the same buffer.
+    #[inline]
+    pub fn share(&self) -> Mbuf {
+        // SAFETY: the chain is valid; every segment's count goes up by one, which the result
+        // gives back.
+        unsafe { sys::dunlin_mbuf_share(self.as_ptr()) };
+        Mbuf(self.0)
+    }
+
+    /// Whether there is another reference.
+    #[inline(always)]
+    pub fn is_shared(&self) -> bool {
+        // SAFETY: the chain is valid; the count is read atomically.
+        unsafe { sys::dunlin_mbuf_refcnt(self.as_ptr()) != 1 }
+    }
+
+    /// The same frame in a buffer of one's own, from the same pool. `None` if that is empty.
+    pub fn copy(&self) -> Option<Mbuf> {
+        self.copy_range(0, self.len(), self.raw().pool)
+    }
+
+    /// The same frame in one segment of `pool`, for devices that take no chains.
+    pub fn linear_copy(&self, pool: &crate::mempool::Mempool) -> Option<Mbuf> {
+        if self.len() > u32::from(pool.room()) { None } else { self.copy_range(0, self.len(), pool.as_ptr()) }
+    }
+
+    /// `len` octets from `from` on, in a buffer or buffers of `pool`.
+    pub(crate) fn copy_part(&self, from: u32, len: u32, pool: &crate::mempool::Mempool) -> Option<Mbuf> {
+        self.copy_range(from, len, pool.as_ptr())
+    }
+
+    fn copy_range(&self, from: u32, len: u32, pool: *mut sys::rte_mempool) -> Option<Mbuf> {
+        // SAFETY: the chain is valid and only read; pool is either a live pool's or the chain's
+        // own, which outlives its buffers. NULL comes back when it is empty.
+        let m = NonNull::new(unsafe { sys::rte_pktmbuf_copy(self.as_ptr(), pool, from, len) })?;
+        Some(Mbuf(m))
+    }
+
+    /// Adds octets at the end of a single-segment frame; `false` if they do not fit.
+    pub(crate) fn append(&mut self, octets: &[u8]) -> bool {
+        let m = self.raw_mut();
+        let used = m.data_off as usize + m.data_len as usize;
+        if m.nb_segs != 1 || used + octets.len() > m.buf_len as usize {
+            return false;
+        }
+        // SAFETY: `used + len` is within the segment's buf_len octets, which are ours alone.
+        unsafe {
+            let to = m.buf_addr.cast::<u8>().add(used);
+            std::ptr::copy_nonoverlapping(octets.as_ptr(), to, octets.len());
+        }
+        m.data_len += octets.len() as u16;
+        m.pkt_len += octets.len() as u32;
+        true
+    }
+
+    /// Puts a tag behind the two addresses. `false`, and unchanged, without headroom for it.
+    ///
+    /// # Panics
+    /// If the buffer is shared or shorter than the addresses.
+    #[inline]
+    pub fn push_tag(&mut self, tpid: u16, tci: u16) -> bool {
+        let m = self.raw_mut();
+        if m.data_off < 4 {
+            return false;
+        }
+        m.data_off -= 4;
+        m.data_len += 4;
+        m.pkt_len += 4;
+        self.adjust_l2(4);
+        let h = self.head_mut();
+        h.copy_within(4..16, 0);
+        h[12..14].copy_from_slice(&tpid.to_be_bytes());
+        h[14..16].copy_from_slice(&tci.to_be_bytes());
+        true
+    }
+
+    /// Takes out the tag behind the two addresses.
+    ///
+    /// # Panics
+    /// If the buffer is shared or shorter than addresses and tag.
+    #[inline]
+    pub fn pop_tag(&mut self) {
+        self.head_mut().copy_within(0..12, 4);
+        let m = self.raw_mut();
+        assert!(m.data_len >= 16, "the caller saw the tag");
+        m.data_off += 4;
+        m.data_len -= 4;
+        m.pkt_len -= 4;
+        self.adjust_l2(-4);
+    }
+
+    /// Offload requests say where the headers are: keep that true.
+    fn adjust_l2(&mut self, by: i64) {
+        if self.offload_flags() != 0 {
+            let l2 = (self.tx_offload() & L2_LEN).wrapping_add_signed(by) & L2_LEN;
+            let rest = self.tx_offload() & !L2_LEN;
+            self.raw_mut().__bindgen_anon_3.tx_offload = rest | l2;
+        }
+    }
+
+    /// Requests to the sending side: RTE_MBUF_F_TX_* bits.
+    #[inline(always)]
+    pub fn offload_flags(&self) -> u64 {
+        self.raw().ol_flags & crate::offload::REQUESTS
+    }
+
+    pub(crate) fn set_flags(&mut self, clear: u64, set: u64) {
+        let m = self.raw_mut();
+        m.ol_flags = m.ol_flags & !clear | set;
+    }
+
+    /// l2_len:7, l3_len:9, l4_len:8, tso_segsz:16 from the lowest bit.
+    #[inline(always)]
+    pub(crate) fn tx_offload(&self) -> u64 {
+        // SAFETY: both variants of the union are plain integers of the same size.
+        unsafe { self.raw().__bindgen_anon_3.tx_offload }
+    }
+}
+
+impl Drop for Mbuf {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: self holds one reference of each segment, given back here once.
+        unsafe { sys::dunlin_mbuf_free(self.as_ptr()) }
+    }
+}

@@ -1,0 +1,106 @@
+//! Pools of buffers.
+
+use std::{ffi::CString, ptr::NonNull, sync::Arc};
+
+use dpdk_sys as sys;
+
+use crate::{DpdkError, Mbuf, eal::Eal};
+
+/// Octets of data in a buffer of a standard pool, without headroom: an Ethernet frame of MTU
+/// 1,500 with two tags, and what drivers want as the least (2 kB).
+pub const STANDARD_ROOM: u16 = 2048;
+/// Octets of data in a buffer of a jumbo pool: MTU 9,216 with two tags.
+pub const JUMBO_ROOM: u16 = 9216 + 64;
+/// Octets in front of the data, for tags and encapsulation.
+pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
+
+/// Buffers a thread keeps to itself, to touch the shared ring rarely.
+const CACHE: u32 = 256;
+
+struct Inner {
+    pool: NonNull<sys::rte_mempool>,
+    size: u32,
+    room: u16,
+}
+
+// SAFETY: an rte_mempool is made for use by many threads at once; the pointer is valid until
+// Drop, and Arc gives Drop to the last owner.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+/// A pool of buffers of one size. Clones are the same pool.
+#[derive(Clone)]
+pub struct Mempool(Arc<Inner>);
+
+impl Mempool {
+    /// `size` buffers of `room` octets beside the headroom.
+    pub fn new(_: &Eal, size: u32, room: u16) -> Result<Self, DpdkError> {
+        let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
+        let what = || format!("a pool of {size} buffers of {room} octets");
+        let cache = CACHE.min(size / 4);
+        // SAFETY: DPDK runs (the Eal proves it), the name is NUL-terminated and unique; NULL
+        // comes back on failure.
+        let pool = unsafe {
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1)
+        };
+        match NonNull::new(pool) {
+            Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room }))),
+            None => {
+                let why = crate::strerror(crate::errno());
+                Err(DpdkError::new(what(), format!("{why}; start the dataplane with more --memory")))
+            }
+        }
+    }
+
+    /// Octets of memory that one buffer of `room` octets takes, a little more than exact.
+    pub fn footprint(room: u16, hugepages: bool) -> u64 {
+        // Descriptor, object header, headroom and padding to cache lines.
+        let object = u64::from(room) + u64::from(HEADROOM) + 320;
+        // A buffer is contiguous for devices, so on small pages none crosses into the next by half.
+        if hugepages { object } else { object.next_multiple_of(4096) }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut sys::rte_mempool {
+        self.0.pool.as_ptr()
+    }
+
+    /// How many buffers it has.
+    pub fn size(&self) -> u32 {
+        self.0.size
+    }
+
+    /// Octets of data in one buffer.
+    pub fn room(&self) -> u16 {
+        self.0.room
+    }
+
+    /// How many are out, those in devices' rings among them. Not exact while others use it.
+    pub fn in_use(&self) -> u32 {
+        // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
+        unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) }
+    }
+
+    /// A buffer with `octets` in it; `None` if there is none left or they do not fit.
+    pub fn frame(&self, octets: &[u8]) -> Option<Mbuf> {
+        // SAFETY: the pool is valid; NULL comes back when it is empty.
+        let m = NonNull::new(unsafe { sys::dunlin_mbuf_alloc(self.as_ptr()) })?;
+        // SAFETY: a fresh buffer has one owner, which is this one from here.
+        let mut m = unsafe { Mbuf::from_raw(m) };
+        m.append(octets).then_some(m)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Buffers that are still out would point into freed memory: rather leak the pool.
+        // SAFETY: the pool is valid: nobody else frees it.
+        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) };
+        if out > 0 {
+            tracing::warn!("{out} buffers of a pool are still in use; the pool is kept");
+            return;
+        }
+        // SAFETY: no buffer is out, and this was the last handle, so no device has it either.
+        unsafe { sys::rte_mempool_free(self.pool.as_ptr()) }
+    }
+}

@@ -1,0 +1,314 @@
+//! Ethernet devices: NICs, kernel interfaces, anything DPDK has a driver for.
+
+use std::{
+    ffi::{CStr, CString},
+    ptr::NonNull,
+    sync::Arc,
+};
+
+use arrayvec::ArrayVec;
+use dpdk_sys as sys;
+
+use crate::{DpdkError, Mbuf, check, eal::Eal, mempool::Mempool, offload::Caps};
+
+/// Descriptors of a receive and of a transmit queue, where the device does not want others.
+const DESCRIPTORS: u16 = 1024;
+
+/// A device, from its attachment to DPDK until the last handle of it is gone. Queues hold it too.
+struct Device {
+    id: u16,
+    name: String,
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let mut info = sys::rte_eth_dev_info::default();
+        // SAFETY: the id is that of an attached device: only this Drop detaches it. Its queues
+        // are gone with their handles, so nobody polls it. `info.device` is read before close.
+        unsafe {
+            sys::rte_eth_dev_info_get(self.id, &mut info);
+            let device = info.device;
+            sys::rte_eth_dev_stop(self.id);
+            sys::rte_eth_dev_close(self.id);
+            if !device.is_null() && sys::rte_dev_remove(device) < 0 {
+                tracing::warn!("device '{}' did not detach cleanly", self.name);
+            }
+        }
+    }
+}
+
+/// What a device says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Info {
+    /// Its driver, as "net_af_xdp".
+    pub driver: String,
+    /// The most receive queues.
+    pub max_rx_queues: u16,
+    /// The most transmit queues.
+    pub max_tx_queues: u16,
+    /// The largest MTU; 0 if it does not say.
+    pub max_mtu: u16,
+    /// The NUMA node, -1 for any.
+    pub numa_node: i32,
+}
+
+/// How a device is set up.
+pub struct Setup<'a> {
+    /// Receive queues, at least 1.
+    pub rx_queues: u16,
+    /// Transmit queues, at least 1.
+    pub tx_queues: u16,
+    /// In octets.
+    pub mtu: u16,
+    /// Where received frames are put.
+    pub pool: &'a Mempool,
+    /// Use the device's checksum and segmentation offloads, where it has any.
+    pub offloads: bool,
+}
+
+/// Counts that a device keeps by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Frames lost because its ring was full: the switch was too slow.
+    pub rx_missed: u64,
+    /// Frames received with an error.
+    pub rx_errors: u64,
+    /// Frames lost because the pool was empty.
+    pub rx_no_buffer: u64,
+    /// Frames that were accepted for transmission and failed.
+    pub tx_errors: u64,
+}
+
+/// An attached device.
+pub struct EthPort {
+    device: Arc<Device>,
+    caps: Caps,
+}
+
+impl EthPort {
+    /// Attaches the device that `devargs` names: a PCI address, or "net_DRIVER…,KEY=VALUE".
+    pub fn attach(_: &Eal, devargs: &str) -> Result<Self, DpdkError> {
+        let name = devargs.split(',').next().unwrap_or_default().to_owned();
+        let what = || format!("attaching device '{devargs}'");
+        let c_args = CString::new(devargs).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
+        let c_name = CString::new(name.as_str()).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
+        let mut id = 0u16;
+        // SAFETY: DPDK runs (the Eal proves it) and the strings are NUL-terminated.
+        unsafe {
+            if sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) == 0 {
+                return Err(DpdkError::new(what(), "another port has it already"));
+            }
+            check(what(), sys::rte_dev_probe(c_args.as_ptr()))?;
+            let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
+            check(format!("{}: no Ethernet device came of it", what()), found)?;
+        }
+        Ok(EthPort { device: Arc::new(Device { id, name }), caps: Caps::default() })
+    }
+
+    /// What the device says of itself.
+    pub fn info(&self) -> Info {
+        let i = self.raw_info();
+        let driver = match i.driver_name.is_null() {
+            true => String::new(),
+            // SAFETY: a driver's name is a static NUL-terminated string.
+            false => unsafe { CStr::from_ptr(i.driver_name) }.to_string_lossy().into_owned(),
+        };
+        // SAFETY: the device is attached.
+        let numa_node = unsafe { sys::rte_eth_dev_socket_id(self.device.id) };
+        Info {
+            driver,
+            max_rx_queues: i.max_rx_queues,
+            max_tx_queues: i.max_tx_queues,
+            max_mtu: i.max_mtu,
+            numa_node,
+        }
+    }
+
+    fn raw_info(&self) -> sys::rte_eth_dev_info {
+        let mut info = sys::rte_eth_dev_info::default();
+        // SAFETY: the device is attached and info is ours to write.
+        unsafe { sys::rte_eth_dev_info_get(self.device.id, &mut info) };
+        info
+    }
+
+    /// Configures and starts it. Its queues, each to be polled by one thread.
+    pub fn start(&mut self, setup: &Setup<'_>) -> Result<(Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
+        let id = self.device.id;
+        let what = |step: &str| format!("device '{}': {step}", self.device.name);
+        let info = self.raw_info();
+        let chains = sys::DUNLIN_TX_OFFLOAD_MULTI_SEGS;
+        let checksums = sys::DUNLIN_TX_OFFLOAD_L4_CKSUM;
+        let tso = sys::DUNLIN_TX_OFFLOAD_TCP_TSO;
+        let wanted = if setup.offloads { chains | checksums | tso } else { chains };
+        let tx = wanted & info.tx_offload_capa;
+        self.caps = Caps {
+            checksum: tx & checksums == checksums,
+            tso4: tx & tso != 0,
+            tso6: tx & tso != 0,
+            chains: tx & chains != 0,
+        };
+        let mut conf = sys::rte_eth_conf::default();
+        conf.txmode.offloads = tx;
+        conf.rxmode.offloads = sys::DUNLIN_RX_OFFLOAD_SCATTER & info.rx_offload_capa;
+        if info.max_mtu > 0 {
+            conf.rxmode.mtu = u32::from(setup.mtu.min(info.max_mtu));
+        }
+        if setup.rx_queues > 1 && info.flow_type_rss_offloads != 0 {
+            conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
+            conf.rx_adv_conf.rss_conf.rss_hf = sys::DUNLIN_RSS_FIELDS & info.flow_type_rss_offloads;
+        }
+        let (mut rx_desc, mut tx_desc) = (DESCRIPTORS, DESCRIPTORS);
+        // SAFETY: the device is attached and not started; the configuration outlives the calls;
+        // the pool outlives the device, because every queue handle keeps a handle of it.
+        unsafe {
+            check(what("configuration"), sys::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &conf))?;
+            check(
+                what("ring sizes"),
+                sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_desc, &mut tx_desc),
+            )?;
+            let node = sys::rte_eth_dev_socket_id(id) as u32;
+            for q in 0..setup.rx_queues {
+                let mut c = info.default_rxconf;
+                c.offloads = conf.rxmode.offloads;
+                let code = sys::rte_eth_rx_queue_setup(id, q, rx_desc, node, &c, setup.pool.as_ptr());
+                check(what("receive queue"), code)?;
+            }
+            for q in 0..setup.tx_queues {
+                let mut c = info.default_txconf;
+                c.offloads = tx;
+                check(what("transmit queue"), sys::rte_eth_tx_queue_setup(id, q, tx_desc, node, &c))?;
+            }
+            // Not every driver can be told; those that can must accept it.
+            let code = sys::rte_eth_dev_set_mtu(id, setup.mtu);
+            if code != -nix::libc::ENOTSUP {
+                check(what(&format!("mtu {}", setup.mtu)), code)?;
+            }
+            check(what("start"), sys::rte_eth_dev_start(id))?;
+            // A switch wants every frame; a device that has no such mode passes them anyway.
+            sys::rte_eth_promiscuous_enable(id);
+            sys::rte_eth_allmulticast_enable(id);
+        }
+        let rx = (0..setup.rx_queues).map(|queue| RxQueue {
+            device: self.device.clone(),
+            queue,
+            _pool: setup.pool.clone(),
+        });
+        let tx = (0..setup.tx_queues).map(|queue| TxQueue { device: self.device.clone(), queue, caps: self.caps });
+        Ok((rx.collect(), tx.collect()))
+    }
+
+    /// Changes the MTU of the running device; the driver's refusal is told.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), DpdkError> {
+        // SAFETY: the device is attached; the call is made for use at any time.
+        let code = unsafe { sys::rte_eth_dev_set_mtu(self.device.id, mtu) };
+        check(format!("device '{}': mtu {mtu}", self.device.name), code).map(drop)
+    }
+
+    /// Whether the driver says the link is up.
+    pub fn link_up(&self) -> bool {
+        let mut link = sys::rte_eth_link::default();
+        // SAFETY: the device is attached and link is ours to write.
+        let code = unsafe { sys::rte_eth_link_get_nowait(self.device.id, &mut link) };
+        code == 0 && link.link_status() == sys::RTE_ETH_LINK_UP as u16
+    }
+
+    /// The device's own counts.
+    pub fn stats(&self) -> DeviceStats {
+        let mut s = sys::rte_eth_stats::default();
+        // SAFETY: the device is attached and s is ours to write.
+        unsafe { sys::rte_eth_stats_get(self.device.id, &mut s) };
+        DeviceStats { rx_missed: s.imissed, rx_errors: s.ierrors, rx_no_buffer: s.rx_nombuf, tx_errors: s.oerrors }
+    }
+
+    /// The device's address, first octet on the wire first.
+    pub fn mac(&self) -> [u8; 6] {
+        let mut a = sys::rte_ether_addr::default();
+        // SAFETY: the device is attached and a is ours to write.
+        unsafe { sys::rte_eth_macaddr_get(self.device.id, &mut a) };
+        a.addr_bytes
+    }
+}
+
+/// A receive queue, polled by whoever owns it.
+pub struct RxQueue {
+    device: Arc<Device>,
+    queue: u16,
+    /// The driver puts frames into its buffers: it must not go before the device.
+    _pool: Mempool,
+}
+
+impl RxQueue {
+    /// Its number on the device.
+    pub fn number(&self) -> u16 {
+        self.queue
+    }
+
+    /// Takes up to N frames into the empty `burst`; how many.
+    #[inline(always)]
+    pub fn receive<F: From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
+        let mut raw = [std::ptr::null_mut(); N];
+        // SAFETY: the device is started (it gave out this handle) and stops only when the handle
+        // is gone; one thread polls the queue, because the handle is borrowed exclusively and
+        // there is one; raw has room for N.
+        let n = unsafe { sys::dunlin_rx_burst(self.device.id, self.queue, raw.as_mut_ptr(), N as u16) };
+        // SAFETY: the driver handed over the first n pointers, each a valid chain.
+        unsafe { adopt(&raw[..n as usize], burst) };
+        n as usize
+    }
+}
+
+/// Takes over buffers that a driver handed out.
+///
+/// # Safety
+/// Each pointer is a valid chain, handed over once.
+#[inline(always)]
+pub(crate) unsafe fn adopt<F: From<Mbuf>, const N: usize>(raw: &[*mut sys::rte_mbuf], burst: &mut ArrayVec<F, N>) {
+    for m in raw {
+        // SAFETY: as the caller promises; drivers hand out no NULL.
+        burst.push(F::from(unsafe { Mbuf::from_raw(NonNull::new_unchecked(*m)) }));
+    }
+}
+
+/// A transmit queue, used by whoever owns it.
+pub struct TxQueue {
+    device: Arc<Device>,
+    queue: u16,
+    caps: Caps,
+}
+
+impl TxQueue {
+    /// What the device does by itself.
+    #[inline(always)]
+    pub fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    /// Sends frames from the front of `burst`; those the device did not take stay in it. How
+    /// many it took.
+    #[inline(always)]
+    pub fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
+        let n = burst.len();
+        let mut raw = [std::ptr::null_mut(); N];
+        let mut requests = 0;
+        for (r, f) in raw.iter_mut().zip(burst.drain(..)) {
+            let m: Mbuf = f.into();
+            requests |= m.offload_flags();
+            *r = m.into_raw();
+        }
+        let mut ready = n as u16;
+        // SAFETY: the device is started as in receive(); the n pointers are valid chains that the
+        // driver takes over as far as it says, and keeps its hands off the others.
+        let sent = unsafe {
+            if requests != 0 {
+                ready = sys::dunlin_tx_prepare(self.device.id, self.queue, raw.as_mut_ptr(), n as u16);
+            }
+            sys::dunlin_tx_burst(self.device.id, self.queue, raw.as_mut_ptr(), ready) as usize
+        };
+        for m in &raw[sent..n] {
+            // SAFETY: not taken by the driver, so still ours, and adopted once.
+            let m = unsafe { Mbuf::from_raw(NonNull::new_unchecked(*m)) };
+            burst.push(F::from(m));
+        }
+        sent
+    }
+}

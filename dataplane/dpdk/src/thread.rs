@@ -1,0 +1,47 @@
+//! Worker threads: pinned, known to DPDK, and able to sleep for microseconds.
+
+use std::time::Duration;
+
+use dpdk_sys as sys;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::{DpdkError, eal::Eal};
+
+/// The cores this process may run on, in rising order.
+pub fn allowed_cores() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
+    (0..CpuSet::count()).filter(|c| set.is_set(*c).unwrap_or(false)).collect()
+}
+
+/// The calling thread as a worker: it has a place in DPDK's per-thread buffer caches for as long
+/// as this lives.
+pub struct WorkerThread(std::marker::PhantomData<*const ()>);
+
+impl WorkerThread {
+    /// Pins the calling thread to `core` and registers it with DPDK.
+    pub fn start(_: &Eal, core: usize) -> Result<Self, DpdkError> {
+        let what = || format!("worker on core {core}");
+        let mut set = CpuSet::new();
+        set.set(core).map_err(|e| DpdkError::new(what(), e.desc()))?;
+        sched_setaffinity(Pid::from_raw(0), &set).map_err(|e| DpdkError::new(what(), e.desc()))?;
+        // The default slack of 50 µs would be added to every short sleep.
+        let _ = nix::sys::prctl::set_timerslack(1);
+        // SAFETY: DPDK runs (the Eal proves it); the call may be made by any thread, and Self,
+        // which can't be sent elsewhere, unregisters the same thread.
+        crate::check(what(), unsafe { sys::rte_thread_register() })?;
+        Ok(WorkerThread(std::marker::PhantomData))
+    }
+
+    /// Sleeps for about `time`; the kernel adds a few microseconds.
+    pub fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        // SAFETY: start() registered this very thread: Self is not Send.
+        unsafe { sys::rte_thread_unregister() }
+    }
+}

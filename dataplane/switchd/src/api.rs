@@ -1,0 +1,120 @@
+//! The API server: each call takes the switch's lock on a thread that may block.
+
+use std::{path::Path, pin::Pin, sync::Arc};
+
+use dunlin_dataplane_api::{
+    MAX_MESSAGE, check_version,
+    socket::{BindError, bind},
+    v1::{self, dataplane_server::DataplaneServer},
+};
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
+use tonic::{Request, Response, Status};
+
+use crate::{events::Events, switch::Switch};
+
+/// Addresses in one message of a list.
+const CHUNK: usize = 4096;
+
+struct Server {
+    switch: Arc<Mutex<Switch>>,
+    events: Arc<Events>,
+}
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Server {
+    async fn with<T: Send + 'static>(&self, f: impl FnOnce(&mut Switch) -> T + Send + 'static) -> Result<T, Status> {
+        let switch = self.switch.clone();
+        tokio::task::spawn_blocking(move || f(&mut switch.lock()))
+            .await
+            .map_err(|e| Status::internal(format!("the call ended early: {e}")))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::dataplane_server::Dataplane for Server {
+    async fn get_info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::Info>, Status> {
+        Ok(Response::new(self.with(|s| s.info()).await?))
+    }
+
+    async fn apply(&self, r: Request<v1::Transaction>) -> Result<Response<v1::Applied>, Status> {
+        let t = r.into_inner();
+        let result = self.with(move |s| s.apply(&t)).await?;
+        result.map(Response::new).map_err(|e| Status::invalid_argument(e.to_string()))
+    }
+
+    async fn get_state(&self, _: Request<v1::StateRequest>) -> Result<Response<v1::State>, Status> {
+        Ok(Response::new(self.with(|s| s.state()).await?))
+    }
+
+    type ListMacsStream = Streamed<v1::MacEntries>;
+
+    async fn list_macs(&self, r: Request<v1::MacFilter>) -> Result<Response<Self::ListMacsStream>, Status> {
+        let filter = r.into_inner();
+        let list = self.with(move |s| s.list_macs(&filter)).await?.map_err(Status::invalid_argument)?;
+        let chunks: Vec<_> =
+            list.chunks(CHUNK).map(|c| Ok(v1::MacEntries { entries: c.to_vec() })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn flush_macs(&self, r: Request<v1::MacFilter>) -> Result<Response<v1::Flushed>, Status> {
+        let filter = r.into_inner();
+        let entries = self.with(move |s| s.flush_macs(&filter)).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Flushed { entries }))
+    }
+
+    type WatchStream = Streamed<v1::Event>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let rx = self.events.subscribe();
+        let stream = futures_stream(rx).map(Ok);
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// Events as a stream; a gap becomes an event that says how wide it is.
+fn futures_stream(rx: tokio::sync::broadcast::Receiver<v1::Event>) -> impl Stream<Item = v1::Event> + Send {
+    let (tx, out) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut rx = rx;
+        loop {
+            let event = match rx.recv().await {
+                Ok(e) => e,
+                Err(RecvError::Lagged(n)) => v1::Event {
+                    unix_ms: crate::switch::unix_ms(),
+                    what: Some(v1::event::What::Lost(n)),
+                },
+                Err(RecvError::Closed) => break,
+            };
+            tokio::select! {
+                sent = tx.send(event) => if sent.is_err() { break },
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(out)
+}
+
+/// Serves on `socket` until `stop` resolves.
+pub async fn serve(
+    socket: &Path,
+    group: Option<&str>,
+    switch: Arc<Mutex<Switch>>,
+    events: Arc<Events>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let listener = bind(socket, group).map_err(|e: BindError| anyhow::anyhow!("API socket {e}"))?;
+    let service = DataplaneServer::new(Server { switch, events })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let service = tonic::service::interceptor::InterceptedService::new(service, check_version);
+    tracing::info!("listening on {}", socket.display());
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::select! {
+        served = server.serve_with_incoming(UnixListenerStream::new(listener)) => served?,
+        () = stop => {}
+    }
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! Opening the device behind a port: one function a kind.
+
+use std::{fs, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+
+use dunlin_dpdk::{
+    DpdkError,
+    eal::Eal,
+    mempool::Mempool,
+    port::{DeviceStats, EthPort, Setup, TxQueue},
+    quiescent::Domain,
+    tap,
+    vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    pools::Pools,
+    queues::{RxKind, TxHandle},
+    spec::DeviceSpec,
+};
+
+/// What opening needs.
+pub struct Opener<'a> {
+    pub eal: &'a Eal,
+    pub pools: &'a mut Pools,
+    pub domain: &'a Arc<Domain>,
+    pub workers: usize,
+    /// Called, from any thread, when a guest comes or goes.
+    pub changed: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// A device at work.
+pub struct Device {
+    kind: Kind,
+    pub driver: &'static str,
+    pub note: String,
+    pub mac: Option<[u8; 6]>,
+    pub rx_queues: u32,
+    pub tx_queues: u32,
+}
+
+enum Kind {
+    Eth { port: EthPort, interface: Option<String>, own_pool: Option<Mempool> },
+    Vhost(VhostPort),
+}
+
+/// A device and its queues: `rx` to be spread over the workers, `tx` one a worker.
+pub struct Opened {
+    pub device: Device,
+    pub rx: Vec<RxKind>,
+    pub tx: Vec<TxHandle>,
+    pub complete_checksums: bool,
+}
+
+/// Opens what `spec` names for frames of `mtu`.
+pub fn open(o: &mut Opener<'_>, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
+    match spec {
+        DeviceSpec::Nic { device, queues } => open_nic(o, device, *queues, mtu),
+        DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
+        DeviceSpec::Tap { interface } => open_tap(o, interface, mtu),
+        DeviceSpec::VhostUser { socket, role } => open_vhost(o, socket, *role),
+    }
+}
+
+fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
+    DpdkError { what: what.into(), why: why.into() }
+}
+
+fn open_nic(o: &mut Opener<'_>, device: &str, queues: u16, mtu: u32) -> Result<Opened, DpdkError> {
+    if is_pci_address(device.split(',').next().unwrap_or_default()) {
+        check_pci(device)?;
+    }
+    let port = EthPort::attach(o.eal, device)?;
+    let pool = o.pools.for_mtu(mtu)?;
+    let wanted = if queues == 0 { o.workers as u16 } else { queues };
+    let mut opened = start_eth(o, port, &pool, wanted, mtu, true)?;
+    opened.device.driver = "dpdk";
+    if u32::from(wanted) > opened.device.rx_queues {
+        opened.device.note =
+            format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
+    }
+    Ok(opened)
+}
+
+fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32) -> Result<Opened, DpdkError> {
+    let what = format!("interface '{interface}'");
+    if !Path::new("/sys/class/net").join(interface).exists() {
+        return Err(refuse(what, "there is none of that name; 'ip link' lists what there is"));
+    }
+    let why_not = if af_packet_only {
+        "as configured".to_owned()
+    } else if Pools::is_jumbo(mtu) {
+        "AF_XDP takes no jumbo frames".to_owned()
+    } else {
+        match open_af_xdp(o, interface, mtu) {
+            Ok(opened) => return Ok(opened),
+            Err(e) => format!("AF_XDP: {}", e.why),
+        }
+    };
+    let frame = if Pools::is_jumbo(mtu) { 16_384 } else { 2_048 };
+    let args = format!(
+        "{},iface={interface},framesz={frame},blocksz=65536,framecnt={}",
+        unique("net_af_packet"),
+        4 * 1024 * 1024 / frame
+    );
+    let port = EthPort::attach(o.eal, &args)?;
+    let pool = o.pools.for_mtu(mtu)?;
+    let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
+    opened.device.driver = "af_packet";
+    opened.device.note = why_not;
+    opened.complete_checksums = true;
+    opened.device.watch(interface);
+    Ok(opened)
+}
+
+fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+    let args = format!("{},iface={interface}", unique("net_af_xdp"));
+    let port = EthPort::attach(o.eal, &args)?;
+    let pool = o.pools.for_xdp()?;
+    let mut opened = start_eth(o, port, &pool, 1, mtu, false).inspect_err(|_| o.pools.give_back(pool.clone()))?;
+    opened.device.driver = "af_xdp";
+    opened.complete_checksums = true;
+    opened.device.watch(interface);
+    if let Kind::Eth { own_pool, .. } = &mut opened.device.kind {
+        *own_pool = Some(pool);
+    }
+    Ok(opened)
+}
+
+fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+    tap::create(interface)?;
+    // The interface's own address, so that it stays what it was.
+    let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address")).unwrap_or_default();
+    let args = format!("{},iface={interface},mac={}", unique("net_tap"), mac.trim());
+    let port = EthPort::attach(o.eal, &args)?;
+    let pool = o.pools.for_mtu(mtu)?;
+    let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
+    opened.device.driver = "tap";
+    opened.complete_checksums = true;
+    Ok(opened)
+}
+
+fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, DpdkError> {
+    let what = format!("socket '{socket}'");
+    if let Ok(m) = fs::metadata(socket) {
+        if m.is_dir() {
+            return Err(refuse(what, "is a folder; name the socket itself"));
+        }
+        if !m.file_type().is_socket() {
+            return Err(refuse(what, "exists and is no socket"));
+        }
+        if role == Role::Server {
+            if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+                return Err(refuse(what, "another process listens on it"));
+            }
+            fs::remove_file(socket).map_err(|e| refuse(what, e.to_string()))?;
+        }
+    }
+    let changed = o.changed.clone();
+    let port = VhostPort::register(o.eal, socket, role, o.domain.clone(), move || changed())?;
+    let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &o.pools.standard))).collect();
+    let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
+    let note = if role == Role::Client { "client, reconnects".into() } else { "server".into() };
+    let device = Device {
+        kind: Kind::Vhost(port),
+        driver: "vhost-user",
+        note,
+        mac: None,
+        rx_queues: u32::from(MAX_QUEUE_PAIRS),
+        tx_queues: u32::from(MAX_QUEUE_PAIRS),
+    };
+    Ok(Opened { device, rx, tx, complete_checksums: false })
+}
+
+fn start_eth(
+    o: &Opener<'_>,
+    mut port: EthPort,
+    pool: &Mempool,
+    rx_queues: u16,
+    mtu: u32,
+    offloads: bool,
+) -> Result<Opened, DpdkError> {
+    let info = port.info();
+    let workers = o.workers as u16;
+    let mut setup = Setup {
+        rx_queues: rx_queues.clamp(1, info.max_rx_queues.max(1)),
+        tx_queues: workers.clamp(1, info.max_tx_queues.max(1)),
+        mtu: mtu as u16,
+        pool,
+        offloads,
+    };
+    if info.driver == "net_tap" || info.driver == "net_af_packet" {
+        // Their queues come in pairs.
+        setup.tx_queues = setup.rx_queues;
+    }
+    let (rx, tx) = port.start(&setup)?;
+    let device = Device {
+        mac: Some(port.mac()),
+        driver: "dpdk",
+        note: info.driver,
+        rx_queues: rx.len() as u32,
+        tx_queues: tx.len() as u32,
+        kind: Kind::Eth { port, interface: None, own_pool: None },
+    };
+    Ok(Opened {
+        device,
+        rx: rx.into_iter().map(RxKind::Eth).collect(),
+        tx: share_out(tx, o.workers),
+        complete_checksums: false,
+    })
+}
+
+/// One handle a worker, out of as many queues as there are.
+fn share_out(tx: Vec<TxQueue>, workers: usize) -> Vec<TxHandle> {
+    if tx.len() >= workers {
+        return tx.into_iter().take(workers).map(TxHandle::Eth).collect();
+    }
+    let shared: Vec<Arc<Mutex<TxQueue>>> = tx.into_iter().map(|q| Arc::new(Mutex::new(q))).collect();
+    (0..workers).map(|w| TxHandle::SharedEth(shared[w % shared.len()].clone())).collect()
+}
+
+impl Device {
+    fn watch(&mut self, name: &str) {
+        if let Kind::Eth { interface, .. } = &mut self.kind {
+            *interface = Some(name.to_owned());
+        }
+    }
+
+    /// Whether frames can leave by it now.
+    pub fn up(&self) -> bool {
+        match &self.kind {
+            // The drivers of kernel interfaces don't follow their carrier.
+            Kind::Eth { interface: Some(i), .. } => {
+                fs::read_to_string(format!("/sys/class/net/{i}/carrier")).is_ok_and(|c| c.trim() == "1")
+            }
+            Kind::Eth { port, .. } => port.link_up(),
+            Kind::Vhost(v) => v.state().running,
+        }
+    }
+
+    /// The guest, for vhost-user.
+    pub fn guest(&self) -> Option<GuestState> {
+        match &self.kind {
+            Kind::Vhost(v) => Some(v.state()),
+            Kind::Eth { .. } => None,
+        }
+    }
+
+    /// The device's own counts.
+    pub fn stats(&self) -> DeviceStats {
+        match &self.kind {
+            Kind::Eth { port, .. } => port.stats(),
+            Kind::Vhost(_) => DeviceStats::default(),
+        }
+    }
+
+    /// Changes the MTU while it runs.
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), DpdkError> {
+        match &self.kind {
+            Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
+            // The guest was told its MTU by QEMU; what is sent to it is checked against the port's.
+            Kind::Vhost(_) => Ok(()),
+        }
+    }
+
+    /// Closes it; its queues are back already.
+    pub fn close(self, pools: &mut Pools) {
+        if let Kind::Eth { port, own_pool, .. } = self.kind {
+            drop(port);
+            if let Some(pool) = own_pool {
+                pools.give_back(pool);
+            }
+        }
+    }
+}
+
+fn unique(driver: &str) -> String {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    format!("{driver}{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}
+
+/// DDDD:BB:DD.F or BB:DD.F.
+fn is_pci_address(s: &str) -> bool {
+    let s = if s.len() == 12 { s } else { return s.len() == 7 && is_pci_address(&format!("0000:{s}")) };
+    s.bytes().enumerate().all(|(i, b)| match i {
+        4 | 7 => b == b':',
+        10 => b == b'.',
+        _ => b.is_ascii_hexdigit(),
+    })
+}
+
+/// Whether DPDK can take the device; if not, what to do.
+fn check_pci(device: &str) -> Result<(), DpdkError> {
+    let address = device.split(',').next().unwrap_or_default();
+    let full = if address.len() == 7 { format!("0000:{address}") } else { address.to_owned() };
+    let what = format!("PCI device '{address}'");
+    let path = Path::new("/sys/bus/pci/devices").join(&full);
+    if !path.exists() {
+        return Err(refuse(what, "there is none at that address; 'dpdk-devbind.py --status-dev net' lists them"));
+    }
+    // DPDK's drivers for these use the device beside the kernel.
+    const FOR_DPDK: &[&str] = &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core", "uio_hv_generic"];
+    let driver = fs::read_link(path.join("driver")).ok();
+    let driver = driver.as_deref().and_then(|d| d.file_name()).map(|d| d.to_string_lossy().into_owned());
+    let bind = format!("bind it with 'modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {full}'");
+    match driver {
+        Some(d) if FOR_DPDK.contains(&d.as_str()) => Ok(()),
+        Some(d) => Err(refuse(what, format!("the kernel's driver '{d}' has it; {bind}"))),
+        None => Err(refuse(what, format!("no driver has it; {bind}"))),
+    }
+}
+
+/// Removes what a deleted port leaves outside of the process.
+pub fn clean_up(spec: &DeviceSpec) {
+    if let DeviceSpec::Tap { interface } = spec
+        && let Err(e) = tap::remove(interface)
+    {
+        tracing::warn!("{e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pci_addresses() {
+        for good in ["0000:03:00.0", "03:00.1", "0001:af:1f.7"] {
+            assert!(is_pci_address(good), "{good}");
+        }
+        for bad in ["net_pcap0", "0000:03:00", "0000-03-00.0", "eth0", ""] {
+            assert!(!is_pci_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_pci_device_says_how_to_list() {
+        let e = check_pci("ffff:ff:1f.7").unwrap_err().to_string();
+        assert!(e.contains("there is none at that address") && e.contains("dpdk-devbind"), "{e}");
+    }
+}

@@ -1,0 +1,209 @@
+//! `dunlin-dataplane`: forwards frames between NICs, kernel interfaces and guests.
+//!
+//! It holds no file and no policy: what it forwards by arrives over its API (`api.rs`).
+//!
+//! **Threads.** One worker a core named with `--cores`, pinned (`worker.rs`); one thread that
+//! follows links, ages and moves (below); a small tokio runtime for the API; DPDK's own for
+//! interrupts and vhost-user sockets. Workers take no lock that another thread holds for long:
+//! see `switch/mod.rs` for how a change reaches them.
+//!
+//! **Read next** `worker.rs` for the loop, then the engine's `pipeline.rs` for a frame's way.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod device;
+mod events;
+mod packet;
+mod pools;
+mod queues;
+mod spec;
+mod switch;
+mod worker;
+
+use std::{path::PathBuf, sync::Arc, sync::mpsc, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use dunlin_dpdk::{
+    eal::{Eal, EalConfig, tsc_hz},
+    offload::Finisher,
+    quiescent::Domain,
+    thread::{WorkerThread, allowed_cores},
+};
+use dunlin_engine::mac_table::MacTable;
+use parking_lot::Mutex;
+
+use crate::{
+    events::Events,
+    pools::Pools,
+    queues::Transmitter,
+    switch::{Options, Parts, Switch},
+    worker::{Clock, Worker, WorkerShared},
+};
+
+/// How often links are looked at, and a part of the mac table is aged.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Dunlin's dataplane: forwards frames between NICs, kernel interfaces and guests.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    /// Cores to run workers on, one each, as 2,3 or 2-5
+    #[arg(long, value_parser = parse_cores, default_value = "1")]
+    cores: Cores,
+    /// Memory for buffers and rings, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(i64::from(Pools::MIN_MEMORY_MB)..=1_048_576))]
+    memory: u32,
+    /// Use ordinary pages instead of hugepages (slower)
+    #[arg(long)]
+    no_huge: bool,
+    /// Addresses the mac table holds
+    #[arg(long, value_name = "N", default_value_t = 65_536,
+          value_parser = clap::value_parser!(u32).range(16..=i64::from(MacTable::MAX_CAPACITY)))]
+    mac_table_size: u32,
+    /// Socket of the dataplane's API
+    #[arg(long, value_name = "PATH", default_value = dunlin_dataplane_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Group that may use the socket (its mode is 0660)
+    #[arg(long)]
+    group: Option<String>,
+}
+
+#[derive(Clone)]
+struct Cores(Vec<usize>);
+
+fn parse_cores(s: &str) -> Result<Cores, String> {
+    let number = |n: &str| n.trim().parse::<usize>().map_err(|_| format!("'{n}' is no core number"));
+    let mut cores = Vec::new();
+    for part in s.split(',') {
+        match part.split_once('-') {
+            Some((a, b)) => cores.extend(number(a)?..=number(b)?),
+            None => cores.push(number(part)?),
+        }
+    }
+    let allowed = allowed_cores();
+    if let Some(missing) = cores.iter().find(|c| !allowed.contains(c)) {
+        return Err(format!("there is no core {missing} for this process; it may use {allowed:?}"));
+    }
+    let mut sorted = cores.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    if sorted.len() != cores.len() || cores.is_empty() {
+        return Err("name each core once, and at least one".into());
+    }
+    Ok(Cores(cores))
+}
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    match run(args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dunlin-dataplane: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let eal = Eal::init(&EalConfig { memory_mb: args.memory, hugepages: !args.no_huge })?;
+    let pools = Pools::new(eal, args.memory, !args.no_huge)?;
+    let clock = Clock::new(tsc_hz(&eal));
+    let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
+    let (domain, readers) = Domain::new(args.cores.0.len());
+    let shared: Vec<_> = args.cores.0.iter().map(|c| Arc::new(WorkerShared::new(*c))).collect();
+    let (wake, woken) = mpsc::sync_channel(1);
+    let events = Arc::new(Events::default());
+
+    let mut threads = Vec::new();
+    for (reader, shared) in readers.into_iter().zip(&shared) {
+        let tx = Transmitter::new(Finisher::new(pools.standard.clone(), pools.linear.clone()));
+        let worker = Worker::new(shared.clone(), macs.clone(), reader, clock, tx);
+        threads.push(start_worker(eal, shared.core, worker)?);
+    }
+    let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        // Full: it is going to wake up anyway.
+        let _ = wake.try_send(());
+    });
+    let switch = Arc::new(Mutex::new(Switch::new(Parts {
+        eal,
+        options: Options { cores: args.cores.0, memory_mb: args.memory, hugepages: !args.no_huge },
+        pools,
+        domain,
+        workers: shared,
+        macs,
+        clock,
+        events: events.clone(),
+        changed,
+        instance: random()?,
+    })));
+    let monitored = Arc::downgrade(&switch);
+    std::thread::Builder::new().name("monitor".into()).spawn(move || {
+        loop {
+            let tick = woken.recv_timeout(TICK).is_err();
+            let Some(switch) = monitored.upgrade() else { break };
+            let mut switch = switch.lock();
+            switch.follow_links();
+            if tick {
+                switch.tick();
+            }
+        }
+    })?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let served = runtime.block_on(api::serve(&args.socket, args.group.as_deref(), switch.clone(), events, signalled()));
+    switch.lock().shut_down();
+    for t in threads {
+        let _ = t.join();
+    }
+    served
+}
+
+/// Starts a worker on its core and waits until it runs.
+fn start_worker(eal: Eal, core: usize, worker: Worker) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let (ready, is_ready) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || {
+        match WorkerThread::start(&eal, core) {
+            Ok(thread) => {
+                let _ = ready.send(Ok(()));
+                worker.run(&thread);
+            }
+            Err(e) => drop(ready.send(Err(e))),
+        }
+    })?;
+    match is_ready.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(e)) => Err(e.into()),
+        Err(_) => bail!("worker on core {core}: ended before it began"),
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut term) => {
+            tokio::select! { _ = term.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+/// A random number of the kernel's.
+fn random() -> anyhow::Result<u64> {
+    use std::io::Read;
+    let mut octets = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut octets))
+        .context("/dev/urandom")?;
+    Ok(u64::from_ne_bytes(octets))
+}

@@ -1,0 +1,57 @@
+//! A DPDK buffer as the engine's frame.
+
+use dunlin_dpdk::{Mbuf, offload};
+use dunlin_engine::Frame;
+
+/// An [`Mbuf`], so that the engine's trait can be had for it.
+#[repr(transparent)]
+pub struct Packet(pub Mbuf);
+
+impl From<Mbuf> for Packet {
+    #[inline(always)]
+    fn from(m: Mbuf) -> Self {
+        Packet(m)
+    }
+}
+
+impl From<Packet> for Mbuf {
+    #[inline(always)]
+    fn from(p: Packet) -> Self {
+        p.0
+    }
+}
+
+impl Frame for Packet {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+    #[inline(always)]
+    fn head(&self) -> &[u8] {
+        self.0.head()
+    }
+    #[inline(always)]
+    fn wire_len(&self) -> u32 {
+        offload::wire_len(&self.0)
+    }
+    #[inline(always)]
+    fn prefetch(&self) {
+        self.0.prefetch();
+    }
+    fn share(&self) -> Self {
+        Packet(self.0.share())
+    }
+    fn copy(&self) -> Option<Self> {
+        self.0.copy().map(Packet)
+    }
+    #[inline(always)]
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+    fn push_tag(&mut self, tpid: u16, tci: u16) -> bool {
+        self.0.push_tag(tpid, tci)
+    }
+    fn pop_tag(&mut self) {
+        self.0.pop_tag();
+    }
+}

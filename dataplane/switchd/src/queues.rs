@@ -1,0 +1,239 @@
+//! What a worker receives from and sends to, whatever the kind of port.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use dunlin_dpdk::{
+    Mbuf,
+    offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
+    port, quiescent::Guard, vhost,
+};
+use dunlin_engine::{BURST, Burst, DropReason, Output, PortIdx, counters::Counters, frame::MacMoved};
+use parking_lot::Mutex;
+
+use crate::{packet::Packet, worker::WorkerShared};
+
+/// A receive queue and the port it belongs to. One worker owns it.
+pub struct RxHandle {
+    pub port: PortIdx,
+    pub queue: RxKind,
+    /// A kernel interface, whose stack may leave checksums unfinished.
+    pub complete_checksums: bool,
+}
+
+pub enum RxKind {
+    Eth(port::RxQueue),
+    Vhost(vhost::VhostRxQueue),
+}
+
+impl RxHandle {
+    #[inline(always)]
+    pub fn receive(&mut self, guard: Guard<'_>, burst: &mut Burst<Packet>) -> usize {
+        let n = match &mut self.queue {
+            RxKind::Eth(q) => q.receive(burst),
+            RxKind::Vhost(q) => q.receive(guard, burst),
+        };
+        if self.complete_checksums {
+            burst.iter_mut().for_each(|p| complete_unfinished(&mut p.0));
+        }
+        n
+    }
+
+    pub fn number(&self) -> u16 {
+        match &self.queue {
+            RxKind::Eth(q) => q.number(),
+            RxKind::Vhost(q) => q.number(),
+        }
+    }
+}
+
+/// A way to send by a port.
+pub enum TxHandle {
+    /// A queue of the worker's own.
+    Eth(port::TxQueue),
+    /// One that the device has too few of: workers take turns.
+    SharedEth(Arc<Mutex<port::TxQueue>>),
+    /// A guest's ring, which DPDK locks by itself.
+    Vhost(vhost::VhostTxQueue),
+}
+
+impl TxHandle {
+    fn caps(&self) -> Caps {
+        match self {
+            TxHandle::Eth(q) => q.caps(),
+            TxHandle::SharedEth(q) => q.lock().caps(),
+            TxHandle::Vhost(q) => q.caps(),
+        }
+    }
+
+    #[inline(always)]
+    fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(
+        &mut self,
+        guard: Guard<'_>,
+        burst: &mut ArrayVec<F, N>,
+    ) -> usize {
+        match self {
+            TxHandle::Eth(q) => q.transmit(burst),
+            TxHandle::SharedEth(q) => q.lock().transmit(burst),
+            TxHandle::Vhost(q) => q.transmit(guard, burst),
+        }
+    }
+}
+
+struct TxPort {
+    handle: TxHandle,
+    waiting: Burst<Packet>,
+}
+
+/// The transmit side of one worker: frames wait here, by port, for the end of the round.
+pub struct Transmitter {
+    ports: Box<[Option<Box<TxPort>>]>,
+    dirty: Vec<PortIdx>,
+    finisher: Finisher,
+}
+
+impl Transmitter {
+    pub fn new(finisher: Finisher) -> Self {
+        let ports = (0..dunlin_engine::MAX_PORTS).map(|_| None).collect();
+        Transmitter { ports, dirty: Vec::with_capacity(dunlin_engine::MAX_PORTS), finisher }
+    }
+
+    /// Sends by `port` through `handle` from now on.
+    pub fn add(&mut self, port: PortIdx, handle: TxHandle) {
+        self.ports[port.get()] = Some(Box::new(TxPort { handle, waiting: Burst::new() }));
+    }
+
+    /// Gives the handle back. Between rounds nothing waits for the port.
+    pub fn remove(&mut self, port: PortIdx) -> Option<TxHandle> {
+        self.ports[port.get()].take().map(|p| p.handle)
+    }
+
+    /// The transmitter for one round.
+    #[inline(always)]
+    pub fn round<'a>(&'a mut self, guard: Guard<'a>, shared: &'a WorkerShared) -> Round<'a> {
+        Round { tx: self, guard, shared }
+    }
+}
+
+/// See [`Transmitter::round`].
+pub struct Round<'a> {
+    tx: &'a mut Transmitter,
+    guard: Guard<'a>,
+    shared: &'a WorkerShared,
+}
+
+impl Output<Packet> for Round<'_> {
+    #[inline(always)]
+    fn transmit(&mut self, port: PortIdx, frame: Packet) {
+        let Some(p) = &mut self.tx.ports[port.get()] else {
+            // The port's policy is there before its device is: down, so hardly anything comes here.
+            return drop_frames(&self.shared.counters, port, DropReason::LinkDown, 1);
+        };
+        if p.waiting.is_empty() {
+            self.tx.dirty.push(port);
+        }
+        p.waiting.push(frame);
+        if p.waiting.len() == BURST {
+            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+        }
+    }
+
+    fn moved(&mut self, event: MacMoved) {
+        self.shared.mac_moved(event);
+    }
+}
+
+impl Round<'_> {
+    /// Sends all that waits.
+    #[inline(always)]
+    pub fn flush(&mut self) {
+        for port in self.tx.dirty.drain(..) {
+            if let Some(p) = &mut self.tx.ports[port.get()] {
+                send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+            }
+        }
+    }
+}
+
+fn drop_frames(counters: &Counters, port: PortIdx, reason: DropReason, n: u64) {
+    counters.port(port).drops[reason as usize].add(n);
+}
+
+#[inline(always)]
+fn send(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_>, counters: &Counters) {
+    if p.waiting.is_empty() {
+        return;
+    }
+    let flags = p.waiting.iter().fold(0, |f, m| f | m.0.offload_flags());
+    let segments = p.waiting.iter().fold(0, |s, m| s | m.0.segments());
+    if flags != 0 || segments != 1 {
+        let caps = p.handle.caps();
+        if p.waiting.iter().any(|m| needs_finish(caps, m.0.offload_flags(), m.0.segments())) {
+            return send_finished(p, port, caps, finisher, guard, counters);
+        }
+    }
+    send_burst(&mut p.handle, &mut p.waiting, port, guard, counters);
+}
+
+/// Sends a burst, counts what went and drops what did not.
+#[inline(always)]
+fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
+    handle: &mut TxHandle,
+    burst: &mut ArrayVec<F, N>,
+    port: PortIdx,
+    guard: Guard<'_>,
+    counters: &Counters,
+) {
+    let bytes: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
+    let sent = handle.transmit(guard, burst) as u64;
+    let unsent: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
+    let c = counters.port(port);
+    c.tx_frames.add(sent);
+    c.tx_bytes.add(bytes - unsent);
+    if !burst.is_empty() {
+        drop_frames(counters, port, DropReason::TxFull, burst.len() as u64);
+        burst.clear();
+    }
+}
+
+trait AsMbuf {
+    fn as_mbuf(&self) -> &Mbuf;
+}
+
+impl AsMbuf for Packet {
+    #[inline(always)]
+    fn as_mbuf(&self) -> &Mbuf {
+        &self.0
+    }
+}
+
+impl AsMbuf for Mbuf {
+    #[inline(always)]
+    fn as_mbuf(&self) -> &Mbuf {
+        self
+    }
+}
+
+/// The slow way: at least one frame asks for what the port can't do. Order is kept.
+#[inline(never)]
+fn send_finished(
+    p: &mut TxPort,
+    port: PortIdx,
+    caps: Caps,
+    finisher: &Finisher,
+    guard: Guard<'_>,
+    counters: &Counters,
+) {
+    let TxPort { handle, waiting } = p;
+    for packet in waiting.drain(..) {
+        let mut out = ArrayVec::<Mbuf, MAX_SEGMENTS>::new();
+        match finisher.finish(packet.0, caps, &mut out) {
+            Ok(()) => {
+                counters.port(port).clones.add(out.len() as u64 - 1);
+                send_burst(handle, &mut out, port, guard, counters);
+            }
+            Err(Unfinished::NoBuffer) => drop_frames(counters, port, DropReason::NoBuffer, 1),
+            Err(Unfinished::BadRequest) => drop_frames(counters, port, DropReason::BadOffload, 1),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The switch as the configuring thread sees it: ports by name, their devices, the workers.
+//!
+//! All changes go through one lock, which no worker ever takes. A change builds the next
+//! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
+//! a quiescent state before anything the old one names is closed or used again.
+//!
+//! `transaction.rs` applies changes, `monitor.rs` follows links, guests, ages and moves, `state.rs`
+//! reports.
+
+mod monitor;
+mod state;
+pub use monitor::unix_ms;
+mod transaction;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::Instant,
+};
+
+use dunlin_dataplane_api::v1;
+use dunlin_dpdk::{DpdkError, eal::Eal, quiescent::Domain};
+use dunlin_engine::{PortIdx, Snapshot, counters::PortTotals, mac_table::MacTable, topology::Topology};
+
+use crate::{
+    device::{Device, Opened, Opener},
+    events::Events,
+    pools::Pools,
+    queues::{RxHandle, RxKind},
+    spec::{DeviceSpec, StaticSpec},
+    worker::{Clock, Command, Idle, WorkerShared},
+};
+
+/// What the process was started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub cores: Vec<usize>,
+    pub memory_mb: u32,
+    pub hugepages: bool,
+}
+
+/// See the module.
+pub struct Switch {
+    eal: Eal,
+    options: Options,
+    instance: u64,
+    started: Instant,
+    generation: u64,
+    pools: Pools,
+    domain: Arc<Domain>,
+    workers: Vec<WorkerSide>,
+    topology: Topology,
+    snapshot: Arc<Snapshot>,
+    ports: BTreeMap<String, PortSide>,
+    statics: BTreeMap<StaticSpec, String>,
+    macs: Arc<MacTable>,
+    clock: Clock,
+    idle: Idle,
+    removed: PortTotals,
+    events: Arc<Events>,
+    changed: Arc<dyn Fn() + Send + Sync>,
+    flaps: monitor::Flaps,
+}
+
+struct WorkerSide {
+    shared: Arc<WorkerShared>,
+    queues: Vec<(String, u16)>,
+    sample: state::LoopSample,
+    recent: state::LoopSample,
+}
+
+struct PortSide {
+    idx: PortIdx,
+    bridge: String,
+    mtu: u32,
+    spec: DeviceSpec,
+    device: Result<Device, String>,
+    /// Queues that the guest has not enabled yet.
+    spare_rx: Vec<RxKind>,
+    complete_checksums: bool,
+    up: bool,
+    guest: (bool, bool),
+    base: PortTotals,
+}
+
+/// What a switch is made of.
+pub struct Parts {
+    pub eal: Eal,
+    pub options: Options,
+    pub pools: Pools,
+    pub domain: Arc<Domain>,
+    pub workers: Vec<Arc<WorkerShared>>,
+    pub macs: Arc<MacTable>,
+    pub clock: Clock,
+    pub events: Arc<Events>,
+    pub changed: Arc<dyn Fn() + Send + Sync>,
+    pub instance: u64,
+}
+
+impl Switch {
+    pub fn new(p: Parts) -> Self {
+        let side = |shared| WorkerSide {
+            shared,
+            queues: Vec::new(),
+            sample: state::LoopSample::default(),
+            recent: state::LoopSample::default(),
+        };
+        Switch {
+            eal: p.eal,
+            options: p.options,
+            instance: p.instance,
+            started: Instant::now(),
+            generation: 0,
+            pools: p.pools,
+            domain: p.domain,
+            workers: p.workers.into_iter().map(side).collect(),
+            topology: Topology::default(),
+            snapshot: Arc::new(Snapshot::empty()),
+            ports: BTreeMap::new(),
+            statics: BTreeMap::new(),
+            macs: p.macs,
+            clock: p.clock,
+            idle: Idle::default(),
+            removed: PortTotals::default(),
+            events: p.events,
+            changed: p.changed,
+            flaps: monitor::Flaps::default(),
+        }
+    }
+
+    /// Hands the topology to the workers and waits until none uses the one before.
+    fn publish(&mut self) -> Result<(), dunlin_engine::topology::TopologyError> {
+        let next = Arc::new(self.topology.snapshot()?);
+        let previous = std::mem::replace(&mut self.snapshot, next);
+        for w in &self.workers {
+            w.shared.tell(Some(self.snapshot.clone()), []);
+        }
+        self.domain.synchronize();
+        drop(previous);
+        Ok(())
+    }
+
+    fn open(&mut self, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
+        let mut opener = Opener {
+            eal: &self.eal,
+            pools: &mut self.pools,
+            domain: &self.domain,
+            workers: self.workers.len(),
+            changed: self.changed.clone(),
+        };
+        crate::device::open(&mut opener, spec, mtu)
+    }
+
+    /// Gives the workers what they need to send by a new device.
+    fn give_tx(&mut self, idx: PortIdx, tx: Vec<crate::queues::TxHandle>) {
+        for (w, handle) in self.workers.iter().zip(tx) {
+            w.shared.tell(None, [Command::AddTx(idx, handle)]);
+        }
+    }
+
+    /// Gives one receive queue to the worker that has fewest.
+    fn give_rx(&mut self, name: &str, port: PortIdx, queue: RxKind, complete_checksums: bool) {
+        let rx = RxHandle { port, queue, complete_checksums };
+        let w = self.workers.iter_mut().min_by_key(|w| w.queues.len()).expect("there is a worker");
+        w.queues.push((name.to_owned(), rx.number()));
+        w.shared.tell(None, [Command::AddRx(rx)]);
+    }
+
+    /// Takes all receive queues of a port back; afterwards nothing more arrives by it.
+    fn take_rx(&mut self, name: &str, idx: PortIdx) -> Vec<RxHandle> {
+        let mut back = Vec::new();
+        for w in &mut self.workers {
+            w.queues.retain(|(port, _)| port != name);
+            back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, reply)).unwrap_or_default());
+        }
+        back
+    }
+
+    /// Takes all means of sending by a port back.
+    fn take_tx(&mut self, idx: PortIdx) {
+        for w in &self.workers {
+            drop(ask(&w.shared, |reply| Command::RemoveTx(idx, reply)));
+        }
+    }
+
+    /// What was counted at a port number since the dataplane started.
+    fn totals(&self, idx: PortIdx) -> PortTotals {
+        let mut t = PortTotals::default();
+        self.workers.iter().for_each(|w| t.add(w.shared.counters.port(idx)));
+        t
+    }
+
+    /// Ends the workers and closes every device.
+    pub fn shut_down(&mut self) {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        let all = v1::Transaction { delete_ports: names, ..Default::default() };
+        // Taps stay: the process may be back in a moment.
+        if let Err(e) = self.apply_keeping_interfaces(&all) {
+            tracing::warn!("closing ports: {e}");
+        }
+        for w in &self.workers {
+            w.shared.tell(None, [Command::Stop]);
+        }
+    }
+}
+
+/// Leaves a command with a worker and waits for its answer; `None` if the worker has ended.
+fn ask<T>(worker: &WorkerShared, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Option<T> {
+    let (reply, answer) = mpsc::channel();
+    worker.tell(None, [command(reply)]);
+    answer.recv_timeout(std::time::Duration::from_secs(5)).ok()
+}

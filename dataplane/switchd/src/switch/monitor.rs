@@ -1,0 +1,147 @@
+//! What changes without being told: links, guests, ages, addresses that move.
+
+use std::{
+    collections::HashMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use dunlin_dataplane_api::v1;
+use dunlin_engine::{MacAddr, SegmentId, frame::MacMoved};
+
+use super::Switch;
+use crate::events::{guest_event, port_event};
+
+/// Moves within [`FLAP_WINDOW_MS`] that make a flap.
+const FLAP_MOVES: u64 = 5;
+const FLAP_WINDOW_MS: u64 = 10_000;
+/// How long a flap is reported after its last move.
+const FLAP_KEPT_MS: u64 = 300_000;
+/// Addresses followed at most: the rest is only counted.
+const FLAP_TRACKED: usize = 4096;
+/// The mac table is swept in this many steps.
+const SWEEP_PARTS: usize = 16;
+
+#[derive(Default)]
+pub struct Flaps(HashMap<(SegmentId, MacAddr), Track>);
+
+struct Track {
+    moves: u64,
+    since_ms: u64,
+    last_ms: u64,
+    last: v1::MacMove,
+    flapping: bool,
+}
+
+impl Switch {
+    /// Brings the snapshot up to date with links and guests; tells what changed.
+    pub fn follow_links(&mut self) {
+        let mut changed = false;
+        let mut downs = Vec::new();
+        let mut more_queues = Vec::new();
+        for (name, p) in &mut self.ports {
+            let up = p.device.as_ref().is_ok_and(|d| d.up());
+            if let Some(g) = p.device.as_ref().ok().and_then(|d| d.guest()) {
+                if (g.connected, g.running) != p.guest {
+                    p.guest = (g.connected, g.running);
+                    self.events.send(guest_event(name, g.connected, g.running));
+                }
+                let given = usize::from(dunlin_dpdk::vhost::MAX_QUEUE_PAIRS) - p.spare_rx.len();
+                for _ in given..usize::from(g.queue_pairs) {
+                    let queue = p.spare_rx.remove(0);
+                    more_queues.push((name.clone(), p.idx, queue, p.complete_checksums));
+                }
+            }
+            if up != p.up {
+                p.up = up;
+                self.topology.set_up(name, up);
+                changed = true;
+                let kind = if up { v1::port_event::Kind::Up } else { v1::port_event::Kind::Down };
+                self.events.send(port_event(name, kind));
+                if !up {
+                    downs.push(p.idx);
+                }
+            }
+        }
+        for (name, idx, queue, complete) in more_queues {
+            self.give_rx(&name, idx, queue, complete);
+        }
+        if changed && let Err(e) = self.publish() {
+            tracing::error!("following links: {e}");
+        }
+        for idx in downs {
+            self.macs.flush(idx.owns());
+        }
+    }
+
+    /// One tick: ages a part of the mac table, and takes note of moves.
+    pub fn tick(&mut self) {
+        let snapshot = self.snapshot.clone();
+        let ageing = |s: SegmentId| snapshot.segment(s).map_or(0, |s| s.ageing_s);
+        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing);
+        let now_ms = unix_ms();
+        for w in 0..self.workers.len() {
+            while let Some(m) = self.workers[w].shared.next_move() {
+                self.note_move(&m, now_ms);
+            }
+        }
+        self.flaps.0.retain(|_, t| {
+            now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS }
+        });
+        self.sample_workers();
+    }
+
+    fn note_move(&mut self, m: &MacMoved, now_ms: u64) {
+        let name = |idx| self.snapshot.port(idx).map_or_else(|| "(gone)".into(), |p| p.name.to_string());
+        let Some(segment) = self.snapshot.segment(m.segment) else { return };
+        let last = v1::MacMove {
+            bridge: segment.bridge.to_string(),
+            vlan: u32::from(segment.vid),
+            mac: m.mac.to_string(),
+            from: name(m.from),
+            to: name(m.to),
+        };
+        let tracks = &mut self.flaps.0;
+        if tracks.len() >= FLAP_TRACKED && !tracks.contains_key(&(m.segment, m.mac)) {
+            return;
+        }
+        let t = tracks.entry((m.segment, m.mac)).or_insert_with(|| Track {
+            moves: 0,
+            since_ms: now_ms,
+            last_ms: now_ms,
+            last: last.clone(),
+            flapping: false,
+        });
+        if !t.flapping && now_ms - t.since_ms > FLAP_WINDOW_MS {
+            (t.moves, t.since_ms) = (0, now_ms);
+        }
+        t.moves += 1;
+        t.last_ms = now_ms;
+        t.last = last.clone();
+        // Of an address that flaps, the report is enough: its moves are not told one by one.
+        if t.flapping {
+            return;
+        }
+        self.events.send(v1::event::What::MacMove(last));
+        if t.moves >= FLAP_MOVES {
+            t.flapping = true;
+            tracing::warn!("{} flaps between ports '{}' and '{}'", t.last.mac, t.last.from, t.last.to);
+            self.events.send(v1::event::What::Flap(t.report()));
+        }
+    }
+
+    /// Addresses that flap now or did within the last minutes.
+    pub(super) fn flap_reports(&self) -> Vec<v1::Flap> {
+        self.flaps.0.values().filter(|t| t.flapping).map(Track::report).collect()
+    }
+}
+
+impl Track {
+    fn report(&self) -> v1::Flap {
+        v1::Flap { last: Some(self.last.clone()), moves: self.moves, since_unix_ms: self.since_ms }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

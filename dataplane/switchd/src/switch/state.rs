@@ -1,0 +1,235 @@
+//! Reports: ports, workers, the mac table.
+
+use dunlin_dataplane_api::v1;
+use dunlin_dpdk::port::DeviceStats;
+use dunlin_engine::{
+    DropReason, MacAddr,
+    counters::PortTotals,
+    mac_table::{Entry, Key},
+    reason::Direction,
+};
+
+use super::{PortSide, Switch, WorkerSide};
+
+/// A worker's loop counts at one moment, or between two.
+#[derive(Clone, Copy, Default)]
+pub struct LoopSample {
+    polls: u64,
+    bursts: u64,
+    frames: u64,
+    busy_cycles: u64,
+    total_cycles: u64,
+    slept_cycles: u64,
+}
+
+impl WorkerSide {
+    fn loop_sample(&self) -> LoopSample {
+        let c = &self.shared.loop_counts;
+        LoopSample {
+            polls: c.polls.get(),
+            bursts: c.bursts.get(),
+            frames: c.frames.get(),
+            busy_cycles: c.busy_cycles.get(),
+            total_cycles: c.total_cycles.get(),
+            slept_cycles: c.slept_cycles.get(),
+        }
+    }
+
+    fn report(&self) -> v1::WorkerState {
+        let (all, recent) = (self.loop_sample(), self.recent);
+        let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+        v1::WorkerState {
+            core: self.shared.core as u32,
+            queues: self
+                .queues
+                .iter()
+                .map(|(port, queue)| v1::WorkerQueue { port: port.clone(), queue: u32::from(*queue) })
+                .collect(),
+            polls: all.polls,
+            bursts: all.bursts,
+            frames: all.frames,
+            busy_cycles: all.busy_cycles,
+            total_cycles: all.total_cycles,
+            slept_cycles: all.slept_cycles,
+            busy_share: ratio(recent.busy_cycles, recent.total_cycles),
+            frames_per_burst: ratio(recent.frames, recent.bursts),
+            cycles_per_frame: ratio(recent.busy_cycles, recent.frames),
+            lost_events: self.shared.lost_moves.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+}
+
+impl Switch {
+    /// What the process is.
+    pub fn info(&self) -> v1::Info {
+        v1::Info {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: self.instance,
+            generation: self.generation,
+            uptime_s: self.started.elapsed().as_secs(),
+            cores: self.options.cores.iter().map(|c| *c as u32).collect(),
+            memory_mb: self.options.memory_mb,
+            hugepages: self.options.hugepages,
+        }
+    }
+
+    /// Everything there is to see, but addresses.
+    pub fn state(&self) -> v1::State {
+        let m = self.macs.statistics();
+        v1::State {
+            info: Some(self.info()),
+            ports: self.ports.iter().map(|(name, p)| self.port_state(name, p)).collect(),
+            workers: self.workers.iter().map(WorkerSide::report).collect(),
+            macs: Some(v1::MacState {
+                entries: m.entries,
+                capacity: m.capacity,
+                learned: m.learned,
+                moves: m.moves,
+                aged: m.aged,
+                evictions: m.evictions,
+                refused_full: m.refused_full,
+                refused_limit: m.refused_limit,
+            }),
+            removed_ports: Some(counters(&self.removed)),
+            pools: self
+                .pools
+                .all()
+                .map(|(name, p)| v1::PoolState { name: name.into(), size: p.size(), in_use: p.in_use() })
+                .collect(),
+            flaps: self.flap_reports(),
+        }
+    }
+
+    fn port_state(&self, name: &str, p: &PortSide) -> v1::PortState {
+        let device = p.device.as_ref();
+        let stats = device.map_or_else(|_| DeviceStats::default(), |d| d.stats());
+        let guest = device.ok().and_then(|d| d.guest());
+        v1::PortState {
+            name: name.into(),
+            bridge: p.bridge.clone(),
+            up: p.up,
+            error: p.device.as_ref().err().cloned().unwrap_or_default(),
+            driver: device.map_or("none", |d| d.driver).into(),
+            note: device.map_or_else(|_| String::new(), |d| d.note.clone()),
+            mtu: p.mtu,
+            mac: device.ok().and_then(|d| d.mac).map(|m| MacAddr::from_octets(m).to_string()).unwrap_or_default(),
+            guest: guest.map(|g| v1::GuestState {
+                connected: g.connected,
+                running: g.running,
+                queue_pairs: u32::from(g.queue_pairs),
+                mergeable: g.mergeable,
+                checksum: g.caps.checksum,
+                tso4: g.caps.tso4,
+                tso6: g.caps.tso6,
+            }),
+            counters: Some(counters(&self.totals(p.idx).since(&p.base))),
+            device: Some(v1::DeviceCounters {
+                rx_missed: stats.rx_missed,
+                rx_errors: stats.rx_errors,
+                rx_no_buffer: stats.rx_no_buffer,
+                tx_errors: stats.tx_errors,
+            }),
+            macs: self.macs.port_entries(p.idx),
+            rx_queues: guest.map_or_else(|| device.map_or(0, |d| d.rx_queues), |g| u32::from(g.queue_pairs)),
+            tx_queues: guest.map_or_else(|| device.map_or(0, |d| d.tx_queues), |g| u32::from(g.queue_pairs)),
+        }
+    }
+
+    /// Notes the workers' counts; called once a second.
+    pub(super) fn sample_workers(&mut self) {
+        for w in &mut self.workers {
+            let (now, then) = (w.loop_sample(), w.sample);
+            w.recent = LoopSample {
+                polls: now.polls - then.polls,
+                bursts: now.bursts - then.bursts,
+                frames: now.frames - then.frames,
+                busy_cycles: now.busy_cycles - then.busy_cycles,
+                total_cycles: now.total_cycles - then.total_cycles,
+                slept_cycles: now.slept_cycles - then.slept_cycles,
+            };
+            w.sample = now;
+        }
+    }
+
+    /// The addresses that `filter` matches, at one moment.
+    pub fn list_macs(&self, filter: &v1::MacFilter) -> Result<Vec<v1::MacEntry>, String> {
+        let matches = self.matcher(filter)?;
+        let now_s = self.clock.now().s;
+        let mut list = Vec::new();
+        self.macs.for_each(|e| {
+            if !matches(e) {
+                return;
+            }
+            if let (Some(s), Some(p)) = (self.snapshot.segment(e.segment), self.snapshot.port(e.port)) {
+                list.push(v1::MacEntry {
+                    bridge: s.bridge.to_string(),
+                    vlan: u32::from(s.vid),
+                    mac: e.mac.to_string(),
+                    port: p.name.to_string(),
+                    is_static: e.is_static,
+                    age_s: e.age_s(now_s),
+                });
+            }
+        });
+        list.sort_by(|a, b| (&a.bridge, a.vlan, &a.mac).cmp(&(&b.bridge, b.vlan, &b.mac)));
+        Ok(list)
+    }
+
+    /// Forgets the learned addresses that `filter` matches; how many.
+    pub fn flush_macs(&self, filter: &v1::MacFilter) -> Result<u64, String> {
+        // One address of one VLAN needs no walk through the table.
+        if let (Some(vid), false, false) = (filter.vlan, filter.bridge.is_empty(), filter.mac.is_empty())
+            && let Some(segment) = self.topology.segment(&filter.bridge, vid as u16)
+            && filter.port.is_empty()
+        {
+            let mac = parse_mac(&filter.mac)?;
+            let is_static = self.statics.keys().any(|s| (s.mac, &s.bridge, u32::from(s.vid)) == (mac, &filter.bridge, vid));
+            return Ok(u64::from(!is_static && self.macs.remove(Key::new(mac, segment))));
+        }
+        let matches = self.matcher(filter)?;
+        Ok(self.macs.flush(matches))
+    }
+
+    fn matcher<'a>(&'a self, f: &'a v1::MacFilter) -> Result<impl Fn(&Entry) -> bool + 'a, String> {
+        let mac = if f.mac.is_empty() { None } else { Some(parse_mac(&f.mac)?) };
+        let port = match self.topology.port(&f.port) {
+            Some((idx, _)) => Some(idx),
+            None if f.port.is_empty() => None,
+            None => return Err(format!("port '{}': there is none of that name", f.port)),
+        };
+        if !f.bridge.is_empty() && self.topology.bridge(&f.bridge).is_none() {
+            return Err(format!("bridge '{}': there is none of that name", f.bridge));
+        }
+        Ok(move |e: &Entry| {
+            mac.is_none_or(|m| m == e.mac)
+                && port.is_none_or(|p| p == e.port)
+                && self.snapshot.segment(e.segment).is_some_and(|s| {
+                    (f.bridge.is_empty() || *s.bridge == *f.bridge) && f.vlan.is_none_or(|v| v == u32::from(s.vid))
+                })
+        })
+    }
+}
+
+fn parse_mac(s: &str) -> Result<MacAddr, String> {
+    s.parse().map_err(|e: dunlin_engine::types::BadMac| e.to_string())
+}
+
+fn counters(t: &PortTotals) -> v1::Counters {
+    let drops = DropReason::ALL.iter().map(|r| v1::Drop {
+        reason: r.name().into(),
+        direction: match r.direction() {
+            Direction::Rx => "rx",
+            Direction::Tx => "tx",
+        }
+        .into(),
+        frames: t.drops[*r as usize],
+    });
+    v1::Counters {
+        rx_frames: t.rx_frames,
+        rx_bytes: t.rx_bytes,
+        tx_frames: t.tx_frames,
+        tx_bytes: t.tx_bytes,
+        clones: t.clones,
+        drops: drops.collect(),
+    }
+}

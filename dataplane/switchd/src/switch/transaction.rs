@@ -1,0 +1,414 @@
+//! Applying a transaction: whole or not at all.
+//!
+//! 1. Everything is parsed and put into a copy of the topology; the first thing that does not
+//!    fit refuses the transaction, and nothing has happened.
+//! 2. Devices are opened. Those that take over the resource of a port that goes are opened after
+//!    it is closed; if that fails, the old one is opened again.
+//! 3. The workers get the means to send by the new ports, the new snapshot, and then the new
+//!    receive queues. Ports that go lose their receive queues first, then their place in the
+//!    snapshot, then their means to send; then the device is closed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_dataplane_api::v1;
+use dunlin_dpdk::DpdkError;
+use dunlin_engine::{
+    PortIdx, SegmentId,
+    mac_table::Key,
+    topology::{PortSpec, Topology, TopologyError},
+};
+
+use super::{PortSide, Switch};
+use crate::{
+    device::{Opened, clean_up},
+    events::port_event,
+    spec::{self, BadField, DeviceSpec, StaticSpec},
+    worker::{Command, Idle},
+};
+
+/// Why a transaction was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// A field can't be what it is.
+    #[error(transparent)]
+    Field(#[from] BadField),
+    /// It does not fit the rest.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A device could not be opened.
+    #[error("port '{port}': {error}")]
+    Device {
+        /// The port.
+        port: String,
+        /// Why not.
+        error: DpdkError,
+    },
+    /// The same object twice, or a port that is not there.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+struct WantedPort {
+    spec: PortSpec,
+    device: DeviceSpec,
+}
+
+/// A transaction, understood.
+struct Plan {
+    topology: Topology,
+    set: BTreeMap<String, WantedPort>,
+    gone: Vec<String>,
+    statics: BTreeMap<StaticSpec, String>,
+    idle: Idle,
+}
+
+impl Switch {
+    /// Applies `t` whole or not at all. Ports whose device could not be opened are told if the
+    /// transaction tolerates that.
+    pub fn apply(&mut self, t: &v1::Transaction) -> Result<v1::Applied, Refused> {
+        let gone_before: BTreeSet<String> = self.ports.keys().cloned().collect();
+        let specs: Vec<DeviceSpec> = self.ports.values().map(|p| p.spec.clone()).collect();
+        let applied = self.apply_keeping_interfaces(t)?;
+        let used: Vec<&DeviceSpec> = self.ports.values().map(|p| &p.spec).collect();
+        if gone_before.len() != self.ports.len() || specs.iter().any(|s| !used.contains(&s)) {
+            specs.iter().filter(|s| !used.contains(s)).for_each(clean_up);
+        }
+        Ok(applied)
+    }
+
+    pub(super) fn apply_keeping_interfaces(&mut self, t: &v1::Transaction) -> Result<v1::Applied, Refused> {
+        let plan = self.plan(t)?;
+        let mut opened = BTreeMap::new();
+        let mut errors = Vec::new();
+        let reopen = self.ports_to_reopen(&plan);
+        let closing: Vec<String> = plan.gone.iter().chain(&reopen).cloned().collect();
+        // First what needs nothing closed: if that fails, nobody has noticed anything.
+        let (later, first): (Vec<_>, Vec<_>) =
+            self.ports_to_open(&plan, &reopen).into_iter().partition(|n| self.takes_over(&plan, n, &closing));
+        for name in &first {
+            if let Err(e) = self.open_wanted(&plan, name, t.tolerate_device_errors, &mut opened, &mut errors) {
+                self.close_opened(opened);
+                return Err(e);
+            }
+        }
+        let before: Vec<(String, DeviceSpec, u32)> =
+            closing.iter().map(|n| (n.clone(), self.ports[n].spec.clone(), self.ports[n].mtu)).collect();
+        if !later.is_empty() {
+            closing.iter().for_each(|n| self.close_device(n));
+            for name in &later {
+                if let Err(e) = self.open_wanted(&plan, name, t.tolerate_device_errors, &mut opened, &mut errors) {
+                    self.close_opened(opened);
+                    self.restore(before);
+                    return Err(e);
+                }
+            }
+        }
+        self.commit(t, plan, &closing, opened)?;
+        Ok(v1::Applied { device_errors: errors })
+    }
+
+    /// Understands a transaction against the current topology, changing nothing.
+    fn plan(&self, t: &v1::Transaction) -> Result<Plan, Refused> {
+        let mut topology = self.topology.clone();
+        let mut set = BTreeMap::new();
+        for p in &t.set_ports {
+            let (spec, device) = spec::port(p)?;
+            if set.insert(p.name.clone(), WantedPort { spec, device }).is_some() {
+                return Err(Refused::Inconsistent(format!("port '{}': set twice in one transaction", p.name)));
+            }
+        }
+        let bridges: BTreeMap<String, _> =
+            t.set_bridges.iter().map(|b| Ok((b.name.clone(), spec::bridge(b)?))).collect::<Result<_, BadField>>()?;
+        let mut gone: BTreeSet<String> =
+            t.delete_ports.iter().filter(|n| self.ports.contains_key(*n)).cloned().collect();
+        let mut bridges_gone: BTreeSet<String> = t.delete_bridges.iter().cloned().collect();
+        if t.replace {
+            gone.extend(self.ports.keys().filter(|n| !set.contains_key(*n)).cloned());
+            let names: Vec<String> = topology.bridge_names().map(str::to_owned).collect();
+            bridges_gone.extend(names.into_iter().filter(|n| !bridges.contains_key(n)));
+        }
+        if let Some(both) = gone.iter().find(|n| set.contains_key(*n)) {
+            return Err(Refused::Inconsistent(format!("port '{both}': set and deleted in one transaction")));
+        }
+        for name in &gone {
+            topology.remove_port(name);
+        }
+        bridges.into_iter().for_each(|(name, spec)| topology.set_bridge(&name, spec));
+        for (name, p) in &set {
+            topology.set_port(name, p.spec.clone())?;
+        }
+        bridges_gone.iter().try_for_each(|b| topology.remove_bridge(b))?;
+        let statics = self.plan_statics(t, &topology)?;
+        let idle = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.idle);
+        // The numbering of VLANs can fail too: find out now.
+        topology.clone().snapshot()?;
+        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, idle })
+    }
+
+    fn plan_statics(
+        &self,
+        t: &v1::Transaction,
+        topology: &Topology,
+    ) -> Result<BTreeMap<StaticSpec, String>, Refused> {
+        let mut statics = if t.replace { BTreeMap::new() } else { self.statics.clone() };
+        for m in &t.delete_macs {
+            statics.remove(&spec::static_mac(m)?.0);
+        }
+        for m in &t.set_macs {
+            let (key, port) = spec::static_mac(m)?;
+            let object = || format!("mac '{}' in bridge '{}' VLAN {}", key.mac, key.bridge, key.vid);
+            match topology.port(&port) {
+                Some((_, p)) if p.bridge == key.bridge && p.vlan.carried().contains(key.vid) => {}
+                Some(_) => {
+                    let why = format!("{}: port '{port}' does not carry that VLAN of that bridge", object());
+                    return Err(Refused::Inconsistent(why));
+                }
+                None => return Err(Refused::Inconsistent(format!("{}: there is no port '{port}'", object()))),
+            }
+            statics.insert(key, port);
+        }
+        // What a port that goes, or leaves the VLAN, had, goes with it.
+        statics.retain(|key, port| {
+            topology.port(port).is_some_and(|(_, p)| p.bridge == key.bridge && p.vlan.carried().contains(key.vid))
+        });
+        Ok(statics)
+    }
+
+    /// Ports that stay but need another device, or another try at theirs.
+    fn ports_to_reopen(&self, plan: &Plan) -> Vec<String> {
+        let other = |has: &PortSide, want: &WantedPort| {
+            has.device.is_err() || has.spec != want.device || {
+                use crate::pools::Pools;
+                Pools::is_jumbo(has.mtu) != Pools::is_jumbo(want.spec.mtu)
+            }
+        };
+        plan.set.iter().filter(|(n, w)| self.ports.get(*n).is_some_and(|p| other(p, w))).map(|(n, _)| n.clone()).collect()
+    }
+
+    fn ports_to_open(&self, plan: &Plan, reopen: &[String]) -> Vec<String> {
+        plan.set.keys().filter(|n| !self.ports.contains_key(*n) || reopen.contains(n)).cloned().collect()
+    }
+
+    /// Whether the port wants what another, or it itself, has to let go of first.
+    fn takes_over(&self, plan: &Plan, name: &str, closing: &[String]) -> bool {
+        closing.iter().any(|c| resource(&self.ports[c].spec) == resource(&plan.set[name].device))
+    }
+
+    fn open_wanted(
+        &mut self,
+        plan: &Plan,
+        name: &str,
+        tolerate: bool,
+        opened: &mut BTreeMap<String, Result<Opened, String>>,
+        errors: &mut Vec<v1::PortError>,
+    ) -> Result<(), Refused> {
+        let want = &plan.set[name];
+        match self.open(&want.device, want.spec.mtu) {
+            Ok(o) => drop(opened.insert(name.to_owned(), Ok(o))),
+            Err(error) if tolerate => {
+                errors.push(v1::PortError { port: name.to_owned(), error: error.to_string() });
+                opened.insert(name.to_owned(), Err(error.to_string()));
+            }
+            Err(error) => return Err(Refused::Device { port: name.to_owned(), error }),
+        }
+        Ok(())
+    }
+
+    fn close_opened(&mut self, opened: BTreeMap<String, Result<Opened, String>>) {
+        for o in opened.into_values().flatten() {
+            let Opened { device, rx, tx, .. } = o;
+            drop((rx, tx));
+            device.close(&mut self.pools);
+        }
+    }
+
+    /// Takes a port's device out of service and closes it. Its policy stays.
+    fn close_device(&mut self, name: &str) {
+        let idx = self.ports[name].idx;
+        let rx = self.take_rx(name, idx);
+        if self.topology.set_up(name, false)
+            && let Err(e) = self.publish()
+        {
+            // The same topology was published before with one port more up.
+            tracing::error!("taking port '{name}' out of service: {e}");
+        }
+        self.take_tx(idx);
+        drop(rx);
+        let port = self.ports.get_mut(name).expect("the caller's name");
+        port.spare_rx.clear();
+        port.up = false;
+        if let Ok(device) = std::mem::replace(&mut port.device, Err("closed".into())) {
+            device.close(&mut self.pools);
+        }
+        self.macs.flush(idx.owns());
+    }
+
+    /// Opens again what was closed for a transaction that then failed.
+    fn restore(&mut self, closed: Vec<(String, DeviceSpec, u32)>) {
+        for (name, spec, mtu) in closed {
+            let result = self.open(&spec, mtu).map_err(|e| e.to_string());
+            self.install(&name, result);
+        }
+        self.follow_links();
+    }
+
+    /// Puts a device, or the reason there is none, into service for a port that exists.
+    fn install(&mut self, name: &str, opened: Result<Opened, String>) {
+        let port = self.ports.get_mut(name).expect("the caller's name");
+        let idx = port.idx;
+        match opened {
+            Ok(Opened { device, mut rx, tx, complete_checksums }) => {
+                // A guest's further queues follow when it enables them.
+                let now = if device.guest().is_some() { 1 } else { rx.len() };
+                port.spare_rx = rx.split_off(now.min(rx.len()));
+                port.device = Ok(device);
+                port.complete_checksums = complete_checksums;
+                self.give_tx(idx, tx);
+                for queue in rx {
+                    self.give_rx(name, idx, queue, complete_checksums);
+                }
+            }
+            Err(why) => port.device = Err(why),
+        }
+    }
+
+    /// From here nothing is refused any more.
+    fn commit(
+        &mut self,
+        t: &v1::Transaction,
+        plan: Plan,
+        closing: &[String],
+        mut opened: BTreeMap<String, Result<Opened, String>>,
+    ) -> Result<(), Refused> {
+        for name in closing {
+            if self.ports[name].device.is_ok() {
+                self.close_device(name);
+            }
+        }
+        let ups: Vec<String> = self.ports.iter().filter(|(_, p)| p.up).map(|(n, _)| n.clone()).collect();
+        self.topology = plan.topology;
+        for name in self.ports.keys() {
+            self.topology.set_up(name, ups.contains(name));
+        }
+        for name in &plan.gone {
+            if let Some(p) = self.ports.remove(name) {
+                let counted = self.totals(p.idx).since(&p.base);
+                add_totals(&mut self.removed, &counted);
+                self.events.send(port_event(name, v1::port_event::Kind::Removed));
+            }
+        }
+        for (name, want) in plan.set {
+            self.set_port(&name, want, opened.remove(&name));
+        }
+        self.publish()?;
+        self.forget_retired();
+        self.flush_departed();
+        self.set_statics(plan.statics);
+        if self.idle != plan.idle {
+            self.idle = plan.idle;
+            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.idle)]));
+        }
+        if t.generation != 0 {
+            self.generation = t.generation;
+        }
+        self.follow_links();
+        Ok(())
+    }
+
+    fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) {
+        let (idx, _) = self.topology.port(name).expect("planned");
+        let kind = match self.ports.get_mut(name) {
+            Some(p) => {
+                if p.mtu != want.spec.mtu
+                    && opened.is_none()
+                    && let Ok(device) = &p.device
+                    && let Err(e) = device.set_mtu(want.spec.mtu)
+                {
+                    tracing::warn!("port '{name}': {e}; the switch keeps to the new MTU, the device does not");
+                }
+                (p.mtu, p.bridge, p.spec) = (want.spec.mtu, want.spec.bridge, want.device);
+                v1::port_event::Kind::Changed
+            }
+            None => {
+                let side = PortSide {
+                    idx,
+                    bridge: want.spec.bridge,
+                    mtu: want.spec.mtu,
+                    spec: want.device,
+                    device: Err("not opened".into()),
+                    spare_rx: Vec::new(),
+                    complete_checksums: false,
+                    up: false,
+                    guest: (false, false),
+                    base: self.totals(idx),
+                };
+                self.ports.insert(name.to_owned(), side);
+                v1::port_event::Kind::Added
+            }
+        };
+        if let Some(result) = opened {
+            self.install(name, result);
+        }
+        self.events.send(port_event(name, kind));
+    }
+
+    /// Frees the numbers of what is gone, with its addresses.
+    fn forget_retired(&mut self) {
+        let retired = self.topology.retired();
+        if retired.ports.is_empty() && retired.segments.is_empty() {
+            return;
+        }
+        let ports: BTreeSet<PortIdx> = retired.ports.iter().copied().collect();
+        let segments: BTreeSet<SegmentId> = retired.segments.iter().copied().collect();
+        self.macs.purge(|e| ports.contains(&e.port) || segments.contains(&e.segment));
+        self.topology.reclaim(retired);
+    }
+
+    /// Forgets addresses at ports that don't carry their segment any more.
+    fn flush_departed(&self) {
+        let snapshot = &self.snapshot;
+        self.macs.flush(|e| {
+            let vid = snapshot.segment(e.segment).map(|s| s.vid);
+            let port = snapshot.port(e.port);
+            !matches!((vid, port), (Some(v), Some(p)) if p.segments.of(v) == e.segment)
+        });
+    }
+
+    fn set_statics(&mut self, wanted: BTreeMap<StaticSpec, String>) {
+        let key = |s: &StaticSpec, t: &Topology| Some(Key::new(s.mac, t.segment(&s.bridge, s.vid)?));
+        for (s, port) in &self.statics {
+            if wanted.get(s) != Some(port)
+                && let Some(k) = key(s, &self.topology)
+            {
+                self.macs.remove(k);
+            }
+        }
+        for (s, port) in &wanted {
+            let idx = self.topology.port(port).map(|(idx, _)| idx);
+            if let (Some(k), Some(idx)) = (key(s, &self.topology), idx)
+                && !self.macs.set_static(k, idx)
+            {
+                tracing::warn!("mac '{}': the mac table is full of static entries", s.mac);
+            }
+        }
+        self.statics = wanted;
+    }
+}
+
+fn add_totals(sum: &mut dunlin_engine::counters::PortTotals, t: &dunlin_engine::counters::PortTotals) {
+    sum.rx_frames += t.rx_frames;
+    sum.rx_bytes += t.rx_bytes;
+    sum.tx_frames += t.tx_frames;
+    sum.tx_bytes += t.tx_bytes;
+    sum.clones += t.clones;
+    sum.drops.iter_mut().zip(t.drops).for_each(|(s, d)| *s += d);
+}
+
+/// What two devices can't have at the same time.
+fn resource(d: &DeviceSpec) -> &str {
+    match d {
+        DeviceSpec::Nic { device, .. } => device.split(',').next().unwrap_or(device),
+        DeviceSpec::Host { interface, .. } | DeviceSpec::Tap { interface } => interface,
+        DeviceSpec::VhostUser { socket, .. } => socket,
+    }
+}

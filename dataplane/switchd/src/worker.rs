@@ -1,0 +1,310 @@
+//! A worker: one pinned thread that takes frames from its receive queues to the ports they leave
+//! by, run to completion.
+//!
+//! ```text
+//! loop { new configuration? → for each queue: receive, pipeline → transmit by port → idle? sleep }
+//! ```
+//!
+//! The worker owns its queues; the configuring thread sends it queues and asks for them back
+//! through [`WorkerShared::inbox`], whose version the worker compares once a round. When it has
+//! found nothing to do for [`EMPTY_ROUNDS`] rounds, it sleeps: 1 µs first, then twice as long
+//! each time up to the configured bound. A frame that arrives meanwhile waits for the rest of
+//! that sleep and the few microseconds in which the kernel wakes a thread.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+        mpsc,
+    },
+    time::Duration,
+};
+
+use crossbeam_queue::ArrayQueue;
+use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
+use dunlin_engine::{
+    Burst, Pipeline, PortIdx, Snapshot,
+    counters::{Count, Counters},
+    frame::MacMoved,
+    mac_table::MacTable,
+    pipeline::{Context, Now},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    packet::Packet,
+    queues::{RxHandle, Transmitter, TxHandle},
+};
+
+/// Rounds without a frame before the first sleep.
+const EMPTY_ROUNDS: u32 = 512;
+
+/// How workers idle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Idle {
+    /// The longest sleep; `None` never sleeps.
+    pub max_sleep: Option<Duration>,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Idle { max_sleep: Some(Duration::from_micros(100)) }
+    }
+}
+
+/// What a worker is told.
+pub enum Command {
+    AddTx(PortIdx, TxHandle),
+    RemoveTx(PortIdx, mpsc::Sender<Option<TxHandle>>),
+    AddRx(RxHandle),
+    /// All queues of the port come back.
+    RemoveRx(PortIdx, mpsc::Sender<Vec<RxHandle>>),
+    SetIdle(Idle),
+    Stop,
+}
+
+struct Inbox {
+    snapshot: Arc<Snapshot>,
+    commands: Vec<Command>,
+}
+
+/// Counts of a worker's loop.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct LoopCounts {
+    pub polls: Count,
+    pub bursts: Count,
+    pub frames: Count,
+    pub busy_cycles: Count,
+    pub total_cycles: Count,
+    pub slept_cycles: Count,
+}
+
+/// What a worker and the configuring thread both see.
+pub struct WorkerShared {
+    pub core: usize,
+    pub counters: Counters,
+    pub loop_counts: LoopCounts,
+    version: AtomicU64,
+    inbox: Mutex<Inbox>,
+    moves: ArrayQueue<MacMoved>,
+    pub lost_moves: AtomicU64,
+    pub running: AtomicBool,
+}
+
+impl WorkerShared {
+    pub fn new(core: usize) -> Self {
+        WorkerShared {
+            core,
+            counters: Counters::default(),
+            loop_counts: LoopCounts::default(),
+            version: AtomicU64::new(0),
+            inbox: Mutex::new(Inbox { snapshot: Arc::new(Snapshot::empty()), commands: Vec::new() }),
+            moves: ArrayQueue::new(1024),
+            lost_moves: AtomicU64::new(0),
+            running: AtomicBool::new(false),
+        }
+    }
+
+    /// Leaves something for the worker to take before its next round.
+    pub fn tell(&self, snapshot: Option<Arc<Snapshot>>, commands: impl IntoIterator<Item = Command>) {
+        let mut inbox = self.inbox.lock();
+        if let Some(s) = snapshot {
+            inbox.snapshot = s;
+        }
+        inbox.commands.extend(commands);
+        self.version.fetch_add(1, Release);
+    }
+
+    /// The worker's side of a mac move: bounded, and what does not fit is counted.
+    pub fn mac_moved(&self, event: MacMoved) {
+        if self.moves.push(event).is_err() {
+            self.lost_moves.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The next mac move that the worker saw.
+    pub fn next_move(&self) -> Option<MacMoved> {
+        self.moves.pop()
+    }
+}
+
+/// The worker's own side.
+pub struct Worker {
+    shared: Arc<WorkerShared>,
+    macs: Arc<MacTable>,
+    reader: Reader,
+    clock: Clock,
+    rx: Vec<RxHandle>,
+    tx: Transmitter,
+    snapshot: Arc<Snapshot>,
+    version: u64,
+    idle: Idle,
+    stop: bool,
+}
+
+/// From ticks to the time the engine works with.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    /// Nanoseconds per tick, times 2^32.
+    scale: u64,
+    hz: u64,
+}
+
+impl Clock {
+    pub fn new(hz: u64) -> Self {
+        Clock { scale: ((1_000_000_000u128 << 32) / u128::from(hz)) as u64, hz }
+    }
+
+    #[inline(always)]
+    pub fn at(self, ticks: u64) -> Now {
+        let ns = (u128::from(ticks) * u128::from(self.scale) >> 32) as u64;
+        Now { s: (ticks / self.hz) as u32, ns }
+    }
+
+    pub fn now(self) -> Now {
+        self.at(eal::tsc())
+    }
+}
+
+impl Worker {
+    pub fn new(shared: Arc<WorkerShared>, macs: Arc<MacTable>, reader: Reader, clock: Clock, tx: Transmitter) -> Self {
+        Worker {
+            shared,
+            macs,
+            reader,
+            clock,
+            rx: Vec::new(),
+            tx,
+            snapshot: Arc::new(Snapshot::empty()),
+            version: 0,
+            idle: Idle::default(),
+            stop: false,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub fn run(mut self, thread: &WorkerThread) {
+        let mut pipeline = Pipeline::default();
+        let mut burst: Burst<Packet> = Burst::new();
+        let mut nap = Nap::default();
+        let mut last = eal::tsc();
+        self.shared.running.store(true, Release);
+        self.reader.online();
+        while !self.stop {
+            self.refresh();
+            let frames = self.round(&mut pipeline, &mut burst, self.clock.at(last));
+            let now = eal::tsc();
+            self.account(frames, now - last);
+            last = now;
+            if frames > 0 {
+                nap = Nap::default();
+            } else if let Some(time) = nap.next(self.idle) {
+                self.reader.offline();
+                thread.sleep(time);
+                self.reader.online();
+                last = eal::tsc();
+                self.shared.loop_counts.slept_cycles.add(last - now);
+                self.shared.loop_counts.total_cycles.add(last - now);
+            }
+        }
+        self.shared.running.store(false, Release);
+    }
+
+    /// Polls each queue once. How many frames there were.
+    #[inline(always)]
+    fn round(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, now: Now) -> u64 {
+        let guard = self.reader.guard();
+        let mut out = self.tx.round(guard, &self.shared);
+        let cx = Context { snapshot: &self.snapshot, macs: &self.macs, counters: &self.shared.counters, now };
+        let (mut frames, mut bursts) = (0, 0);
+        for rx in &mut self.rx {
+            let n = rx.receive(guard, burst);
+            if n > 0 {
+                frames += n as u64;
+                bursts += 1;
+                pipeline.run(cx, rx.port, burst, &mut out);
+            }
+        }
+        if frames > 0 {
+            out.flush();
+            self.shared.loop_counts.bursts.add(bursts);
+        }
+        frames
+    }
+
+    #[inline(always)]
+    fn account(&self, frames: u64, cycles: u64) {
+        let c = &self.shared.loop_counts;
+        c.polls.add(1);
+        c.total_cycles.add(cycles);
+        if frames > 0 {
+            c.frames.add(frames);
+            c.busy_cycles.add(cycles);
+        }
+    }
+
+    /// Between rounds: takes what was left in the inbox, and tells that nothing of before is held.
+    #[inline(always)]
+    fn refresh(&mut self) {
+        let epoch = self.reader.begin();
+        if self.shared.version.load(Acquire) != self.version {
+            self.take_inbox();
+        }
+        self.reader.pass(epoch);
+    }
+
+    #[inline(never)]
+    fn take_inbox(&mut self) {
+        let shared = self.shared.clone();
+        let mut inbox = shared.inbox.lock();
+        self.version = shared.version.load(Acquire);
+        self.snapshot = inbox.snapshot.clone();
+        for command in inbox.commands.drain(..) {
+            self.obey(command);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::AddTx(port, handle) => self.tx.add(port, handle),
+            // Whoever asked has gone: the handle is dropped here, which is late but no harm.
+            Command::RemoveTx(port, reply) => drop(reply.send(self.tx.remove(port))),
+            Command::AddRx(rx) => self.rx.push(rx),
+            Command::RemoveRx(port, reply) => {
+                let (back, keep) = std::mem::take(&mut self.rx).into_iter().partition(|r| r.port == port);
+                self.rx = keep;
+                drop(reply.send(back));
+            }
+            Command::SetIdle(idle) => self.idle = idle,
+            Command::Stop => self.stop = true,
+        }
+    }
+}
+
+/// How long the next sleep is.
+#[derive(Default)]
+struct Nap {
+    empty: u32,
+    us: u64,
+}
+
+impl Nap {
+    #[inline(always)]
+    fn next(&mut self, idle: Idle) -> Option<Duration> {
+        let max = idle.max_sleep?;
+        self.empty += 1;
+        if self.empty < EMPTY_ROUNDS {
+            return None;
+        }
+        // One look at all queues between two sleeps.
+        self.empty = EMPTY_ROUNDS;
+        self.us = (self.us * 2).max(1);
+        let time = Duration::from_micros(self.us).min(max);
+        self.us = time.as_micros() as u64;
+        Some(time)
+    }
+}
