@@ -2,6 +2,8 @@
 
 fn main() {
     tonic_prost_build::configure()
+        // For JSON in the CLI.
+        .type_attribute(".", "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]")
         .compile_protos(&["proto/dataplane.proto"], &["proto"])
         .expect("protoc is needed: apt-get install protobuf-compiler");
 }

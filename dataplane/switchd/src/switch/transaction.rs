@@ -308,9 +308,7 @@ impl Switch {
             self.idle = plan.idle;
             self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.idle)]));
         }
-        if t.generation != 0 {
-            self.generation = t.generation;
-        }
+        self.generation = t.generation;
         self.follow_links();
         Ok(())
     }

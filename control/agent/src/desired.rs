@@ -1,0 +1,218 @@
+//! What the operator wants, one change at a time: validated whole, installed in the dataplane,
+//! stored, and only then the truth. If any step fails, the ones before it are undone and the
+//! caller is told; while the dataplane is down, a valid change is stored and installed when it
+//! is back.
+
+use std::{
+    hash::{DefaultHasher, Hasher},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use dunlin_control_api::v1::{ApplyRequest, Config, Plan, Status};
+use dunlin_dataplane_api::{Client, v1 as dp};
+use tokio::sync::{Mutex, MutexGuard, RwLock, broadcast};
+use tonic::Code;
+
+use crate::{
+    plan,
+    store::{Store, StoreError},
+    wish::{self, Bad},
+};
+
+/// Events kept for the slowest reader.
+const EVENTS_KEPT: usize = 4096;
+/// A dataplane that does not answer for so long is taken for down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Desired {
+    pub dataplane_socket: PathBuf,
+    store: Arc<Store>,
+    current: Mutex<Current>,
+    client: RwLock<Option<Client>>,
+    error: RwLock<String>,
+    pub restarts: AtomicU64,
+    pub applied: AtomicU64,
+    pub refused: AtomicU64,
+    pub events: broadcast::Sender<dp::Event>,
+    started: Instant,
+}
+
+/// The configuration in force, or to be.
+pub struct Current {
+    pub config: Config,
+    pub revision: u64,
+    /// The same as the dataplane is told it.
+    pub compiled: dp::Transaction,
+}
+
+/// Why a change was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It can't be.
+    #[error(transparent)]
+    Bad(#[from] Bad),
+    /// It does not fit what there is.
+    #[error("{0}")]
+    NotThere(String),
+    /// Someone else was faster.
+    #[error("the configuration is at revision {now}, not {expected}: look again and repeat")]
+    Conflict {
+        /// The revision now.
+        now: u64,
+        /// The one the change was made for.
+        expected: u64,
+    },
+    /// The dataplane said no.
+    #[error("{0}")]
+    Dataplane(String),
+    /// It could not be stored.
+    #[error("{0}; nothing was changed")]
+    Store(#[from] StoreError),
+}
+
+impl Desired {
+    /// What the store holds.
+    pub fn load(store: Store, dataplane_socket: PathBuf) -> anyhow::Result<Self> {
+        let (config, revision) = store.load()?;
+        let compiled = compile(&config)?;
+        Ok(Desired {
+            dataplane_socket,
+            store: Arc::new(store),
+            current: Mutex::new(Current { config, revision, compiled }),
+            client: RwLock::new(None),
+            error: RwLock::new("not found yet".into()),
+            restarts: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            events: broadcast::channel(EVENTS_KEPT).0,
+            started: Instant::now(),
+        })
+    }
+
+    /// The configuration; no change happens while it is held.
+    pub async fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().await
+    }
+
+    /// The dataplane, if it is up.
+    pub async fn client(&self) -> Option<Client> {
+        self.client.read().await.clone()
+    }
+
+    /// Notes that the dataplane is there, or why not.
+    pub async fn set_client(&self, client: Result<Client, String>) {
+        let (client, error) = match client {
+            Ok(c) => (Some(c), String::new()),
+            Err(e) => (None, e),
+        };
+        *self.client.write().await = client;
+        *self.error.write().await = error;
+    }
+
+    /// Validates, plans and, unless it is a dry run, carries out a change.
+    pub async fn apply(&self, change: &ApplyRequest) -> Result<Plan, Refused> {
+        let result = self.apply_counted(change).await;
+        if !change.dry_run {
+            let count = if result.is_ok() { &self.applied } else { &self.refused };
+            count.fetch_add(1, Relaxed);
+        }
+        result
+    }
+
+    async fn apply_counted(&self, change: &ApplyRequest) -> Result<Plan, Refused> {
+        let mut current = self.current.lock().await;
+        if let Some(expected) = change.expect_revision.filter(|r| *r != current.revision) {
+            return Err(Refused::Conflict { now: current.revision, expected });
+        }
+        let config = plan::changed(&current.config, change).map_err(Refused::NotThere)?;
+        let compiled = compile(&config)?;
+        let items = plan::items(&current.config, &config);
+        if change.dry_run || items.is_empty() {
+            let in_force = !change.dry_run && self.client().await.is_some();
+            return Ok(Plan { items, revision: current.revision, in_force });
+        }
+        let in_force = self.install(&current.compiled, &compiled).await?;
+        let revision = current.revision + 1;
+        if let Err(e) = self.save(&config, revision).await {
+            if in_force {
+                self.take_back(&compiled, &current.compiled).await;
+            }
+            return Err(e.into());
+        }
+        *current = Current { config, revision, compiled };
+        Ok(Plan { items, revision, in_force })
+    }
+
+    /// Whether the dataplane has it now; an error if it refuses.
+    async fn install(&self, from: &dp::Transaction, to: &dp::Transaction) -> Result<bool, Refused> {
+        let Some(mut client) = self.client().await else { return Ok(false) };
+        let step = dp::Transaction { generation: to.generation, ..wish::difference(from, to) };
+        match tokio::time::timeout(PATIENCE, client.apply(step)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(s)) if s.code() == Code::InvalidArgument => Err(Refused::Dataplane(s.message().into())),
+            // It went away: reconciliation installs whatever is stored by then.
+            Ok(Err(_)) | Err(_) => Ok(false),
+        }
+    }
+
+    async fn take_back(&self, from: &dp::Transaction, to: &dp::Transaction) {
+        let Some(mut client) = self.client().await else { return };
+        let step = dp::Transaction {
+            generation: to.generation,
+            tolerate_device_errors: true,
+            ..wish::difference(from, to)
+        };
+        if let Err(e) = client.apply(step).await {
+            tracing::error!("taking back a change that could not be stored: {}", e.message());
+        }
+    }
+
+    async fn save(&self, config: &Config, revision: u64) -> Result<(), StoreError> {
+        let (store, config) = (self.store.clone(), config.clone());
+        tokio::task::spawn_blocking(move || store.save(&config, revision)).await.unwrap_or_else(|e| {
+            tracing::error!("saving ended early: {e}");
+            Err(StoreError::ended())
+        })
+    }
+
+    /// Everything there is to see, but addresses.
+    pub async fn status(&self) -> Status {
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            revision: self.current.lock().await.revision,
+            uptime_s: self.started.elapsed().as_secs(),
+            dataplane_restarts: self.restarts.load(Relaxed),
+            transactions_applied: self.applied.load(Relaxed),
+            transactions_refused: self.refused.load(Relaxed),
+            dataplane_error: self.error.read().await.clone(),
+            ..Default::default()
+        };
+        if let Some(mut client) = self.client().await {
+            match tokio::time::timeout(PATIENCE, client.get_state(dp::StateRequest {})).await {
+                Ok(Ok(state)) => {
+                    status.dataplane_up = true;
+                    status.dataplane = Some(state.into_inner());
+                }
+                Ok(Err(e)) => status.dataplane_error = e.message().into(),
+                Err(_) => status.dataplane_error = format!("no answer for {} s", PATIENCE.as_secs()),
+            }
+        }
+        status
+    }
+}
+
+/// The configuration as the dataplane is told it, with a generation that its content alone
+/// determines: equal generations mean that nothing has to be installed.
+fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
+    let mut t = wish::compile(config)?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(format!("{t:?}").as_bytes());
+    t.generation = hasher.finish().max(1);
+    Ok(t)
+}

@@ -1,0 +1,93 @@
+//! `dunlin-control`: holds what the operator wants and keeps the dataplane true to it.
+//!
+//! * `wish.rs` turns a configuration into what the dataplane is told, or refuses it by name.
+//! * `plan.rs` says what one configuration changes of another.
+//! * `store.rs` keeps it, durably.
+//! * `desired.rs` puts these together: one change at a time, installed and stored or neither.
+//! * `reconcile.rs` follows the dataplane's comings and goings.
+//! * `api.rs` and `metrics.rs` are how others see it.
+//!
+//! **Threads.** One tokio runtime; the store is written on a thread that may block. **Read next**
+//! `desired.rs`.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod desired;
+mod metrics;
+mod plan;
+mod reconcile;
+mod store;
+mod wish;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+
+use crate::{desired::Desired, store::Store};
+
+/// Dunlin's control process: holds the configuration and keeps the dataplane true to it.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    /// Socket of the northbound API
+    #[arg(long, value_name = "PATH", default_value = dunlin_control_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Group that may use the socket (its mode is 0660)
+    #[arg(long)]
+    group: Option<String>,
+    /// Socket of the dataplane
+    #[arg(long, value_name = "PATH", default_value = dunlin_dataplane_api::DEFAULT_SOCKET)]
+    dataplane: PathBuf,
+    /// File that holds the configuration
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/dunlin/state.redb")]
+    store: PathBuf,
+    /// Address of the metrics page
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9477")]
+    metrics: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dunlin-control: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let store = Store::open(&args.store)?;
+    let desired = Arc::new(Desired::load(store, args.dataplane)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::spawn(reconcile::run(desired.clone()));
+        tokio::select! {
+            served = api::serve(&args.socket, args.group.as_deref(), desired.clone()) => served,
+            served = metrics::serve(args.metrics, desired.clone()) => served,
+            () = signalled() => Ok(()),
+        }
+    })?;
+    let _ = std::fs::remove_file(&args.socket);
+    Ok(())
+}
+
+/// Resolves at SIGTERM or SIGINT.
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut term) => {
+            tokio::select! { _ = term.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}

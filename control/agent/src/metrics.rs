@@ -1,0 +1,206 @@
+//! The metrics page: `GET /metrics`, made anew for every scrape from the same report that the
+//! CLI shows, so that the numbers are the same.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use dunlin_control_api::v1::Status;
+use dunlin_dataplane_api::v1 as dp;
+use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+
+use crate::desired::Desired;
+
+/// Serves the page on `address`.
+pub async fn serve(address: SocketAddr, desired: Arc<Desired>) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|e| anyhow::anyhow!("metrics address {address}: {e}; choose another with --metrics"))?;
+    let app = Router::new().route("/metrics", get(page)).with_state(desired);
+    axum::serve(listener, app).await?;
+    Ok(())
+}
+
+async fn page(State(desired): State<Arc<Desired>>) -> Result<([(&'static str, &'static str); 1], Vec<u8>), (StatusCode, String)> {
+    let status = desired.status().await;
+    let text = render(&status).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    Ok(([("content-type", prometheus::TEXT_FORMAT)], text))
+}
+
+/// One page's families.
+struct Page(Registry);
+
+impl Page {
+    /// A family of counters with its values.
+    fn counters<'a>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        values: impl IntoIterator<Item = (Vec<&'a str>, u64)>,
+    ) -> prometheus::Result<()> {
+        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+        for (l, v) in values {
+            family.get_metric_with_label_values(&l)?.inc_by(v);
+        }
+        self.0.register(Box::new(family))
+    }
+
+    /// A family of gauges with its values.
+    fn gauges<'a>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        values: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
+    ) -> prometheus::Result<()> {
+        let family = GaugeVec::new(Opts::new(name, help), labels)?;
+        for (l, v) in values {
+            family.get_metric_with_label_values(&l)?.set(v);
+        }
+        self.0.register(Box::new(family))
+    }
+}
+
+fn flag(b: bool) -> f64 {
+    f64::from(u8::from(b))
+}
+
+fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
+    let page = Page(Registry::new());
+    page.gauges("dunlin_build_info", "The version of dunlin-control; always 1.", &["version"], [(
+        vec![status.version.as_str()],
+        1.0,
+    )])?;
+    page.gauges("dunlin_dataplane_up", "Whether the dataplane answers.", &[], [(vec![], flag(status.dataplane_up))])?;
+    page.counters(
+        "dunlin_dataplane_restarts_total",
+        "Times the dataplane was found anew since control started.",
+        &[],
+        [(vec![], status.dataplane_restarts)],
+    )?;
+    page.counters("dunlin_transactions_total", "Changes of the configuration, by result.", &["result"], [
+        (vec!["applied"], status.transactions_applied),
+        (vec!["refused"], status.transactions_refused),
+    ])?;
+    page.gauges("dunlin_config_revision", "Revision of the configuration.", &[], [(vec![], status.revision as f64)])?;
+    if let Some(state) = &status.dataplane {
+        ports(&page, &state.ports)?;
+        workers(&page, &state.workers)?;
+        macs(&page, &state.macs.unwrap_or_default())?;
+        let removed = state.removed_ports.clone().unwrap_or_default();
+        page.counters(
+            "dunlin_removed_ports_frames_total",
+            "Frames of ports that were removed since the dataplane started, by fate.",
+            &["fate"],
+            [
+                (vec!["received"], removed.rx_frames),
+                (vec!["cloned"], removed.clones),
+                (vec!["transmitted"], removed.tx_frames),
+                (vec!["dropped"], removed.drops.iter().map(|d| d.frames).sum()),
+            ],
+        )?;
+        let pools = &state.pools;
+        let size = pools.iter().map(|p| (vec![p.name.as_str()], f64::from(p.size)));
+        page.gauges("dunlin_pool_buffers", "Buffers of a pool.", &["pool"], size)?;
+        let used = pools.iter().map(|p| (vec![p.name.as_str()], f64::from(p.in_use)));
+        page.gauges("dunlin_pool_buffers_in_use", "Buffers in use, devices' rings included.", &["pool"], used)?;
+    }
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&page.0.gather(), &mut text)?;
+    Ok(text)
+}
+
+type PortCount = (&'static str, &'static str, fn(&dp::PortState) -> u64);
+
+fn counted(p: &dp::PortState) -> &dp::Counters {
+    p.counters.as_ref().expect("the dataplane always tells them")
+}
+
+const PORT_COUNTS: &[PortCount] = &[
+    ("dunlin_port_receive_frames_total", "Frames received.", |p| counted(p).rx_frames),
+    ("dunlin_port_receive_bytes_total", "Octets received, without FCS.", |p| counted(p).rx_bytes),
+    ("dunlin_port_transmit_frames_total", "Frames transmitted.", |p| counted(p).tx_frames),
+    ("dunlin_port_transmit_bytes_total", "Octets transmitted, without FCS.", |p| counted(p).tx_bytes),
+    ("dunlin_port_cloned_frames_total", "Frames the switch made of received ones: flood copies, segments.", |p| {
+        counted(p).clones
+    }),
+    ("dunlin_port_device_receive_missed_total", "Frames lost in the device: its ring was full.", |p| {
+        p.device.unwrap_or_default().rx_missed
+    }),
+    ("dunlin_port_device_receive_errors_total", "Frames the device received with an error.", |p| {
+        p.device.unwrap_or_default().rx_errors
+    }),
+    ("dunlin_port_device_receive_no_buffer_total", "Frames lost in the device: no buffer.", |p| {
+        p.device.unwrap_or_default().rx_no_buffer
+    }),
+    ("dunlin_port_device_transmit_errors_total", "Frames the device failed to send.", |p| {
+        p.device.unwrap_or_default().tx_errors
+    }),
+];
+
+fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
+    let known: Vec<&dp::PortState> = ports.iter().filter(|p| p.counters.is_some()).collect();
+    for (name, help, value) in PORT_COUNTS {
+        page.counters(name, help, &["port"], known.iter().map(|p| (vec![p.name.as_str()], value(p))))?;
+    }
+    let drops = known.iter().flat_map(|p| {
+        counted(p).drops.iter().map(|d| (vec![p.name.as_str(), d.direction.as_str(), d.reason.as_str()], d.frames))
+    });
+    page.counters(
+        "dunlin_port_dropped_frames_total",
+        "Frames dropped, by direction and reason.",
+        &["port", "direction", "reason"],
+        drops,
+    )?;
+    let up = ports.iter().map(|p| (vec![p.name.as_str()], flag(p.up)));
+    page.gauges("dunlin_port_up", "Whether frames can leave by the port.", &["port"], up)?;
+    let macs = ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.macs)));
+    page.gauges("dunlin_port_macs", "Addresses behind the port.", &["port"], macs)?;
+    let guests = || ports.iter().filter_map(|p| Some((vec![p.name.as_str()], p.guest?)));
+    let connected = guests().map(|(l, g)| (l, flag(g.connected)));
+    page.gauges("dunlin_guest_connected", "Whether the vhost-user socket is connected.", &["port"], connected)?;
+    let running = guests().map(|(l, g)| (l, flag(g.running)));
+    page.gauges("dunlin_guest_running", "Whether the guest's driver has started the device.", &["port"], running)
+}
+
+type WorkerCount = (&'static str, &'static str, fn(&dp::WorkerState) -> u64);
+
+const WORKER_COUNTS: &[WorkerCount] = &[
+    ("dunlin_worker_polls_total", "Rounds over all queues of the worker.", |w| w.polls),
+    ("dunlin_worker_bursts_total", "Receive bursts that had frames.", |w| w.bursts),
+    ("dunlin_worker_frames_total", "Frames received by the worker.", |w| w.frames),
+    ("dunlin_worker_busy_cycles_total", "Cycles of rounds that had frames.", |w| w.busy_cycles),
+    ("dunlin_worker_cycles_total", "Cycles in all, asleep ones included.", |w| w.total_cycles),
+    ("dunlin_worker_slept_cycles_total", "Cycles asleep.", |w| w.slept_cycles),
+    ("dunlin_worker_lost_events_total", "Mac moves that were too many to be told.", |w| w.lost_events),
+];
+
+fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
+    let cores: Vec<String> = workers.iter().map(|w| w.core.to_string()).collect();
+    let with_core = || cores.iter().map(String::as_str).zip(workers);
+    for (name, help, value) in WORKER_COUNTS {
+        page.counters(name, help, &["core"], with_core().map(|(c, w)| (vec![c], value(w))))?;
+    }
+    let busy = with_core().map(|(c, w)| (vec![c], w.busy_share));
+    page.gauges("dunlin_worker_busy_ratio", "Share of the last second in rounds that had frames.", &["core"], busy)?;
+    let cycles = with_core().map(|(c, w)| (vec![c], w.cycles_per_frame));
+    page.gauges("dunlin_worker_cycles_per_frame", "Busy cycles per frame, last second.", &["core"], cycles)?;
+    let burst = with_core().map(|(c, w)| (vec![c], w.frames_per_burst));
+    page.gauges("dunlin_worker_frames_per_burst", "Frames per burst that had any, last second.", &["core"], burst)
+}
+
+fn macs(page: &Page, m: &dp::MacState) -> prometheus::Result<()> {
+    page.gauges("dunlin_mac_entries", "Addresses in the mac table.", &[], [(vec![], m.entries as f64)])?;
+    page.gauges("dunlin_mac_capacity", "The most there may be.", &[], [(vec![], m.capacity as f64)])?;
+    for (name, help, value) in [
+        ("dunlin_mac_learned_total", "Addresses learned.", m.learned),
+        ("dunlin_mac_moves_total", "Moves of an address to another port.", m.moves),
+        ("dunlin_mac_aged_total", "Addresses forgotten because they were not seen.", m.aged),
+        ("dunlin_mac_evictions_total", "Addresses removed to make room.", m.evictions),
+        ("dunlin_mac_refused_full_total", "Addresses not learned: table full.", m.refused_full),
+        ("dunlin_mac_refused_limit_total", "Addresses not learned: port at its limit.", m.refused_limit),
+    ] {
+        page.counters(name, help, &[], [(vec![], value)])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What a change adds, changes and removes, in words; and a configuration with a change in it.
+
+use dunlin_control_api::v1::{ApplyRequest, Config, Item, StaticMac};
+use serde::Serialize;
+use serde_json::Value;
+
+/// `base` with the change in it. What is deleted and not there is told as an error.
+pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
+    let set = change.set.clone().unwrap_or_default();
+    let mut next = if change.replace { Config::default() } else { base.clone() };
+    if set.dataplane.is_some() {
+        next.dataplane = set.dataplane;
+    }
+    for name in &change.delete_ports {
+        remove(&mut next.port, |p| p.name == *name).ok_or_else(|| gone("port", name))?;
+        next.mac.retain(|m| m.port != *name);
+    }
+    for name in &change.delete_bridges {
+        remove(&mut next.bridge, |b| b.name == *name).ok_or_else(|| gone("bridge", name))?;
+    }
+    for mac in &change.delete_macs {
+        remove(&mut next.mac, |m| same_mac(m, mac)).ok_or_else(|| gone("static mac", &mac.mac))?;
+    }
+    if change.replace {
+        // As written, so that what stands there twice is seen.
+        next.bridge.extend(set.bridge);
+        next.port.extend(set.port);
+        next.mac.extend(set.mac);
+    } else {
+        set.bridge.into_iter().for_each(|b| put(&mut next.bridge, b, |a, b| a.name == b.name));
+        set.port.into_iter().for_each(|p| put(&mut next.port, p, |a, b| a.name == b.name));
+        set.mac.into_iter().for_each(|m| put(&mut next.mac, m, same_mac));
+    }
+    next.bridge.sort_by(|a, b| a.name.cmp(&b.name));
+    next.port.sort_by(|a, b| a.name.cmp(&b.name));
+    next.mac.sort_by(|a, b| (&a.bridge, a.vlan, &a.mac).cmp(&(&b.bridge, b.vlan, &b.mac)));
+    Ok(next)
+}
+
+fn gone(kind: &str, name: &str) -> String {
+    format!("{kind} '{name}': there is none of that name")
+}
+
+fn remove<T>(list: &mut Vec<T>, matches: impl FnMut(&T) -> bool) -> Option<T> {
+    list.iter().position(matches).map(|i| list.remove(i))
+}
+
+fn put<T>(list: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) {
+    match list.iter_mut().find(|x| same(x, &item)) {
+        Some(x) => *x = item,
+        None => list.push(item),
+    }
+}
+
+fn same_mac(a: &StaticMac, b: &StaticMac) -> bool {
+    let bridge = |m: &StaticMac| if m.bridge.is_empty() { crate::wish::DEFAULT_BRIDGE.into() } else { m.bridge.clone() };
+    let mac = |m: &StaticMac| m.mac.to_ascii_lowercase().replace('-', ":");
+    (bridge(a), a.vlan, mac(a)) == (bridge(b), b.vlan, mac(b))
+}
+
+/// What differs between two configurations.
+pub fn items(from: &Config, to: &Config) -> Vec<Item> {
+    let mut items = Vec::new();
+    let (a, b) = (from.dataplane.clone().unwrap_or_default(), to.dataplane.clone().unwrap_or_default());
+    compare("dataplane", &[a], &[b], |_| "settings".into(), &mut items);
+    compare("bridge", &from.bridge, &to.bridge, |b| b.name.clone(), &mut items);
+    compare("port", &from.port, &to.port, |p| p.name.clone(), &mut items);
+    let name = |m: &StaticMac| format!("{} VLAN {} of {}", m.mac, m.vlan, m.bridge);
+    compare("mac", &from.mac, &to.mac, name, &mut items);
+    items
+}
+
+fn compare<T: Serialize + PartialEq>(
+    object: &str,
+    from: &[T],
+    to: &[T],
+    name: impl Fn(&T) -> String,
+    items: &mut Vec<Item>,
+) {
+    let item = |action: &str, x: &T, fields| Item { action: action.into(), object: object.into(), name: name(x), fields };
+    for old in from.iter().filter(|o| !to.iter().any(|n| name(n) == name(o))) {
+        items.push(item("remove", old, Vec::new()));
+    }
+    for new in to {
+        match from.iter().find(|o| name(o) == name(new)) {
+            None => items.push(item("add", new, described(new))),
+            Some(old) if old != new => items.push(item("change", new, differences(old, new))),
+            Some(_) => {}
+        }
+    }
+}
+
+/// The fields of an object but its name.
+fn described<T: Serialize>(x: &T) -> Vec<String> {
+    fields(x).into_iter().filter(|(k, _)| k != "name").map(|(k, v)| format!("{k}: {}", text(&v))).collect()
+}
+
+fn differences<T: Serialize>(old: &T, new: &T) -> Vec<String> {
+    let (old, new) = (fields(old), fields(new));
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |v: Option<&Value>| v.map_or_else(|| "(default)".into(), text);
+    keys.into_iter()
+        .filter(|k| old.get(*k) != new.get(*k))
+        .map(|k| format!("{k}: {} -> {}", shown(old.get(k)), shown(new.get(k))))
+        .collect()
+}
+
+fn fields<T: Serialize>(x: &T) -> serde_json::Map<String, Value> {
+    match serde_json::to_value(x) {
+        Ok(Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    }
+}
+
+fn text(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dunlin_control_api::v1::{Bridge, Port};
+
+    fn port(name: &str, vlan: Option<u32>) -> Port {
+        Port { name: name.into(), kind: "tap".into(), vlan, ..Default::default() }
+    }
+
+    #[test]
+    fn a_change_names_what_it_adds_changes_and_removes() {
+        let base = Config {
+            bridge: vec![Bridge { name: "br0".into(), ageing_s: 0 }],
+            port: vec![port("a", Some(10)), port("b", None)],
+            ..Default::default()
+        };
+        let change = ApplyRequest {
+            set: Some(Config { port: vec![port("a", Some(20)), port("c", None)], ..Default::default() }),
+            delete_ports: vec!["b".into()],
+            ..Default::default()
+        };
+        let next = changed(&base, &change).unwrap();
+        let told: Vec<String> =
+            items(&base, &next).iter().map(|i| format!("{} {} {}", i.action, i.name, i.fields.join(";"))).collect();
+        assert_eq!(told, ["remove b ", "change a vlan: 10 -> 20", "add c kind: tap"]);
+        assert!(items(&next, &next).is_empty());
+    }
+
+    #[test]
+    fn deleting_what_is_not_there_is_an_error() {
+        let change = ApplyRequest { delete_ports: vec!["nope".into()], ..Default::default() };
+        assert!(changed(&Config::default(), &change).unwrap_err().contains("port 'nope'"));
+    }
+}

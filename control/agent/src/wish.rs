@@ -1,0 +1,340 @@
+//! From what the operator wrote to what the dataplane is told: every field parsed once, here,
+//! and refused by object, field and value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_control_api::v1::{Bridge, Config, Port, StaticMac};
+use dunlin_dataplane_api::v1 as dp;
+
+/// The bridge of a port that names none.
+pub const DEFAULT_BRIDGE: &str = "br0";
+const DEFAULT_AGEING_S: u32 = 300;
+const DEFAULT_MTU: u32 = 1500;
+const DEFAULT_MAX_SLEEP_US: u32 = 100;
+const MAX_NAME: usize = 63;
+const MAX_INTERFACE: usize = 15;
+const MAX_SOCKET: usize = 107;
+
+/// A configuration that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {field}: {why}")]
+pub struct Bad {
+    object: String,
+    field: String,
+    why: String,
+}
+
+fn bad<T>(object: impl Into<String>, field: &str, why: impl Into<String>) -> Result<T, Bad> {
+    Err(Bad { object: object.into(), field: field.into(), why: why.into() })
+}
+
+/// The whole configuration as one transaction that replaces whatever the dataplane holds.
+pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
+    let mut bridges = BTreeMap::new();
+    for b in &config.bridge {
+        if bridges.insert(b.name.clone(), bridge(b)?).is_some() {
+            return bad(format!("bridge '{}'", b.name), "name", "is declared twice");
+        }
+    }
+    let mut ports = BTreeMap::new();
+    let mut resources: BTreeMap<String, String> = BTreeMap::new();
+    for p in &config.port {
+        let compiled = port(p)?;
+        let object = format!("port '{}'", p.name);
+        let at = compiled.bridge.clone();
+        if !bridges.contains_key(&at) {
+            if at != DEFAULT_BRIDGE {
+                let known: Vec<&str> = bridges.keys().map(String::as_str).collect();
+                return bad(object, "bridge", format!("there is no bridge '{at}' (there are: {})", list(&known)));
+            }
+            let default = Bridge { name: DEFAULT_BRIDGE.into(), ..Default::default() };
+            bridges.insert(at, bridge(&default)?);
+        }
+        let (field, resource) = resource(&compiled);
+        if let Some(other) = resources.insert(resource.clone(), p.name.clone())
+            && other != p.name
+        {
+            return bad(object, field, format!("'{resource}' belongs to port '{other}' already"));
+        }
+        if ports.insert(p.name.clone(), compiled).is_some() {
+            return bad(object, "name", "is declared twice; each port needs a name of its own");
+        }
+    }
+    let mut macs = BTreeMap::new();
+    for m in &config.mac {
+        let compiled = static_mac(m, &ports)?;
+        let key = (compiled.bridge.clone(), compiled.vlan, compiled.mac.clone());
+        if macs.insert(key, compiled).is_some() {
+            return bad(format!("mac '{}'", m.mac), "mac", format!("is declared twice in VLAN {}", m.vlan));
+        }
+    }
+    Ok(dp::Transaction {
+        replace: true,
+        set_bridges: bridges.into_values().collect(),
+        set_ports: ports.into_values().collect(),
+        set_macs: macs.into_values().collect(),
+        settings: Some(settings(config)?),
+        ..Default::default()
+    })
+}
+
+/// What differs between two whole transactions, as one that changes the first into the second.
+pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transaction {
+    let names = |t: &dp::Transaction| t.set_ports.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>();
+    let bridges = |t: &dp::Transaction| t.set_bridges.iter().map(|b| b.name.clone()).collect::<BTreeSet<_>>();
+    let mac_key = |m: &dp::StaticMac| (m.bridge.clone(), m.vlan, m.mac.clone());
+    let mac_keys = |t: &dp::Transaction| t.set_macs.iter().map(mac_key).collect::<BTreeSet<_>>();
+    let kept = mac_keys(to);
+    dp::Transaction {
+        set_bridges: to.set_bridges.iter().filter(|b| !from.set_bridges.contains(b)).cloned().collect(),
+        delete_bridges: bridges(from).difference(&bridges(to)).cloned().collect(),
+        set_ports: to.set_ports.iter().filter(|p| !from.set_ports.contains(p)).cloned().collect(),
+        delete_ports: names(from).difference(&names(to)).cloned().collect(),
+        set_macs: to.set_macs.iter().filter(|m| !from.set_macs.contains(m)).cloned().collect(),
+        delete_macs: from.set_macs.iter().filter(|m| !kept.contains(&mac_key(m))).cloned().collect(),
+        settings: if from.settings == to.settings { None } else { to.settings },
+        ..Default::default()
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn check_name(object: &str, name: &str) -> Result<(), Bad> {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(ok) {
+        return bad(format!("{object} '{name}'"), "name", format!("1 to {MAX_NAME} letters, digits, '.', '_' or '-'"));
+    }
+    Ok(())
+}
+
+fn settings(config: &Config) -> Result<dp::Settings, Bad> {
+    let d = config.dataplane.clone().unwrap_or_default();
+    let poll = match d.idle.as_str() {
+        "" | "adaptive" => false,
+        "poll" => true,
+        other => return bad("dataplane", "idle", format!("'{other}' is neither 'adaptive' nor 'poll'")),
+    };
+    let max_sleep_us = if d.max_sleep_us == 0 { DEFAULT_MAX_SLEEP_US } else { d.max_sleep_us };
+    if max_sleep_us > 10_000 {
+        return bad("dataplane", "max_sleep_us", format!("{max_sleep_us} is not in 1 to 10000"));
+    }
+    Ok(dp::Settings { poll, max_sleep_us })
+}
+
+fn bridge(b: &Bridge) -> Result<dp::Bridge, Bad> {
+    check_name("bridge", &b.name)?;
+    let ageing_s = if b.ageing_s == 0 { DEFAULT_AGEING_S } else { b.ageing_s };
+    if ageing_s > 1_000_000 {
+        return bad(format!("bridge '{}'", b.name), "ageing_s", format!("{ageing_s} is not in 1 to 1000000"));
+    }
+    Ok(dp::Bridge { name: b.name.clone(), ageing_s })
+}
+
+fn port(p: &Port) -> Result<dp::Port, Bad> {
+    check_name("port", &p.name)?;
+    let object = format!("port '{}'", p.name);
+    let mtu = if p.mtu == 0 { DEFAULT_MTU } else { p.mtu };
+    if !(68..=9216).contains(&mtu) {
+        return bad(object, "mtu", format!("{mtu} is not in 68 to 9216"));
+    }
+    let drop = match p.mac_limit_action.as_str() {
+        "" | "drop" => true,
+        "forward" => false,
+        other => return bad(object, "mac_limit_action", format!("'{other}' is neither 'drop' nor 'forward'")),
+    };
+    if p.mac_limit.is_none() && !p.mac_limit_action.is_empty() {
+        return bad(object, "mac_limit_action", "needs a mac_limit");
+    }
+    let fps = |field, v: Option<u64>| match v {
+        Some(0) => bad(&object, field, "0 would let nothing pass; leave it out for no limit"),
+        Some(n) if n > 100_000_000 => bad(&object, field, format!("{n} is not in 1 to 100000000")),
+        v => Ok(v.unwrap_or(0)),
+    };
+    Ok(dp::Port {
+        name: p.name.clone(),
+        bridge: if p.bridge.is_empty() { DEFAULT_BRIDGE.into() } else { p.bridge.clone() },
+        device: Some(dp::Device { kind: Some(device(&object, p)?) }),
+        vlan: Some(vlan(&object, p)?),
+        mtu,
+        protected: p.protected,
+        mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop }),
+        storm: Some(dp::StormLimits {
+            broadcast_fps: fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
+            multicast_fps: fps("storm_multicast_fps", p.storm_multicast_fps)?,
+            unknown_unicast_fps: fps("storm_unknown_unicast_fps", p.storm_unknown_unicast_fps)?,
+        }),
+    })
+}
+
+fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
+    let foreign: &[(&str, bool, &[&str])] = &[
+        ("device", !p.device.is_empty(), &["nic"]),
+        ("queues", p.queues != 0, &["nic"]),
+        ("interface", !p.interface.is_empty(), &["host", "tap"]),
+        ("driver", !p.driver.is_empty(), &["host"]),
+        ("socket", !p.socket.is_empty(), &["vhost-user"]),
+        ("server", p.server, &["vhost-user"]),
+    ];
+    for (field, set, kinds) in foreign {
+        if *set && !kinds.contains(&p.kind.as_str()) {
+            return bad(object, field, format!("is for kind {}, this port is '{}'", kinds.join(" or "), p.kind));
+        }
+    }
+    let interface = || {
+        let name = if p.interface.is_empty() { &p.name } else { &p.interface };
+        if name.len() > MAX_INTERFACE || name.contains(['/', ',', ' ']) {
+            return bad(object, "interface", format!("'{name}' is no interface name (at most {MAX_INTERFACE} octets)"));
+        }
+        Ok(name.clone())
+    };
+    match p.kind.as_str() {
+        "nic" if p.device.is_empty() => {
+            bad(object, "device", "is missing: a PCI address as 0000:03:00.0, or DPDK devargs")
+        }
+        "nic" if p.queues > 64 => bad(object, "queues", format!("{} is not in 1 to 64", p.queues)),
+        "nic" => Ok(dp::device::Kind::Nic(dp::Nic { device: p.device.clone(), queues: p.queues })),
+        "host" => {
+            let af_packet_only = match p.driver.as_str() {
+                "" | "auto" => false,
+                "af_packet" => true,
+                other => return bad(object, "driver", format!("'{other}' is neither 'auto' nor 'af_packet'")),
+            };
+            Ok(dp::device::Kind::Host(dp::Host { interface: interface()?, af_packet_only }))
+        }
+        "tap" => Ok(dp::device::Kind::Tap(dp::Tap { interface: interface()? })),
+        "vhost-user" => {
+            let default = format!("/run/dunlin/vhost/{}.sock", p.name);
+            let socket = if p.socket.is_empty() { default } else { p.socket.clone() };
+            if socket.len() > MAX_SOCKET {
+                let n = socket.len();
+                return bad(object, "socket", format!("{n} octets long; the kernel takes at most {MAX_SOCKET}"));
+            }
+            if !socket.starts_with('/') {
+                return bad(object, "socket", format!("'{socket}' is not an absolute path"));
+            }
+            Ok(dp::device::Kind::VhostUser(dp::VhostUser { socket, server: p.server }))
+        }
+        "" => bad(object, "kind", "is missing: nic, host, tap or vhost-user"),
+        other => bad(object, "kind", format!("'{other}' is none of nic, host, tap, vhost-user")),
+    }
+}
+
+/// What two ports can't both have, and the field it stands in.
+fn resource(p: &dp::Port) -> (&'static str, String) {
+    match p.device.as_ref().and_then(|d| d.kind.as_ref()) {
+        Some(dp::device::Kind::Nic(n)) => ("device", n.device.split(',').next().unwrap_or_default().to_owned()),
+        Some(dp::device::Kind::Host(h)) => ("interface", h.interface.clone()),
+        Some(dp::device::Kind::Tap(t)) => ("interface", t.interface.clone()),
+        Some(dp::device::Kind::VhostUser(v)) => ("socket", v.socket.clone()),
+        None => ("kind", String::new()),
+    }
+}
+
+fn vlan(object: &str, p: &Port) -> Result<dp::Vlan, Bad> {
+    use dp::vlan::{Mode, PriorityTags};
+    if let Some(v) = p.vlan.filter(|v| !(1..=4094).contains(v)) {
+        return bad(object, "vlan", format!("{v} is not in 1 to 4094"));
+    }
+    let mode = match (p.vlan_mode.as_str(), p.vlan) {
+        ("", None) | ("trunk", None) => Mode::Trunk,
+        ("" | "access", Some(_)) => Mode::Access,
+        ("trunk", Some(v)) => {
+            let why = format!("a trunk has none; {v} belongs in trunks, or the mode is native-tagged or native-untagged");
+            return bad(object, "vlan", why);
+        }
+        ("native-tagged", Some(_)) => Mode::NativeTagged,
+        ("native-untagged", Some(_)) => Mode::NativeUntagged,
+        ("dot1q-tunnel", Some(_)) => Mode::Dot1qTunnel,
+        (m @ ("access" | "native-tagged" | "native-untagged" | "dot1q-tunnel"), None) => {
+            return bad(object, "vlan", format!("is missing; vlan_mode {m} needs it"));
+        }
+        (other, _) => {
+            let why = format!("'{other}' is none of access, trunk, native-tagged, native-untagged, dot1q-tunnel");
+            return bad(object, "vlan_mode", why);
+        }
+    };
+    if !p.trunks.is_empty() && matches!(mode, Mode::Access | Mode::Dot1qTunnel) {
+        return bad(object, "trunks", "is for trunk, native-tagged and native-untagged");
+    }
+    for (field, set) in [("cvlans", !p.cvlans.is_empty()), ("qinq_ethertype", !p.qinq_ethertype.is_empty())] {
+        if set && mode != Mode::Dot1qTunnel {
+            return bad(object, field, "is for vlan_mode dot1q-tunnel");
+        }
+    }
+    let priority_tags = match p.priority_tags.as_str() {
+        "" | "never" => PriorityTags::Never,
+        "if-nonzero" => PriorityTags::IfNonzero,
+        "always" => PriorityTags::Always,
+        other => return bad(object, "priority_tags", format!("'{other}' is none of never, if-nonzero, always")),
+    };
+    let qinq_8021q = match p.qinq_ethertype.as_str() {
+        "" | "802.1ad" => false,
+        "802.1q" => true,
+        other => return bad(object, "qinq_ethertype", format!("'{other}' is neither 802.1ad nor 802.1q")),
+    };
+    Ok(dp::Vlan {
+        mode: mode.into(),
+        tag: p.vlan.unwrap_or(0),
+        trunks: vlan_list(object, "trunks", &p.trunks)?,
+        cvlans: vlan_list(object, "cvlans", &p.cvlans)?,
+        qinq_8021q,
+        priority_tags: priority_tags.into(),
+    })
+}
+
+/// "10,20-30" as numbers; nothing twice.
+fn vlan_list(object: &str, field: &str, text: &str) -> Result<Vec<u32>, Bad> {
+    let mut seen = BTreeSet::new();
+    for part in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
+        let number = |s: &str| match s.trim().parse::<u32>() {
+            Ok(n) if n <= 4094 => Ok(n),
+            _ => bad(object, field, format!("'{part}' is no VLAN (0 to 4094) and no range as 20-30")),
+        };
+        let (a, b) = match part.split_once('-') {
+            Some((a, b)) => (number(a)?, number(b)?),
+            None => (number(part)?, number(part)?),
+        };
+        if a > b {
+            return bad(object, field, format!("'{part}' ends before it begins"));
+        }
+        for v in a..=b {
+            if !seen.insert(v) {
+                return bad(object, field, format!("VLAN {v} of '{part}' is named before: ranges must not overlap"));
+            }
+        }
+    }
+    Ok(seen.into_iter().collect())
+}
+
+fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::StaticMac, Bad> {
+    let object = format!("mac '{}'", m.mac);
+    let octets: Vec<&str> = m.mac.split([':', '-']).collect();
+    let octet = |o: &&str| (o.len() == 2).then(|| u8::from_str_radix(o, 16).ok()).flatten();
+    let parsed: Option<Vec<u8>> = octets.iter().map(octet).collect();
+    match parsed.as_deref() {
+        Some([first, rest @ ..]) if rest.len() == 5 => {
+            if first & 1 == 1 || m.mac.bytes().all(|b| b"0:-".contains(&b)) {
+                return bad(object, "mac", "is no station's address");
+            }
+        }
+        _ => return bad(object, "mac", "is not six octets as 52:54:00:12:34:56"),
+    }
+    if m.vlan > 4094 {
+        return bad(object, "vlan", format!("{} is not in 0 to 4094", m.vlan));
+    }
+    let bridge = if m.bridge.is_empty() { DEFAULT_BRIDGE } else { &m.bridge };
+    match ports.get(&m.port) {
+        None => return bad(object, "port", format!("there is no port '{}'", m.port)),
+        Some(p) if p.bridge != bridge => {
+            return bad(object, "port", format!("'{}' is on bridge '{}', not '{bridge}'", m.port, p.bridge));
+        }
+        Some(_) => {}
+    }
+    let mac = m.mac.to_ascii_lowercase().replace('-', ":");
+    Ok(dp::StaticMac { bridge: bridge.into(), vlan: m.vlan, mac, port: m.port.clone() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Every refusal names object, field and value; what is accepted means what it says.
+
+use super::*;
+
+fn config(toml: &str) -> Config {
+    toml::from_str(toml).unwrap()
+}
+
+fn refusal(toml: &str) -> String {
+    compile(&config(toml)).unwrap_err().to_string()
+}
+
+fn with(fields: &str) -> String {
+    format!("[[port]]\nname = \"web1\"\nkind = \"tap\"\n{fields}\n")
+}
+
+#[test]
+fn refusals_name_object_field_and_reason() {
+    for (fields, want) in [
+        ("vlan = 4095", "port 'web1': vlan: 4095 is not in 1 to 4094"),
+        ("vlan = 0", "port 'web1': vlan: 0 is not in 1 to 4094"),
+        ("vlan_mode = \"acess\"", "port 'web1': vlan_mode: 'acess' is none of"),
+        ("vlan_mode = \"access\"", "port 'web1': vlan: is missing; vlan_mode access needs it"),
+        ("vlan_mode = \"trunk\"\nvlan = 7", "port 'web1': vlan: a trunk has none; 7"),
+        ("trunks = \"10-20,15\"", "port 'web1': trunks: VLAN 15 of '15' is named before"),
+        ("trunks = \"20-10\"", "port 'web1': trunks: '20-10' ends before it begins"),
+        ("trunks = \"1,x\"", "port 'web1': trunks: 'x' is no VLAN"),
+        ("vlan = 5\ntrunks = \"7\"", "port 'web1': trunks: is for trunk"),
+        ("mtu = 67", "port 'web1': mtu: 67 is not in 68 to 9216"),
+        ("mtu = 9217", "port 'web1': mtu: 9217"),
+        ("socket = \"/run/x\"", "port 'web1': socket: is for kind vhost-user, this port is 'tap'"),
+        ("storm_broadcast_fps = 0", "port 'web1': storm_broadcast_fps: 0 would let nothing pass"),
+        ("mac_limit_action = \"drop\"", "port 'web1': mac_limit_action: needs a mac_limit"),
+        ("bridge = \"br9\"", "port 'web1': bridge: there is no bridge 'br9'"),
+        ("interface = \"much-too-long-a-name\"", "port 'web1': interface: 'much-too-long-a-name'"),
+        ("cvlans = \"5\"", "port 'web1': cvlans: is for vlan_mode dot1q-tunnel"),
+    ] {
+        let error = refusal(&with(fields));
+        assert!(error.starts_with(want), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn names_and_devices_are_unique() {
+    assert!(refusal(&(with("") + &with(""))).contains("port 'web1': name: is declared twice"));
+    let two = "[[port]]\nname=\"a\"\nkind=\"tap\"\ninterface=\"x\"\n[[port]]\nname=\"b\"\nkind=\"host\"\ninterface=\"x\"\n";
+    assert!(refusal(two).contains("port 'b': interface: 'x' belongs to port 'a' already"));
+    let long = format!("[[port]]\nname=\"a\"\nkind=\"vhost-user\"\nsocket=\"/{}\"\n", "s".repeat(107));
+    assert!(refusal(&long).contains("port 'a': socket: 108 octets long"));
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let t = compile(&config(&with(""))).unwrap();
+    assert_eq!(t.set_bridges, [dp::Bridge { name: "br0".into(), ageing_s: 300 }]);
+    let p = &t.set_ports[0];
+    assert_eq!((p.bridge.as_str(), p.mtu, p.vlan.as_ref().unwrap().mode()), ("br0", 1500, dp::vlan::Mode::Trunk));
+    assert_eq!(t.settings, Some(dp::Settings { poll: false, max_sleep_us: 100 }));
+}
+
+#[test]
+fn a_difference_leads_from_one_to_the_other() {
+    let a = compile(&config(&with("vlan = 10"))).unwrap();
+    let b = compile(&config("[[port]]\nname = \"web2\"\nkind = \"tap\"\n")).unwrap();
+    let d = difference(&a, &b);
+    assert_eq!((d.delete_ports.as_slice(), d.set_ports.len(), d.replace), (&["web1".to_owned()][..], 1, false));
+    assert_eq!(difference(&a, &a), dp::Transaction::default());
+}
+
+#[test]
+fn static_addresses_belong_to_a_port_of_their_bridge() {
+    let mac = |m: &str| with("vlan = 10") + &format!("[[mac]]\nmac = \"{m}\"\nvlan = 10\nport = \"web1\"\n");
+    assert!(compile(&config(&mac("52:54:00:00:00:01"))).is_ok());
+    assert!(refusal(&mac("01:00:5e:00:00:01")).contains("is no station's address"));
+    assert!(refusal(&mac("52:54:00:00:01")).contains("is not six octets"));
+    assert!(refusal(&mac("52:54:00:00:00:01").replace("port = \"web1\"", "port = \"x\"")).contains("there is no port 'x'"));
+}

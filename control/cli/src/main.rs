@@ -1,0 +1,113 @@
+//! `dunlin`: the command line of the switch. One file per noun; it speaks only the northbound
+//! API. `output.rs` is how everything is shown, `session.rs` the connection.
+//!
+//! Single-threaded. **Read next** `port.rs`.
+
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod config;
+mod generate;
+mod mac;
+mod output;
+mod port;
+mod session;
+mod status;
+mod watch;
+mod worker;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::session::Session;
+
+/// Dunlin, a virtual switch: ports, bridges, addresses and workers of this host.
+#[derive(Parser)]
+#[command(name = "dunlin", version, max_term_width = 100, propagate_version = true)]
+pub struct Args {
+    /// Socket of dunlin-control
+    #[arg(long, global = true, value_name = "SOCKET", env = "DUNLIN_CONTROL",
+          default_value = dunlin_control_api::DEFAULT_SOCKET)]
+    control: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How the switch is
+    Status,
+    /// Make the configuration what a file says
+    Apply(config::Apply),
+    /// Say what 'apply' would change
+    Diff(config::Diff),
+    /// Print the configuration as a file for 'apply'
+    Export,
+    /// Ports: NICs, kernel interfaces, guests
+    #[command(subcommand)]
+    Port(port::Command),
+    /// Bridges
+    #[command(subcommand)]
+    Bridge(bridge::Command),
+    /// Addresses and where they are
+    #[command(subcommand)]
+    Mac(mac::Command),
+    /// Workers
+    #[command(subcommand)]
+    Worker(worker::Command),
+    /// Print port, guest and mac events as they happen
+    Watch,
+    /// Print shell completions
+    Completions(generate::Completions),
+    /// Write man pages into a folder
+    Man(generate::Man),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("dunlin: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Completions(c) => return c.run(),
+        Command::Man(m) => return m.run(),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let s = &mut Session::open(&args.control, args.json).await?;
+        match args.command {
+            Command::Status => status::run(s).await,
+            Command::Apply(c) => c.run(s).await,
+            Command::Diff(c) => c.run(s).await,
+            Command::Export => config::export(s).await,
+            Command::Port(c) => c.run(s).await,
+            Command::Bridge(c) => c.run(s).await,
+            Command::Mac(c) => c.run(s).await,
+            Command::Worker(c) => c.run(s).await,
+            Command::Watch => watch::run(s).await,
+            Command::Completions(_) | Command::Man(_) => unreachable!("done above"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

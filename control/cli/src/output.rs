@@ -1,0 +1,85 @@
+//! How things are shown: aligned tables of at most 100 columns, or JSON.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use dunlin_control_api::v1::Plan;
+use serde::Serialize;
+
+/// The widest line of a table.
+const WIDTH: u16 = 100;
+
+/// Prints a value as JSON.
+pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints rows under a header; columns from `numbers` on are aligned to the right.
+pub fn table(header: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut t = Table::new();
+    t.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    t.set_header(header);
+    for row in rows {
+        t.add_row(row);
+    }
+    for (i, column) in t.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if i >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for line in t.lines() {
+        println!("{}", line.trim_end());
+    }
+}
+
+/// Prints "name  value" lines.
+pub fn facts(rows: &[(&str, String)]) {
+    let width = rows.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+    for (k, v) in rows.iter().filter(|(_, v)| !v.is_empty()) {
+        println!("{k:width$}  {v}");
+    }
+}
+
+/// Prints what a change changes.
+pub fn plan(plan: &Plan, as_json: bool, dry_run: bool) -> anyhow::Result<()> {
+    if as_json {
+        return json(plan);
+    }
+    for item in &plan.items {
+        let sign = match item.action.as_str() {
+            "add" => '+',
+            "remove" => '-',
+            _ => '~',
+        };
+        let fields = if item.fields.is_empty() { String::new() } else { format!("  ({})", item.fields.join(", ")) };
+        println!("{sign} {} {}{fields}", item.object, item.name);
+    }
+    let count = |action| plan.items.iter().filter(|i| i.action == action).count();
+    let (added, changed, removed) = (count("add"), count("change"), count("remove"));
+    if plan.items.is_empty() {
+        println!("nothing to change (revision {})", plan.revision);
+    } else if dry_run {
+        println!("{added} to add, {changed} to change, {removed} to remove; nothing was changed");
+    } else {
+        println!("{added} added, {changed} changed, {removed} removed (revision {})", plan.revision);
+        if !plan.in_force {
+            println!("the dataplane is down: stored, and installed as soon as it is back");
+        }
+    }
+    Ok(())
+}
+
+/// A ratio as percent.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// Seconds as people say them.
+pub fn duration(s: u64) -> String {
+    match (s / 86_400, s / 3_600 % 24, s / 60 % 60, s % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}

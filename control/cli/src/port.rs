@@ -1,0 +1,331 @@
+//! `dunlin port`: NICs, kernel interfaces and guests.
+
+use anyhow::{Context, bail};
+use dunlin_control_api::{
+    dataplane as dp,
+    v1::{ApplyRequest, Config, Port},
+};
+
+use crate::{
+    output,
+    session::Session,
+};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Add a port
+    Add(Add),
+    /// Change a port's settings; what is not named stays
+    Set(Set),
+    /// Remove ports
+    #[command(visible_alias = "rm")]
+    Del {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// List the ports
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show all there is to know of a port
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Add {
+    /// The port's name
+    name: String,
+    /// nic, host, tap or vhost-user
+    #[arg(long)]
+    kind: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(clap::Args)]
+pub struct Set {
+    /// The port's name
+    name: String,
+    #[command(flatten)]
+    settings: Settings,
+    /// Take settings back to their defaults, as vlan,mac-limit
+    #[arg(long, value_delimiter = ',', value_name = "SETTING")]
+    unset: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct Settings {
+    /// Bridge [default: br0]
+    #[arg(long)]
+    bridge: Option<String>,
+    /// nic: PCI address or DPDK devargs
+    #[arg(long)]
+    device: Option<String>,
+    /// host, tap: kernel interface [default: the port's name]
+    #[arg(long)]
+    interface: Option<String>,
+    /// vhost-user: socket [default: /run/dunlin/vhost/NAME.sock]
+    #[arg(long)]
+    socket: Option<String>,
+    /// vhost-user: Dunlin makes the socket and QEMU connects
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    server: Option<bool>,
+    /// nic: receive queues [default: one a worker]
+    #[arg(long, value_name = "N")]
+    queues: Option<u32>,
+    /// host: auto or af_packet
+    #[arg(long)]
+    driver: Option<String>,
+    /// access, trunk, native-tagged, native-untagged or dot1q-tunnel
+    #[arg(long, value_name = "MODE")]
+    vlan_mode: Option<String>,
+    /// VLAN of access and dot1q-tunnel, native VLAN of native-*
+    #[arg(long, value_name = "VID")]
+    vlan: Option<u32>,
+    /// VLANs of a trunk, as 10,20-30 [default: all]
+    #[arg(long, value_name = "VIDS")]
+    trunks: Option<String>,
+    /// dot1q-tunnel: customer VLANs let through [default: all]
+    #[arg(long, value_name = "VIDS")]
+    cvlans: Option<String>,
+    /// dot1q-tunnel: 802.1ad or 802.1q
+    #[arg(long, value_name = "TYPE")]
+    qinq_ethertype: Option<String>,
+    /// never, if-nonzero or always
+    #[arg(long, value_name = "WHEN")]
+    priority_tags: Option<String>,
+    /// Largest payload in octets [default: 1500]
+    #[arg(long, value_name = "OCTETS")]
+    mtu: Option<u32>,
+    /// No frames between protected ports
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    protected: Option<bool>,
+    /// Most addresses learned
+    #[arg(long, value_name = "N")]
+    mac_limit: Option<u32>,
+    /// Above that: drop or forward
+    #[arg(long, value_name = "ACTION")]
+    mac_limit_action: Option<String>,
+    /// Broadcast frames per second
+    #[arg(long, value_name = "FPS")]
+    storm_broadcast_fps: Option<u64>,
+    /// Multicast frames per second
+    #[arg(long, value_name = "FPS")]
+    storm_multicast_fps: Option<u64>,
+    /// Frames per second to unknown addresses
+    #[arg(long, value_name = "FPS")]
+    storm_unknown_unicast_fps: Option<u64>,
+}
+
+impl Settings {
+    fn put_into(&self, p: &mut Port) {
+        fn text(to: &mut String, from: &Option<String>) {
+            if let Some(v) = from {
+                to.clone_from(v);
+            }
+        }
+        text(&mut p.bridge, &self.bridge);
+        text(&mut p.device, &self.device);
+        text(&mut p.interface, &self.interface);
+        text(&mut p.socket, &self.socket);
+        text(&mut p.driver, &self.driver);
+        text(&mut p.vlan_mode, &self.vlan_mode);
+        text(&mut p.trunks, &self.trunks);
+        text(&mut p.cvlans, &self.cvlans);
+        text(&mut p.qinq_ethertype, &self.qinq_ethertype);
+        text(&mut p.priority_tags, &self.priority_tags);
+        text(&mut p.mac_limit_action, &self.mac_limit_action);
+        p.server = self.server.unwrap_or(p.server);
+        p.queues = self.queues.unwrap_or(p.queues);
+        p.mtu = self.mtu.unwrap_or(p.mtu);
+        p.protected = self.protected.unwrap_or(p.protected);
+        p.vlan = self.vlan.or(p.vlan);
+        p.mac_limit = self.mac_limit.or(p.mac_limit);
+        p.storm_broadcast_fps = self.storm_broadcast_fps.or(p.storm_broadcast_fps);
+        p.storm_multicast_fps = self.storm_multicast_fps.or(p.storm_multicast_fps);
+        p.storm_unknown_unicast_fps = self.storm_unknown_unicast_fps.or(p.storm_unknown_unicast_fps);
+    }
+}
+
+/// The port with some fields back at their defaults.
+fn unset(port: &Port, settings: &[String]) -> anyhow::Result<Port> {
+    let serde_json::Value::Object(mut fields) = serde_json::to_value(port)? else { bail!("a port has fields") };
+    for s in settings {
+        let field = s.replace('-', "_");
+        if field == "name" || field == "kind" {
+            bail!("port '{}': {field} has no default; remove the port instead", port.name);
+        }
+        fields.remove(&field);
+        // An unknown name would pass unseen: let the type refuse it.
+        let mut probe = serde_json::Map::new();
+        probe.insert(field.clone(), serde_json::Value::Null);
+        if let Err(e) = serde_json::from_value::<Port>(probe.into())
+            && e.to_string().contains("unknown field")
+        {
+            bail!("port '{}': there is no setting '{s}'", port.name);
+        }
+    }
+    Ok(serde_json::from_value(fields.into())?)
+}
+
+impl Command {
+    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+        match self {
+            Command::Add(a) => add(s, &a).await,
+            Command::Set(a) => set(s, &a).await,
+            Command::Del { names } => {
+                let plan = s.apply(ApplyRequest { delete_ports: names, ..Default::default() }).await?;
+                output::plan(&plan, s.json, false)
+            }
+            Command::List => list(s).await,
+            Command::Show { name } => show(s, &name).await,
+        }
+    }
+}
+
+fn one(port: Port) -> ApplyRequest {
+    ApplyRequest { set: Some(Config { port: vec![port], ..Default::default() }), ..Default::default() }
+}
+
+async fn add(s: &mut Session, a: &Add) -> anyhow::Result<()> {
+    let plan = s
+        .change(|config| {
+            if config.port.iter().any(|p| p.name == a.name) {
+                bail!("port '{0}': there is one of that name already; change it with 'dunlin port set {0}'", a.name);
+            }
+            let mut port = Port { name: a.name.clone(), kind: a.kind.clone(), ..Default::default() };
+            a.settings.put_into(&mut port);
+            Ok(one(port))
+        })
+        .await?;
+    output::plan(&plan, s.json, false)
+}
+
+async fn set(s: &mut Session, a: &Set) -> anyhow::Result<()> {
+    let plan = s
+        .change(|config| {
+            let mut port = unset(configured(config, &a.name)?, &a.unset)?;
+            a.settings.put_into(&mut port);
+            Ok(one(port))
+        })
+        .await?;
+    output::plan(&plan, s.json, false)
+}
+
+fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Port> {
+    config.port.iter().find(|p| p.name == name).with_context(|| {
+        format!("port '{name}': there is none of that name; 'dunlin port list' shows them, 'dunlin port add' adds one")
+    })
+}
+
+fn vlans(p: &Port) -> String {
+    let all = |list: &str| if list.is_empty() { "all".to_owned() } else { list.to_owned() };
+    match (p.vlan_mode.as_str(), p.vlan) {
+        ("" | "access", Some(v)) => v.to_string(),
+        ("native-tagged", Some(v)) => format!("{} native {v}t", all(&p.trunks)),
+        ("native-untagged", Some(v)) => format!("{} native {v}", all(&p.trunks)),
+        ("dot1q-tunnel", Some(v)) => format!("tunnel {v}"),
+        _ => format!("trunk {}", all(&p.trunks)),
+    }
+}
+
+fn drops(p: &dp::PortState) -> u64 {
+    p.counters.iter().flat_map(|c| &c.drops).map(|d| d.frames).sum()
+}
+
+fn link(p: &dp::PortState) -> &'static str {
+    match (&p.guest, p.up) {
+        _ if !p.error.is_empty() => "error",
+        (_, true) => "up",
+        (Some(g), false) if g.connected => "starting",
+        (Some(_), false) => "no guest",
+        (None, false) => "down",
+    }
+}
+
+async fn list(s: &mut Session) -> anyhow::Result<()> {
+    let (config, _) = s.config().await?;
+    let state = s.status().await?.dataplane.unwrap_or_default();
+    if s.json {
+        let rows: Vec<_> = config
+            .port
+            .iter()
+            .map(|p| serde_json::json!({ "config": p, "state": state.ports.iter().find(|x| x.name == p.name) }))
+            .collect();
+        return output::json(&rows);
+    }
+    let rows = config.port.iter().map(|p| {
+        let bridge = if p.bridge.is_empty() { "br0" } else { &p.bridge };
+        let mut row = vec![p.name.clone(), p.kind.clone(), bridge.to_owned(), vlans(p)];
+        match state.ports.iter().find(|x| x.name == p.name) {
+            Some(x) => {
+                let c = x.counters.clone().unwrap_or_default();
+                row.push(link(x).into());
+                row.extend([c.rx_frames, c.tx_frames, drops(x), u64::from(x.macs)].map(|n| n.to_string()));
+            }
+            None => row.push("dataplane down".into()),
+        }
+        row
+    });
+    output::table(&["NAME", "KIND", "BRIDGE", "VLAN", "LINK", "RX", "TX", "DROPS", "MACS"], 5, rows);
+    Ok(())
+}
+
+async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
+    let (config, _) = s.config().await?;
+    let port = configured(&config, name)?;
+    let state = s.status().await?.dataplane.unwrap_or_default();
+    let state = state.ports.into_iter().find(|p| p.name == name);
+    if s.json {
+        return output::json(&serde_json::json!({ "config": port, "state": state }));
+    }
+    let mut facts = vec![("name", name.to_owned()), ("kind", port.kind.clone()), ("vlan", vlans(port))];
+    let Some(p) = state else {
+        output::facts(&facts);
+        println!("the dataplane is down: no state");
+        return Ok(());
+    };
+    facts.extend([
+        ("bridge", p.bridge.clone()),
+        ("link", link(&p).to_owned()),
+        ("error", p.error.clone()),
+        ("driver", if p.note.is_empty() { p.driver.clone() } else { format!("{} ({})", p.driver, p.note) }),
+        ("mac", p.mac.clone()),
+        ("mtu", p.mtu.to_string()),
+        ("queues", format!("{} rx, {} tx", p.rx_queues, p.tx_queues)),
+        ("addresses", p.macs.to_string()),
+    ]);
+    if let Some(g) = p.guest {
+        let has = |name, yes: bool| if yes { name } else { "" };
+        let features =
+            [has("mergeable", g.mergeable), has("checksum", g.checksum), has("tso4", g.tso4), has("tso6", g.tso6)];
+        let features: Vec<&str> = features.into_iter().filter(|f| !f.is_empty()).collect();
+        facts.push(("guest", format!("connected {}, running {}", g.connected, g.running)));
+        facts.push(("takes", features.join(", ")));
+    }
+    let c = p.counters.clone().unwrap_or_default();
+    facts.push(("received", format!("{} frames, {} octets", c.rx_frames, c.rx_bytes)));
+    facts.push(("transmitted", format!("{} frames, {} octets", c.tx_frames, c.tx_bytes)));
+    facts.push(("cloned", format!("{} frames", c.clones)));
+    let dropped: Vec<(String, u64)> =
+        c.drops.iter().filter(|d| d.frames > 0).map(|d| (format!("{} {}", d.direction, d.reason), d.frames)).collect();
+    for (reason, frames) in &dropped {
+        facts.push(("dropped", format!("{frames} frames: {reason}")));
+    }
+    let d = p.device.unwrap_or_default();
+    for (what, n) in [
+        ("receive ring full", d.rx_missed),
+        ("receive errors", d.rx_errors),
+        ("no buffer", d.rx_no_buffer),
+        ("transmit errors", d.tx_errors),
+    ] {
+        if n > 0 {
+            facts.push(("device lost", format!("{n} frames: {what}")));
+        }
+    }
+    output::facts(&facts);
+    Ok(())
+}

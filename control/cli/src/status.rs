@@ -1,0 +1,49 @@
+//! `dunlin status`: how the switch is, at a glance.
+
+use crate::{output, session::Session};
+
+pub async fn run(s: &mut Session) -> anyhow::Result<()> {
+    let status = s.status().await?;
+    if s.json {
+        return output::json(&status);
+    }
+    let mut facts = vec![
+        ("control", format!("{}, up {}", status.version, output::duration(status.uptime_s))),
+        ("configuration", format!("revision {}", status.revision)),
+    ];
+    let Some(state) = &status.dataplane else {
+        facts.push(("dataplane", format!("DOWN: {}", status.dataplane_error)));
+        output::facts(&facts);
+        return Ok(());
+    };
+    let info = state.info.clone().unwrap_or_default();
+    let pages = if info.hugepages { "hugepages" } else { "ordinary pages" };
+    facts.push(("dataplane", format!("{}, up {}", info.version, output::duration(info.uptime_s))));
+    facts.push(("restarts", format!("{} seen by control", status.dataplane_restarts)));
+    facts.push(("memory", format!("{} MiB of {pages}", info.memory_mb)));
+    let up = state.ports.iter().filter(|p| p.up).count();
+    facts.push(("ports", format!("{} ({up} up)", state.ports.len())));
+    let m = state.macs.unwrap_or_default();
+    facts.push(("addresses", format!("{} of {}", m.entries, m.capacity)));
+    for w in &state.workers {
+        facts.push(("worker", format!("core {}: {} busy, {} queues", w.core, output::percent(w.busy_share), w.queues.len())));
+    }
+    let mut sum = [0u64; 4];
+    for c in state.ports.iter().filter_map(|p| p.counters.as_ref()).chain(&state.removed_ports) {
+        let dropped: u64 = c.drops.iter().map(|d| d.frames).sum();
+        for (s, n) in sum.iter_mut().zip([c.rx_frames, c.clones, c.tx_frames, dropped]) {
+            *s += n;
+        }
+    }
+    let [rx, clones, tx, dropped] = sum;
+    facts.push(("frames", format!("{rx} received, {clones} cloned, {tx} transmitted, {dropped} dropped")));
+    output::facts(&facts);
+    for p in state.ports.iter().filter(|p| !p.error.is_empty()) {
+        println!("port '{}': {}", p.name, p.error);
+    }
+    for f in &state.flaps {
+        let last = f.last.clone().unwrap_or_default();
+        println!("{} flaps between ports '{}' and '{}' ({} moves)", last.mac, last.from, last.to, f.moves);
+    }
+    Ok(())
+}

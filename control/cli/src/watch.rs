@@ -1,0 +1,44 @@
+//! `dunlin watch`: events as they happen.
+
+use dunlin_control_api::dataplane::{MacMove, WatchRequest, event::What, port_event::Kind};
+use tokio_stream::StreamExt;
+
+use crate::session::{Session, told};
+
+pub async fn run(s: &mut Session) -> anyhow::Result<()> {
+    let mut events = s.client.watch(WatchRequest {}).await.map_err(|e| told(&e))?.into_inner();
+    while let Some(event) = events.next().await {
+        let event = event.map_err(|e| told(&e))?;
+        if s.json {
+            println!("{}", serde_json::to_string(&event)?);
+            continue;
+        }
+        let time = event.unix_ms / 1000 % 86_400;
+        let clock = format!("{:02}:{:02}:{:02}", time / 3600, time / 60 % 60, time % 60);
+        println!("{clock}  {}", event.what.as_ref().map(words).unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn words(what: &What) -> String {
+    let address = |m: &MacMove| format!("mac {} of bridge {} VLAN {}", m.mac, m.bridge, m.vlan);
+    match what {
+        What::Port(p) => {
+            let what = match p.kind() {
+                Kind::Added => "added",
+                Kind::Changed => "changed",
+                Kind::Removed => "removed",
+                Kind::Up => "up",
+                Kind::Down => "down",
+            };
+            format!("port {} {what}", p.port)
+        }
+        What::Guest(g) => format!("guest of port {}: connected {}, running {}", g.port, g.connected, g.running),
+        What::MacMove(m) => format!("{} moved from port {} to {}", address(m), m.from, m.to),
+        What::Flap(f) => {
+            let m = f.last.clone().unwrap_or_default();
+            format!("{} flaps between ports {} and {}: {} moves", address(&m), m.from, m.to, f.moves)
+        }
+        What::Lost(n) => format!("{n} events lost: this reader was too slow"),
+    }
+}
