@@ -14,6 +14,9 @@ use crate::{DpdkError, Mbuf, check, eal::Eal, mempool::Mempool, offload::Caps};
 /// Descriptors of a receive and of a transmit queue, where the device does not want others.
 const DESCRIPTORS: u16 = 1024;
 
+/// Octets around the payload that drivers count: Ethernet header, two tags, FCS.
+const MAX_OVERHEAD: u32 = 14 + 8 + 4;
+
 /// A device, from its attachment to DPDK until the last handle of it is gone. Queues hold it too.
 struct Device {
     id: u16,
@@ -58,8 +61,10 @@ pub struct Setup<'a> {
     pub rx_queues: u16,
     /// Transmit queues, at least 1.
     pub tx_queues: u16,
-    /// In octets.
+    /// In octets. The buffers of `pool` hold a frame of it.
     pub mtu: u16,
+    /// Tell it to the device; otherwise whoever owns the interface does.
+    pub device_mtu: bool,
     /// Where received frames are put.
     pub pool: &'a Mempool,
     /// Use the device's checksum and segmentation offloads, where it has any.
@@ -149,10 +154,9 @@ impl EthPort {
         };
         let mut conf = sys::rte_eth_conf::default();
         conf.txmode.offloads = tx;
-        conf.rxmode.offloads = sys::DUNLIN_RX_OFFLOAD_SCATTER & info.rx_offload_capa;
-        if info.max_mtu > 0 {
-            conf.rxmode.mtu = u32::from(setup.mtu.min(info.max_mtu));
-        }
+        // Drivers of kernel interfaces name a limit that they don't hold frames to.
+        let most = info.max_rx_pktlen.saturating_sub(MAX_OVERHEAD).clamp(1, u32::from(u16::MAX));
+        conf.rxmode.mtu = if setup.device_mtu { u32::from(setup.mtu) } else { u32::from(setup.mtu).min(most) };
         if setup.rx_queues > 1 && info.flow_type_rss_offloads != 0 {
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
             conf.rx_adv_conf.rss_conf.rss_hf = sys::DUNLIN_RSS_FIELDS & info.flow_type_rss_offloads;
@@ -169,7 +173,7 @@ impl EthPort {
             let node = sys::rte_eth_dev_socket_id(id) as u32;
             for q in 0..setup.rx_queues {
                 let mut c = info.default_rxconf;
-                c.offloads = conf.rxmode.offloads;
+                c.offloads = 0;
                 let code = sys::rte_eth_rx_queue_setup(id, q, rx_desc, node, &c, setup.pool.as_ptr());
                 check(what("receive queue"), code)?;
             }
@@ -178,10 +182,12 @@ impl EthPort {
                 c.offloads = tx;
                 check(what("transmit queue"), sys::rte_eth_tx_queue_setup(id, q, tx_desc, node, &c))?;
             }
-            // Not every driver can be told; those that can must accept it.
-            let code = sys::rte_eth_dev_set_mtu(id, setup.mtu);
-            if code != -nix::libc::ENOTSUP {
-                check(what(&format!("mtu {}", setup.mtu)), code)?;
+            if setup.device_mtu {
+                // Not every driver can be told; those that can must accept it.
+                let code = sys::rte_eth_dev_set_mtu(id, setup.mtu);
+                if code != -nix::libc::ENOTSUP {
+                    check(what(&format!("mtu {}", setup.mtu)), code)?;
+                }
             }
             check(what("start"), sys::rte_eth_dev_start(id))?;
             // A switch wants every frame; a device that has no such mode passes them anyway.

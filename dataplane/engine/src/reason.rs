@@ -64,7 +64,7 @@ reasons! {
     /// The port was removed or changed while the frame was on its way.
     PortGone = "port_gone", Rx;
     /// Asks for segmentation or a checksum that its own headers don't allow.
-    BadOffload = "bad_offload", Rx;
+    BadOffload = "bad_offload", Tx;
     /// The port the address was learned on does not carry the frame's VLAN any more.
     EgressVlan = "egress_vlan", Tx;
     /// Both ports are protected from each other.

@@ -109,7 +109,7 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
     opened.device.driver = "af_packet";
     opened.device.note = why_not;
     opened.complete_checksums = true;
-    opened.device.watch(interface);
+    opened.device.follow_kernel(interface, mtu)?;
     Ok(opened)
 }
 
@@ -120,7 +120,7 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
     let mut opened = start_eth(o, port, &pool, 1, mtu, false).inspect_err(|_| o.pools.give_back(pool.clone()))?;
     opened.device.driver = "af_xdp";
     opened.complete_checksums = true;
-    opened.device.watch(interface);
+    opened.device.follow_kernel(interface, mtu)?;
     if let Kind::Eth { own_pool, .. } = &mut opened.device.kind {
         *own_pool = Some(pool);
     }
@@ -128,7 +128,16 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
 }
 
 fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+    let existed = Path::new("/sys/class/net").join(interface).exists();
     tap::create(interface)?;
+    let opened = attach_tap(o, interface, mtu);
+    if opened.is_err() && !existed {
+        clean_up(&DeviceSpec::Tap { interface: interface.into() });
+    }
+    opened
+}
+
+fn attach_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     // The interface's own address, so that it stays what it was.
     let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address")).unwrap_or_default();
     let args = format!("{},iface={interface},mac={}", unique("net_tap"), mac.trim());
@@ -137,6 +146,10 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
     let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
     opened.device.driver = "tap";
     opened.complete_checksums = true;
+    // In another namespace, where it may be after a restart, its MTU is its own affair.
+    if Path::new("/sys/class/net").join(interface).exists() {
+        kernel_mtu(interface, mtu)?;
+    }
     Ok(opened)
 }
 
@@ -186,6 +199,7 @@ fn start_eth(
         rx_queues: rx_queues.clamp(1, info.max_rx_queues.max(1)),
         tx_queues: workers.clamp(1, info.max_tx_queues.max(1)),
         mtu: mtu as u16,
+        device_mtu: offloads,
         pool,
         offloads,
     };
@@ -220,10 +234,12 @@ fn share_out(tx: Vec<TxQueue>, workers: usize) -> Vec<TxHandle> {
 }
 
 impl Device {
-    fn watch(&mut self, name: &str) {
+    /// The kernel's interface says whether the link is up, and must take frames of `mtu`.
+    fn follow_kernel(&mut self, name: &str, mtu: u32) -> Result<(), DpdkError> {
         if let Kind::Eth { interface, .. } = &mut self.kind {
             *interface = Some(name.to_owned());
         }
+        kernel_mtu(name, mtu)
     }
 
     /// Whether frames can leave by it now.
@@ -257,6 +273,7 @@ impl Device {
     /// Changes the MTU while it runs.
     pub fn set_mtu(&self, mtu: u32) -> Result<(), DpdkError> {
         match &self.kind {
+            Kind::Eth { interface: Some(i), .. } => kernel_mtu(i, mtu),
             Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
             // The guest was told its MTU by QEMU; what is sent to it is checked against the port's.
             Kind::Vhost(_) => Ok(()),
@@ -272,6 +289,17 @@ impl Device {
             }
         }
     }
+}
+
+/// Raises the MTU of a kernel interface to `mtu`; a larger one is the operator's choice.
+fn kernel_mtu(interface: &str, mtu: u32) -> Result<(), DpdkError> {
+    let path = format!("/sys/class/net/{interface}/mtu");
+    let what = format!("interface '{interface}': mtu {mtu}");
+    let has = fs::read_to_string(&path).ok().and_then(|m| m.trim().parse::<u32>().ok()).unwrap_or(0);
+    if has >= mtu {
+        return Ok(());
+    }
+    fs::write(&path, mtu.to_string()).map_err(|e| refuse(what, e.to_string()))
 }
 
 fn unique(driver: &str) -> String {
