@@ -13,10 +13,7 @@ fn main() {
                 format!(".dunlin.v1.{name}"),
                 "#[derive(serde::Deserialize)] #[serde(deny_unknown_fields, default)]",
             )
-            .field_attribute(
-                format!(".dunlin.v1.{name}"),
-                "#[serde(skip_serializing_if = \"crate::is_default\")]",
-            );
+            .field_attribute(format!(".dunlin.v1.{name}"), "#[serde(skip_serializing_if = \"crate::is_default\")]");
     }
     builder
         .compile_protos(&["proto/control.proto"], &["proto", "../../dataplane/api/proto"])

@@ -163,11 +163,8 @@ impl Desired {
 
     async fn take_back(&self, from: &dp::Transaction, to: &dp::Transaction) {
         let Some(mut client) = self.client().await else { return };
-        let step = dp::Transaction {
-            generation: to.generation,
-            tolerate_device_errors: true,
-            ..wish::difference(from, to)
-        };
+        let step =
+            dp::Transaction { generation: to.generation, tolerate_device_errors: true, ..wish::difference(from, to) };
         if let Err(e) = client.apply(step).await {
             tracing::error!("taking back a change that could not be stored: {}", e.message());
         }

@@ -20,7 +20,9 @@ pub async fn serve(address: SocketAddr, desired: Arc<Desired>) -> anyhow::Result
     Ok(())
 }
 
-async fn page(State(desired): State<Arc<Desired>>) -> Result<([(&'static str, &'static str); 1], Vec<u8>), (StatusCode, String)> {
+async fn page(
+    State(desired): State<Arc<Desired>>,
+) -> Result<([(&'static str, &'static str); 1], Vec<u8>), (StatusCode, String)> {
     let status = desired.status().await;
     let text = render(&status).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(([("content-type", prometheus::TEXT_FORMAT)], text))
@@ -67,10 +69,12 @@ fn flag(b: bool) -> f64 {
 
 fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
     let page = Page(Registry::new());
-    page.gauges("dunlin_build_info", "The version of dunlin-control; always 1.", &["version"], [(
-        vec![status.version.as_str()],
-        1.0,
-    )])?;
+    page.gauges(
+        "dunlin_build_info",
+        "The version of dunlin-control; always 1.",
+        &["version"],
+        [(vec![status.version.as_str()], 1.0)],
+    )?;
     page.gauges("dunlin_dataplane_up", "Whether the dataplane answers.", &[], [(vec![], flag(status.dataplane_up))])?;
     page.counters(
         "dunlin_dataplane_restarts_total",
@@ -78,10 +82,12 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
         &[],
         [(vec![], status.dataplane_restarts)],
     )?;
-    page.counters("dunlin_transactions_total", "Changes of the configuration, by result.", &["result"], [
-        (vec!["applied"], status.transactions_applied),
-        (vec!["refused"], status.transactions_refused),
-    ])?;
+    page.counters(
+        "dunlin_transactions_total",
+        "Changes of the configuration, by result.",
+        &["result"],
+        [(vec!["applied"], status.transactions_applied), (vec!["refused"], status.transactions_refused)],
+    )?;
     page.gauges("dunlin_config_revision", "Revision of the configuration.", &[], [(vec![], status.revision as f64)])?;
     if let Some(state) = &status.dataplane {
         ports(&page, &state.ports)?;

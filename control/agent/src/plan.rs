@@ -53,7 +53,8 @@ fn put<T>(list: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) {
 }
 
 fn same_mac(a: &StaticMac, b: &StaticMac) -> bool {
-    let bridge = |m: &StaticMac| if m.bridge.is_empty() { crate::wish::DEFAULT_BRIDGE.into() } else { m.bridge.clone() };
+    let bridge =
+        |m: &StaticMac| if m.bridge.is_empty() { crate::wish::DEFAULT_BRIDGE.into() } else { m.bridge.clone() };
     let mac = |m: &StaticMac| m.mac.to_ascii_lowercase().replace('-', ":");
     (bridge(a), a.vlan, mac(a)) == (bridge(b), b.vlan, mac(b))
 }
@@ -77,7 +78,8 @@ fn compare<T: Serialize + PartialEq>(
     name: impl Fn(&T) -> String,
     items: &mut Vec<Item>,
 ) {
-    let item = |action: &str, x: &T, fields| Item { action: action.into(), object: object.into(), name: name(x), fields };
+    let item =
+        |action: &str, x: &T, fields| Item { action: action.into(), object: object.into(), name: name(x), fields };
     for old in from.iter().filter(|o| !to.iter().any(|n| name(n) == name(o))) {
         items.push(item("remove", old, Vec::new()));
     }

@@ -75,8 +75,7 @@ async fn fill(client: &mut Client, compiled: &dp::Transaction) -> Result<(), Str
 /// Tries devices again that were not there before.
 async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
     let state = client.get_state(dp::StateRequest {}).await?.into_inner();
-    let failed: Vec<&str> =
-        state.ports.iter().filter(|p| !p.error.is_empty()).map(|p| p.name.as_str()).collect();
+    let failed: Vec<&str> = state.ports.iter().filter(|p| !p.error.is_empty()).map(|p| p.name.as_str()).collect();
     if failed.is_empty() {
         return Ok(());
     }

@@ -241,7 +241,8 @@ fn vlan(object: &str, p: &Port) -> Result<dp::Vlan, Bad> {
         ("", None) | ("trunk", None) => Mode::Trunk,
         ("" | "access", Some(_)) => Mode::Access,
         ("trunk", Some(v)) => {
-            let why = format!("a trunk has none; {v} belongs in trunks, or the mode is native-tagged or native-untagged");
+            let why =
+                format!("a trunk has none; {v} belongs in trunks, or the mode is native-tagged or native-untagged");
             return bad(object, "vlan", why);
         }
         ("native-tagged", Some(_)) => Mode::NativeTagged,

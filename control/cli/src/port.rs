@@ -6,10 +6,7 @@ use dunlin_control_api::{
     v1::{ApplyRequest, Config, Port},
 };
 
-use crate::{
-    output,
-    session::Session,
-};
+use crate::{output, session::Session};
 
 #[derive(clap::Subcommand)]
 pub enum Command {

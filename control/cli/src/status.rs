@@ -26,7 +26,10 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
     let m = state.macs.unwrap_or_default();
     facts.push(("addresses", format!("{} of {}", m.entries, m.capacity)));
     for w in &state.workers {
-        facts.push(("worker", format!("core {}: {} busy, {} queues", w.core, output::percent(w.busy_share), w.queues.len())));
+        facts.push((
+            "worker",
+            format!("core {}: {} busy, {} queues", w.core, output::percent(w.busy_share), w.queues.len()),
+        ));
     }
     let mut sum = [0u64; 4];
     for c in state.ports.iter().filter_map(|p| p.counters.as_ref()).chain(&state.removed_ports) {

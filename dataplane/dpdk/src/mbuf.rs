@@ -80,9 +80,7 @@ impl Mbuf {
         let m = self.raw();
         // SAFETY: DPDK keeps data_off + data_len within the segment's buf_len octets at buf_addr,
         // and so do push_tag and pop_tag; they live as long as the reference.
-        unsafe {
-            std::slice::from_raw_parts(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize)
-        }
+        unsafe { std::slice::from_raw_parts(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize) }
     }
 
     /// The octets of the first segment for writing.
@@ -93,9 +91,7 @@ impl Mbuf {
     pub fn head_mut(&mut self) -> &mut [u8] {
         let m = self.raw_mut();
         // SAFETY: as in head(), and nobody else has the buffer.
-        unsafe {
-            std::slice::from_raw_parts_mut(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize)
-        }
+        unsafe { std::slice::from_raw_parts_mut(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize) }
     }
 
     /// Asks for the descriptor's and, when that is there already, the data's first cache line.

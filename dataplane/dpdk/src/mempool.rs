@@ -41,9 +41,7 @@ impl Mempool {
         let cache = CACHE.min(size / 4);
         // SAFETY: DPDK runs (the Eal proves it), the name is NUL-terminated and unique; NULL
         // comes back on failure.
-        let pool = unsafe {
-            sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1)
-        };
+        let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1) };
         match NonNull::new(pool) {
             Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room }))),
             None => {

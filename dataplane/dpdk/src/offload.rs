@@ -174,7 +174,11 @@ impl Finisher {
             out.push(self.linear(own, caps)?);
             return Ok(());
         }
-        if l.v4 { self.gso(m, l, out)? } else { self.segment_v6(&m, l, out)? }
+        if l.v4 {
+            self.gso(m, l, out)?
+        } else {
+            self.segment_v6(&m, l, out)?
+        }
         for s in out.iter_mut() {
             finish_segment(s, l)?;
             if !caps.chains && s.segments() > 1 {

@@ -120,13 +120,7 @@ impl EthPort {
         };
         // SAFETY: the device is attached.
         let numa_node = unsafe { sys::rte_eth_dev_socket_id(self.device.id) };
-        Info {
-            driver,
-            max_rx_queues: i.max_rx_queues,
-            max_tx_queues: i.max_tx_queues,
-            max_mtu: i.max_mtu,
-            numa_node,
-        }
+        Info { driver, max_rx_queues: i.max_rx_queues, max_tx_queues: i.max_tx_queues, max_mtu: i.max_mtu, numa_node }
     }
 
     fn raw_info(&self) -> sys::rte_eth_dev_info {
@@ -166,10 +160,7 @@ impl EthPort {
         // the pool outlives the device, because every queue handle keeps a handle of it.
         unsafe {
             check(what("configuration"), sys::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &conf))?;
-            check(
-                what("ring sizes"),
-                sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_desc, &mut tx_desc),
-            )?;
+            check(what("ring sizes"), sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_desc, &mut tx_desc))?;
             let node = sys::rte_eth_dev_socket_id(id) as u32;
             for q in 0..setup.rx_queues {
                 let mut c = info.default_rxconf;
@@ -194,11 +185,8 @@ impl EthPort {
             sys::rte_eth_promiscuous_enable(id);
             sys::rte_eth_allmulticast_enable(id);
         }
-        let rx = (0..setup.rx_queues).map(|queue| RxQueue {
-            device: self.device.clone(),
-            queue,
-            _pool: setup.pool.clone(),
-        });
+        let rx =
+            (0..setup.rx_queues).map(|queue| RxQueue { device: self.device.clone(), queue, _pool: setup.pool.clone() });
         let tx = (0..setup.tx_queues).map(|queue| TxQueue { device: self.device.clone(), queue, caps: self.caps });
         Ok((rx.collect(), tx.collect()))
     }

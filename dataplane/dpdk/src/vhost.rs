@@ -234,9 +234,7 @@ impl VhostRxQueue {
         // SAFETY: vid is a started device, which destroy_device keeps until the guard is gone;
         // the pool lives; raw has room for N. DPDK itself locks the ring and checks what the
         // guest wrote into it.
-        let n = unsafe {
-            sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), raw.as_mut_ptr(), N as u16)
-        };
+        let n = unsafe { sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), raw.as_mut_ptr(), N as u16) };
         // SAFETY: the first n pointers are new buffers, handed over.
         unsafe { adopt(&raw[..n as usize], burst) };
         n as usize

@@ -66,7 +66,9 @@ pub enum TopologyError {
         port: String,
     },
     /// More (bridge, VLAN) pairs than segment numbers.
-    #[error("bridge '{bridge}': more than 65,535 (bridge, VLAN) pairs are carried; restrict the VLANs of its trunk ports")]
+    #[error(
+        "bridge '{bridge}': more than 65,535 (bridge, VLAN) pairs are carried; restrict the VLANs of its trunk ports"
+    )]
     TooManySegments {
         /// The bridge there was no room for.
         bridge: String,
@@ -200,10 +202,7 @@ impl Topology {
 
     /// The numbers that went out of use since the last call.
     pub fn retired(&mut self) -> Retired {
-        Retired {
-            ports: std::mem::take(&mut self.retired_ports),
-            segments: std::mem::take(&mut self.retired_segments),
-        }
+        Retired { ports: std::mem::take(&mut self.retired_ports), segments: std::mem::take(&mut self.retired_segments) }
     }
 
     /// Makes numbers usable again, after nothing refers to them any more.
@@ -273,8 +272,7 @@ impl Topology {
             if segments.len() <= s.get() {
                 segments.resize(s.get() + 1, segments[0].clone());
             }
-            segments[s.get()] =
-                Segment { bridge: b.name.clone(), vid, ageing_s: b.spec.ageing_s, flood: last.clone() };
+            segments[s.get()] = Segment { bridge: b.name.clone(), vid, ageing_s: b.spec.ageing_s, flood: last.clone() };
         }
     }
 

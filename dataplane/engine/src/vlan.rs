@@ -129,12 +129,20 @@ impl VlanMode {
         };
         match self {
             VlanMode::Access { vid: v } | VlanMode::Dot1qTunnel { vid: v, .. } => {
-                if *v == vid { Untagged } else { Refused }
+                if *v == vid {
+                    Untagged
+                } else {
+                    Refused
+                }
             }
             VlanMode::Trunk { vlans } => tagged_if(vlans.contains(vid)),
             VlanMode::NativeTagged { native, vlans } => tagged_if(*native == vid || vlans.contains(vid)),
             VlanMode::NativeUntagged { native, vlans } => {
-                if *native == vid { Untagged } else { tagged_if(vlans.contains(vid)) }
+                if *native == vid {
+                    Untagged
+                } else {
+                    tagged_if(vlans.contains(vid))
+                }
             }
         }
     }

@@ -54,8 +54,7 @@ impl v1::dataplane_server::Dataplane for Server {
     async fn list_macs(&self, r: Request<v1::MacFilter>) -> Result<Response<Self::ListMacsStream>, Status> {
         let filter = r.into_inner();
         let list = self.with(move |s| s.list_macs(&filter)).await?.map_err(Status::invalid_argument)?;
-        let chunks: Vec<_> =
-            list.chunks(CHUNK).map(|c| Ok(v1::MacEntries { entries: c.to_vec() })).collect();
+        let chunks: Vec<_> = list.chunks(CHUNK).map(|c| Ok(v1::MacEntries { entries: c.to_vec() })).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 
@@ -82,10 +81,9 @@ fn futures_stream(rx: tokio::sync::broadcast::Receiver<v1::Event>) -> impl Strea
         loop {
             let event = match rx.recv().await {
                 Ok(e) => e,
-                Err(RecvError::Lagged(n)) => v1::Event {
-                    unix_ms: crate::switch::unix_ms(),
-                    what: Some(v1::event::What::Lost(n)),
-                },
+                Err(RecvError::Lagged(n)) => {
+                    v1::Event { unix_ms: crate::switch::unix_ms(), what: Some(v1::event::What::Lost(n)) }
+                }
                 Err(RecvError::Closed) => break,
             };
             tokio::select! {

@@ -76,8 +76,7 @@ fn open_nic(o: &mut Opener<'_>, device: &str, queues: u16, mtu: u32) -> Result<O
     let mut opened = start_eth(o, port, &pool, wanted, mtu, true)?;
     opened.device.driver = "dpdk";
     if u32::from(wanted) > opened.device.rx_queues {
-        opened.device.note =
-            format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
+        opened.device.note = format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
     }
     Ok(opened)
 }

@@ -99,9 +99,7 @@ fn parse_cores(s: &str) -> Result<Cores, String> {
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
@@ -171,15 +169,16 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// Starts a worker on its core and waits until it runs.
 fn start_worker(eal: Eal, core: usize, worker: Worker) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let (ready, is_ready) = mpsc::channel();
-    let thread = std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || {
-        match WorkerThread::start(&eal, core) {
-            Ok(thread) => {
-                let _ = ready.send(Ok(()));
-                worker.run(&thread);
+    let thread =
+        std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || {
+            match WorkerThread::start(&eal, core) {
+                Ok(thread) => {
+                    let _ = ready.send(Ok(()));
+                    worker.run(&thread);
+                }
+                Err(e) => drop(ready.send(Err(e))),
             }
-            Err(e) => drop(ready.send(Err(e))),
-        }
-    })?;
+        })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok(thread),
         Ok(Err(e)) => Err(e.into()),
@@ -202,8 +201,6 @@ async fn signalled() {
 fn random() -> anyhow::Result<u64> {
     use std::io::Read;
     let mut octets = [0; 8];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut octets))
-        .context("/dev/urandom")?;
+    std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut octets)).context("/dev/urandom")?;
     Ok(u64::from_ne_bytes(octets))
 }

@@ -6,7 +6,9 @@ use arrayvec::ArrayVec;
 use dunlin_dpdk::{
     Mbuf,
     offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
-    port, quiescent::Guard, vhost,
+    port,
+    quiescent::Guard,
+    vhost,
 };
 use dunlin_engine::{BURST, Burst, DropReason, Output, PortIdx, counters::Counters, frame::MacMoved};
 use parking_lot::Mutex;

@@ -123,10 +123,9 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceS
             Err(bad(object(), "device", "is missing: a PCI address (0000:03:00.0) or DPDK devargs"))
         }
         Some(Kind::Nic(n)) => Ok(DeviceSpec::Nic { device: n.device.clone(), queues: n.queues.min(64) as u16 }),
-        Some(Kind::Host(h)) => Ok(DeviceSpec::Host {
-            interface: interface("interface", &h.interface)?,
-            af_packet_only: h.af_packet_only,
-        }),
+        Some(Kind::Host(h)) => {
+            Ok(DeviceSpec::Host { interface: interface("interface", &h.interface)?, af_packet_only: h.af_packet_only })
+        }
         Some(Kind::Tap(t)) => Ok(DeviceSpec::Tap { interface: interface("interface", &t.interface)? }),
         Some(Kind::VhostUser(v)) => {
             if !v.socket.starts_with('/') || v.socket.len() > MAX_PATH {

@@ -43,7 +43,8 @@ fn refusals_name_object_field_and_reason() {
 #[test]
 fn names_and_devices_are_unique() {
     assert!(refusal(&(with("") + &with(""))).contains("port 'web1': name: is declared twice"));
-    let two = "[[port]]\nname=\"a\"\nkind=\"tap\"\ninterface=\"x\"\n[[port]]\nname=\"b\"\nkind=\"host\"\ninterface=\"x\"\n";
+    let two =
+        "[[port]]\nname=\"a\"\nkind=\"tap\"\ninterface=\"x\"\n[[port]]\nname=\"b\"\nkind=\"host\"\ninterface=\"x\"\n";
     assert!(refusal(two).contains("port 'b': interface: 'x' belongs to port 'a' already"));
     let long = format!("[[port]]\nname=\"a\"\nkind=\"vhost-user\"\nsocket=\"/{}\"\n", "s".repeat(107));
     assert!(refusal(&long).contains("port 'a': socket: 108 octets long"));
@@ -73,5 +74,23 @@ fn static_addresses_belong_to_a_port_of_their_bridge() {
     assert!(compile(&config(&mac("52:54:00:00:00:01"))).is_ok());
     assert!(refusal(&mac("01:00:5e:00:00:01")).contains("is no station's address"));
     assert!(refusal(&mac("52:54:00:00:01")).contains("is not six octets"));
-    assert!(refusal(&mac("52:54:00:00:00:01").replace("port = \"web1\"", "port = \"x\"")).contains("there is no port 'x'"));
+    assert!(
+        refusal(&mac("52:54:00:00:00:01").replace("port = \"web1\"", "port = \"x\"")).contains("there is no port 'x'")
+    );
+}
+
+/// The examples that ship are valid, and the one that shows every setting shows every setting.
+#[test]
+fn shipped_examples_compile() {
+    let host = include_str!("../../../../configs/host.toml");
+    compile(&config(include_str!("../../../../configs/demo/demo.toml"))).unwrap();
+    let compiled = compile(&config(host)).unwrap();
+    assert_eq!(compiled.set_ports.len(), 6);
+    let proto = include_str!("../../../api/proto/control.proto");
+    let port = proto.split("message Port {").nth(1).unwrap().split('}').next().unwrap();
+    let fields =
+        port.lines().filter(|l| l.contains(" = ")).filter_map(|l| l.split(" = ").next()?.split(' ').next_back());
+    for field in fields {
+        assert!(host.contains(&format!("{field} = ")), "configs/host.toml does not show '{field}'");
+    }
 }

@@ -76,9 +76,8 @@ impl MacTable {
     pub fn sweep(&self, parts: usize, now_s: u32, ageing_s: impl Fn(SegmentId) -> u32) -> u64 {
         let parts = parts.clamp(1, self.buckets.len());
         let part = self.sweep_at.fetch_add(1, Relaxed) as usize % parts;
-        let aged = self.retain_part(part, parts, |e| {
-            e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment)
-        });
+        let aged =
+            self.retain_part(part, parts, |e| e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment));
         self.aged.fetch_add(aged, Relaxed);
         self.remove_twins(part, parts);
         aged

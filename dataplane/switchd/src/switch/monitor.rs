@@ -84,9 +84,9 @@ impl Switch {
                 self.note_move(&m, now_ms);
             }
         }
-        self.flaps.0.retain(|_, t| {
-            now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS }
-        });
+        self.flaps
+            .0
+            .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
         self.sample_workers();
     }
 

@@ -183,7 +183,8 @@ impl Switch {
             && filter.port.is_empty()
         {
             let mac = parse_mac(&filter.mac)?;
-            let is_static = self.statics.keys().any(|s| (s.mac, &s.bridge, u32::from(s.vid)) == (mac, &filter.bridge, vid));
+            let is_static =
+                self.statics.keys().any(|s| (s.mac, &s.bridge, u32::from(s.vid)) == (mac, &filter.bridge, vid));
             return Ok(u64::from(!is_static && self.macs.remove(Key::new(mac, segment))));
         }
         let matches = self.matcher(filter)?;

@@ -145,11 +145,7 @@ impl Switch {
         Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, idle })
     }
 
-    fn plan_statics(
-        &self,
-        t: &v1::Transaction,
-        topology: &Topology,
-    ) -> Result<BTreeMap<StaticSpec, String>, Refused> {
+    fn plan_statics(&self, t: &v1::Transaction, topology: &Topology) -> Result<BTreeMap<StaticSpec, String>, Refused> {
         let mut statics = if t.replace { BTreeMap::new() } else { self.statics.clone() };
         for m in &t.delete_macs {
             statics.remove(&spec::static_mac(m)?.0);
@@ -182,7 +178,11 @@ impl Switch {
                 Pools::is_jumbo(has.mtu) != Pools::is_jumbo(want.spec.mtu)
             }
         };
-        plan.set.iter().filter(|(n, w)| self.ports.get(*n).is_some_and(|p| other(p, w))).map(|(n, _)| n.clone()).collect()
+        plan.set
+            .iter()
+            .filter(|(n, w)| self.ports.get(*n).is_some_and(|p| other(p, w)))
+            .map(|(n, _)| n.clone())
+            .collect()
     }
 
     fn ports_to_open(&self, plan: &Plan, reopen: &[String]) -> Vec<String> {

@@ -1,0 +1,77 @@
+# Everything starts here: `make run` to try the switch, `make test` to test it.
+# On a bare Debian 12, as root; what is missing is installed by apt-get.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# The end-to-end tests share two cores, network names and guests' memory: two at a time.
+E2E_THREADS ?= 2
+CONFIG ?=
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+.PHONY: help build run guests test lint unit e2e bench fuzz install uninstall clean
+
+help:
+	@echo "make run                  build, start the switch and three namespaces to try it on"
+	@echo "make run CONFIG=FILE      build and run this host's switch, configured by FILE"
+	@echo "make guests               add two QEMU guests to the running demonstration"
+	@echo "make test                 all tests: unit, property, end to end"
+	@echo "make bench                compare with dpdk-testpmd and Open vSwitch"
+	@echo "make fuzz                 fuzz the engine for a minute (needs cargo-fuzz and a nightly compiler)"
+	@echo "make install              install binaries, systemd units, man pages and completions"
+
+build:
+	configs/packages.sh build
+	cargo build --release --locked
+
+run: build
+	configs/packages.sh run
+	configs/demo/run.sh $(CONFIG)
+
+guests:
+	configs/packages.sh guests
+	configs/demo/guests.sh
+
+test: lint unit e2e
+
+lint:
+	configs/packages.sh build
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "rustfmt is not installed: formatting not checked"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets --features dunlin-cli/e2e -- -D warnings; \
+	else echo "clippy is not installed: lints not checked"; fi
+
+unit:
+	configs/packages.sh build
+	cargo test --locked --workspace
+
+e2e: build
+	configs/packages.sh run guests test
+	configs/demo/guest/image.sh target/guest
+	cargo test --locked -p dunlin-cli --features e2e --test e2e -- --test-threads=$(E2E_THREADS)
+
+bench: build
+	configs/packages.sh bench
+	bench/forwarding.py
+
+fuzz:
+	cd dataplane/engine/fuzz && cargo +nightly fuzz run pipeline -- -max_total_time=60
+
+PREFIX ?= /usr/local
+install: build
+	install -m 755 -D -t $(PREFIX)/bin target/release/dunlin target/release/dunlin-control target/release/dunlin-dataplane
+	for unit in configs/systemd/*.service; do \
+	    sed 's|/usr/local/bin|$(PREFIX)/bin|' $$unit > /etc/systemd/system/$$(basename $$unit); done
+	install -m 644 -D configs/systemd/dataplane.env /etc/dunlin/dataplane.env.example
+	[ -e /etc/dunlin/dataplane.env ] || cp configs/systemd/dataplane.env /etc/dunlin/dataplane.env
+	target/release/dunlin man $(PREFIX)/share/man/man1
+	install -d $(PREFIX)/share/bash-completion/completions
+	target/release/dunlin completions bash > $(PREFIX)/share/bash-completion/completions/dunlin
+	getent group dunlin >/dev/null || groupadd --system dunlin
+	@echo "now: systemctl daemon-reload && systemctl enable --now dunlin-dataplane dunlin-control"
+
+uninstall:
+	rm -f $(PREFIX)/bin/dunlin $(PREFIX)/bin/dunlin-control $(PREFIX)/bin/dunlin-dataplane
+	rm -f /etc/systemd/system/dunlin-dataplane.service /etc/systemd/system/dunlin-control.service
+	rm -f $(PREFIX)/share/man/man1/dunlin*.1 $(PREFIX)/share/bash-completion/completions/dunlin
+
+clean:
+	cargo clean
