@@ -1,0 +1,67 @@
+//! Ports come and go a thousand times under traffic: others lose nothing, nothing leaks.
+
+use crate::{
+    host::Host,
+    net::{Netns, eventually},
+};
+
+fn resident_kb(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.dataplane.as_ref().unwrap().id())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn buffers_in_use(host: &Host) -> Vec<(String, u64)> {
+    let pools = host.json("status")["dataplane"]["pools"].as_array().unwrap().clone();
+    pools.iter().map(|p| (p["name"].as_str().unwrap().to_owned(), p["in_use"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_thousand_ports_come_and_go_and_nobody_notices() {
+    let (a, b) = (Netns::with_address("10.3.0.1/24"), Netns::with_address("10.3.0.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "--vlan 10");
+    host.add_host("b", &b, "--vlan 10");
+    assert!(a.reaches("10.3.0.2", 3));
+    let guest =
+        |i: u32| format!("port add g{i} --kind vhost-user --vlan 10 --socket {}", host.path(&format!("g{i}.sock")));
+    let kinds = ["nic --device net_null", "nic --device net_ring", "vhost-user"];
+    let round = |i: u32| {
+        // Every kind that needs no peer: a device of DPDK's, a guest's socket, now and then a tap.
+        match i % 10 {
+            0 => {
+                let name = format!("dt{}{}", std::process::id() % 10_000, i % 100);
+                host.dunlin(&format!("port add x{i} --kind tap --interface {name} --vlan 10"));
+                host.dunlin(&format!("port del x{i}"));
+            }
+            n if n % 2 == 0 => {
+                host.dunlin(&guest(i));
+                host.dunlin(&format!("port del g{i}"));
+            }
+            _ => {
+                host.dunlin(&format!("port add n{i} --kind {}{i} --vlan 20", kinds[1]));
+                host.dunlin(&format!("port set n{i} --vlan 30"));
+                host.dunlin(&format!("port del n{i}"));
+            }
+        }
+    };
+    // Once through, so that what is made once is made.
+    (0..40).for_each(round);
+    let before = (resident_kb(&host), buffers_in_use(&host));
+    let receiver = b.receive("--seconds 170 --count 60000");
+    let mac = b.mac();
+    std::thread::scope(|s| {
+        s.spawn(|| a.send(&format!("--dst {mac} --count 60000 --rate 1500")));
+        (40..1040).for_each(round);
+    });
+    let lines = receiver.finish();
+    assert!(lines.last().unwrap().starts_with("received=60000 distinct=60000 lost=0 disorder=0"), "{lines:?}");
+    let mut after = (0, Vec::new());
+    eventually(&format!("no buffer leaked: {before:?}, then {after:?}"), 5.0, || {
+        after = (resident_kb(&host), buffers_in_use(&host));
+        after.1 == before.1
+    });
+    let grown = after.0.saturating_sub(before.0);
+    println!("resident memory: {} kB, then {} kB", before.0, after.0);
+    assert!(grown < 8 * 1024, "grew by {grown} kB: {before:?}, {after:?}");
+}

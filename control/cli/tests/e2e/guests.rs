@@ -1,0 +1,70 @@
+//! Real guests in QEMU over vhost-user.
+
+use crate::{
+    guest::Guest,
+    host::Host,
+    net::{Netns, eventually},
+};
+
+#[test]
+fn two_guests_and_a_kernel_host_talk_and_a_stranger_does_not() {
+    let (friend, stranger) = (Netns::with_address("10.5.0.3/24"), Netns::with_address("10.5.0.4/24"));
+    let host = Host::start();
+    host.add_host("friend", &friend, "--vlan 10");
+    host.add_host("stranger", &stranger, "--vlan 20");
+    for g in ["web1", "web2"] {
+        host.dunlin(&format!("port add {g} --kind vhost-user --vlan 10 --socket {}", host.path(&format!("{g}.sock"))));
+        assert_eq!(host.port(g)["guest"]["connected"], false);
+    }
+    let start =
+        |n: u32| Guest::start(&format!("web{n}"), &host.path(&format!("web{n}.sock")), &format!("--ip 10.5.0.{n}/24"));
+    let (one, two) = (start(1), start(2));
+    let (mut one, mut two) = (one.ready(), two.ready());
+    assert!(one.reaches("10.5.0.2", 3), "guest to guest");
+    assert!(two.reaches("10.5.0.3", 3), "guest to kernel host");
+    assert!(friend.reaches("10.5.0.1", 3), "kernel host to guest");
+    assert!(!stranger.reaches("10.5.0.1", 1) && !two.reaches("10.5.0.4", 1), "another VLAN");
+    assert_eq!(host.port("web1")["guest"]["running"], true);
+
+    // A guest that is killed harms nobody, and is taken back when it returns.
+    let frames = host.count("web2", "rx_frames");
+    one.kill();
+    eventually("its port is down", 5.0, || {
+        host.port("web1")["up"] == false && host.port("web1")["guest"]["connected"] == false
+    });
+    assert!(two.reaches("10.5.0.3", 3) && host.count("web2", "rx_frames") > frames);
+    assert!(!friend.reaches("10.5.0.1", 1));
+    let mut one = start(1).ready();
+    assert!(one.reaches("10.5.0.2", 5), "after its return");
+
+    // Restarted under the guests: they come back by themselves, without a hand's help.
+    let mut host = host;
+    host.kill_dataplane();
+    host.start_dataplane();
+    host.wait_until_filled();
+    host.wait_up("web1");
+    host.wait_up("web2");
+    assert!(one.reaches("10.5.0.2", 5) && friend.reaches("10.5.0.1", 5), "after the dataplane's return");
+}
+
+#[test]
+fn a_guest_with_two_queues_whose_socket_dunlin_makes() {
+    let ns = Netns::with_address("10.5.1.1/24");
+    let host = Host::start();
+    host.add_host("ns", &ns, "--mtu 9000");
+    ns.run("ip link set eth0 mtu 9000");
+    let socket = host.path("multi.sock");
+    host.dunlin(&format!("port add multi --kind vhost-user --server --mtu 9000 --socket {socket}"));
+    assert!(std::path::Path::new(&socket).exists());
+    let mut g = Guest::start("multi", &socket, "--vhost client --queues 2 --mtu 9000 --ip 10.5.1.2/24").ready();
+    eventually("both queues are in use", 10.0, || host.port("multi")["guest"]["queue_pairs"] == 2);
+    let queues = host.json("worker list")[0]["queues"].to_string();
+    assert_eq!(queues.matches("multi").count(), 2, "{queues}");
+    assert!(g.reaches("10.5.1.1", 3));
+    // A jumbo frame whole, and one octet more than the port's MTU not.
+    assert!(ns.try_run("ping -c 2 -W 2 -M do -s 8972 10.5.1.2").status.success());
+    host.dunlin("port set multi --mtu 4000");
+    assert!(ns.try_run("ping -c 2 -W 2 -M do -s 3972 10.5.1.2").status.success());
+    assert!(!ns.try_run("ping -c 2 -W 1 -M do -s 3973 10.5.1.2").status.success());
+    assert_eq!(host.drops("multi", "mtu_exceeded"), 2);
+}

@@ -1,0 +1,21 @@
+//! End-to-end tests: the real binaries, real kernel hosts in namespaces, real guests in QEMU.
+//!
+//! Each test starts a switch of its own (`host.rs`), on sockets, namespaces and files of its own,
+//! so that they can run side by side. `make e2e` builds the binaries and runs them; they need
+//! root. At its end every [`host::Host`] checks conservation: received + cloned = transmitted +
+//! dropped, to the frame.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod guest;
+mod host;
+mod net;
+
+mod bad_input;
+mod bridging;
+mod churn;
+mod guests;
+mod metrics;
+mod offload;
+mod resilience;
+mod vlan;

@@ -1,0 +1,176 @@
+//! Kernel hosts in namespaces, and the probe that sends and receives raw frames there.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A namespace with one interface, `eth0`, whose peer `outside` is for the switch.
+pub struct Netns {
+    pub name: String,
+    pub outside: String,
+}
+
+/// Runs a command to its end and gives what it printed; panics if it fails.
+pub fn sh(command: &str) -> String {
+    let o = try_sh(command);
+    assert!(o.status.success(), "{command}\n{}{}", text(&o.stdout), text(&o.stderr));
+    text(&o.stdout)
+}
+
+/// The same, whatever comes of it.
+pub fn try_sh(command: &str) -> Output {
+    Command::new("bash").args(["-c", command]).stdin(Stdio::null()).output().expect("bash is there")
+}
+
+pub fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}
+
+/// Waits until `what` holds, for at most `seconds`.
+pub fn eventually(what: &str, seconds: f64, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed().as_secs_f64() < seconds, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Netns {
+    pub fn new() -> Self {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}x{n}", std::process::id() % 100_000);
+        let ns = Netns { name: format!("dn{id}"), outside: format!("dv{id}") };
+        sh(&format!(
+            "ip netns add {0} && ip link add {1} type veth peer name eth0 netns {0} && ip link set {1} up && \
+             ip -n {0} link set lo up && ip netns exec {0} sysctl -qw net.ipv6.conf.all.disable_ipv6=1 && \
+             sysctl -qw net.ipv6.conf.{1}.disable_ipv6=1 && ip -n {0} link set eth0 up",
+            ns.name, ns.outside
+        ));
+        ns
+    }
+
+    /// With an address, as "10.1.0.1/24".
+    pub fn with_address(address: &str) -> Self {
+        let ns = Netns::new();
+        ns.run(&format!("ip addr add {address} dev eth0"));
+        ns
+    }
+
+    /// Runs a command in it.
+    pub fn run(&self, command: &str) -> String {
+        sh(&self.inside(command))
+    }
+
+    pub fn try_run(&self, command: &str) -> Output {
+        try_sh(&self.inside(command))
+    }
+
+    fn inside(&self, command: &str) -> String {
+        format!("ip netns exec {} bash -c '{command}'", self.name)
+    }
+
+    /// Starts a command in it.
+    pub fn spawn(&self, command: &str) -> Background {
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.name, "bash", "-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ip is there");
+        Background(Some(child))
+    }
+
+    /// Whether `address` answers one of `tries` pings.
+    pub fn reaches(&self, address: &str, tries: u32) -> bool {
+        (0..tries).any(|_| self.try_run(&format!("ping -c 1 -W 1 {address}")).status.success())
+    }
+
+    pub fn mac(&self) -> String {
+        self.run("cat /sys/class/net/eth0/address").trim().to_owned()
+    }
+
+    /// Sends probe frames: see `probe.py send`.
+    pub fn send(&self, options: &str) {
+        self.run(&format!("{} send eth0 {options}", probe()));
+    }
+
+    /// Starts to receive probe frames: see `probe.py receive`. Returns once it listens.
+    pub fn receive(&self, options: &str) -> Receiver {
+        let mut child = self.spawn(&format!("{} receive eth0 {options}", probe()));
+        let mut out = BufReader::new(child.0.as_mut().unwrap().stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "listening");
+        Receiver { child, out }
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = try_sh(&format!(
+            "ip netns pids {0} | xargs -r kill -9; ip netns del {0}; ip link del {1}",
+            self.name, self.outside
+        ));
+    }
+}
+
+fn probe() -> String {
+    format!("python3 {}/tests/e2e/probe.py", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A running command, killed when dropped.
+pub struct Background(pub Option<Child>);
+
+impl Background {
+    /// Waits for its end and gives what it printed.
+    pub fn finish(mut self) -> String {
+        let o = self.0.take().unwrap().wait_with_output().unwrap();
+        text(&o.stdout) + &text(&o.stderr)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(c) = &mut self.0 {
+            let _ = c.kill();
+            let _ = c.wait();
+        }
+    }
+}
+
+/// A probe that listens.
+pub struct Receiver {
+    child: Background,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Receiver {
+    /// Waits for its end (its --seconds, or --count frames) and gives one line a frame or a summary.
+    pub fn finish(mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for line in (&mut self.out).lines() {
+            lines.push(line.unwrap());
+        }
+        drop(self.child.0.take().map(|mut c| c.wait()));
+        lines
+    }
+
+    /// The number behind `key=` in the summary.
+    pub fn summary(self, key: &str) -> u64 {
+        let lines = self.finish();
+        let last = lines.last().expect("a summary");
+        number(last, key)
+    }
+}
+
+/// The number behind `key=` in a line.
+pub fn number(line: &str, key: &str) -> u64 {
+    let found = line.split_whitespace().find_map(|w| w.strip_prefix(&format!("{key}=")));
+    found.unwrap_or_else(|| panic!("no {key} in {line}")).parse().unwrap()
+}

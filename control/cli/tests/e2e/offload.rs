@@ -1,0 +1,79 @@
+//! Checksums and segmentation: what a sender leaves to the switch and a receiver can't do.
+
+use crate::{guest::Guest, host::Host, net::Netns};
+
+/// Retransmitted segments as iperf3 counts them would hide a wrong checksum; a transfer that
+/// works at all, with the kernel's own counts of bad checksums at zero, does not.
+fn bad_checksums(ns: &Netns) -> u64 {
+    let snmp = ns.run("cat /proc/net/snmp");
+    let tcp: Vec<&str> = snmp.lines().filter(|l| l.starts_with("Tcp:")).collect();
+    let at = tcp[0].split_whitespace().position(|f| f == "InCsumErrors").unwrap();
+    tcp[1].split_whitespace().nth(at).unwrap().parse().unwrap()
+}
+
+fn megabits(report: &str) -> f64 {
+    let line = report.lines().find(|l| l.contains("receiver")).unwrap_or_else(|| panic!("iperf3 failed: {report}"));
+    line.split_whitespace().rev().skip_while(|w| *w != "Mbits/sec").nth(1).unwrap().parse().unwrap()
+}
+
+/// veth leaves checksums unfinished, and neither AF_XDP nor AF_PACKET says so.
+#[test]
+fn kernel_hosts_need_no_ethtool() {
+    for driver in ["auto", "af_packet"] {
+        let (a, b) = (Netns::with_address("10.6.0.1/24"), Netns::with_address("10.6.0.2/24"));
+        let host = Host::start();
+        host.add_host("a", &a, &format!("--driver {driver}"));
+        host.add_host("b", &b, &format!("--driver {driver}"));
+        println!("{driver}: {}", host.port("a")["driver"]);
+        if driver == "af_packet" {
+            // A GSO frame is larger than AF_PACKET's slots: without XDP the sender must segment.
+            for ns in [&a, &b] {
+                ns.run("ethtool -K eth0 tso off gso off");
+            }
+        }
+        let _server = b.spawn("iperf3 -s -1");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let report = a.run("iperf3 -c 10.6.0.2 -t 2 -f m");
+        assert!(megabits(&report) > 50.0, "{driver}: {report}");
+        assert_eq!((bad_checksums(&a), bad_checksums(&b)), (0, 0), "{driver}");
+        // And UDP.
+        let _server = b.spawn("iperf3 -s -1");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let report = a.run("iperf3 -u -b 20m -c 10.6.0.2 -t 1 -f m");
+        assert!(megabits(&report) > 10.0, "{driver}: {report}");
+    }
+}
+
+/// A guest sends 64 KiB at a time; a kernel interface takes frames of its MTU with checksums.
+#[test]
+fn a_guests_large_segments_reach_a_kernel_host() {
+    let (ns, jumbo) = (Netns::with_address("10.6.1.1/24"), Netns::with_address("10.6.1.3/24"));
+    jumbo.run("ip link set eth0 mtu 9000");
+    let host = Host::start();
+    host.add_host("ns", &ns, "");
+    host.add_host("jumbo", &jumbo, "--mtu 9000");
+    host.dunlin(&format!("port add g --kind vhost-user --mtu 9000 --socket {}", host.path("g.sock")));
+    let mut g = Guest::start("g", &host.path("g.sock"), "--ip 10.6.1.2/24").ready();
+    assert_eq!(host.port("g")["guest"]["tso4"], true, "the guest takes and sends large segments");
+    for (ns, address) in [(&ns, "10.6.1.1"), (&jumbo, "10.6.1.3")] {
+        let server = ns.spawn("iperf3 -s -1");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let before = (host.count("g", "rx_frames"), host.count("g", "rx_bytes"));
+        let report = g.run(&format!("iperf3 -c {address} -t 2 -f m"));
+        assert!(megabits(&report) > 20.0, "{report}");
+        drop(server);
+        let (frames, bytes) = (host.count("g", "rx_frames") - before.0, host.count("g", "rx_bytes") - before.1);
+        assert!(bytes / frames > 3000, "the guest sent large segments: {bytes} octets in {frames} frames");
+        assert_eq!(bad_checksums(ns), 0, "{address}");
+        // And back.
+        let _server = ns.spawn("iperf3 -s -1");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let report = g.run(&format!("iperf3 -R -c {address} -t 2 -f m"));
+        assert!(megabits(&report) > 20.0, "{report}");
+    }
+    // The switch made the segments: each is in the books.
+    assert!(host.count("ns", "clones") > 1000, "{}", host.count("ns", "clones"));
+    for reason in ["bad_offload", "mtu_exceeded", "no_buffer"] {
+        assert_eq!(host.drops("ns", reason), 0, "{reason}");
+    }
+}

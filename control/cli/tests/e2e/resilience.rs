@@ -1,0 +1,149 @@
+//! Processes that die at any moment, in any order.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    host::{Host, binary},
+    net::{Netns, eventually},
+};
+
+fn two_hosts() -> (Host, Netns, Netns) {
+    let (a, b) = (Netns::with_address("10.2.0.1/24"), Netns::with_address("10.2.0.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "--vlan 10");
+    host.add_host("b", &b, "--vlan 10");
+    (host, a, b)
+}
+
+#[test]
+fn control_dies_and_not_one_frame_is_lost() {
+    let (mut host, a, b) = two_hosts();
+    let receiver = b.receive("--seconds 9 --count 12000");
+    let mac = b.mac();
+    std::thread::scope(|s| {
+        s.spawn(|| a.send(&format!("--dst {mac} --count 12000 --rate 3000")));
+        std::thread::sleep(Duration::from_millis(500));
+        host.kill_control();
+        std::thread::sleep(Duration::from_millis(1500));
+        host.start_control();
+        host.wait_until_filled();
+        // And once more, in the middle of a change.
+        let slow = host.path("control.sock");
+        s.spawn(move || {
+            let mut c = Command::new(binary("dunlin"));
+            let _ = c.args(["--control", &slow, "bridge", "add", "later"]).output();
+        });
+        host.kill_control();
+        host.start_control();
+        host.wait_until_filled();
+    });
+    let lines = receiver.finish();
+    assert!(lines.last().unwrap().starts_with("received=12000 distinct=12000 lost=0 disorder=0"), "{lines:?}");
+    // What was acknowledged is still wanted.
+    assert_eq!(host.json("port list").as_array().unwrap().len(), 2);
+    assert_eq!(host.json("status")["dataplane_restarts"], 0);
+}
+
+#[test]
+fn the_dataplane_dies_and_is_refilled_within_two_seconds() {
+    let (mut host, a, _b) = two_hosts();
+    host.dunlin("mac add 52:54:00:00:00:77 --vlan 10 --port b");
+    for _ in 0..3 {
+        host.kill_dataplane();
+        let down = host.refused("mac list");
+        assert!(down.contains("the dataplane is down") && down.contains("systemctl start dunlin-dataplane"), "{down}");
+        host.start_dataplane();
+        // Counted from when it listens: starting DPDK takes its own time.
+        eventually("it listens", 10.0, || std::os::unix::net::UnixStream::connect(host.path("dataplane.sock")).is_ok());
+        let begun = Instant::now();
+        eventually("ports are back", 2.0, || {
+            let status = host.json("status");
+            let state = status["dataplane"]["ports"].as_array().cloned().unwrap_or_default();
+            state.len() == 2 && state.iter().all(|p| p["up"] == true)
+        });
+        assert!(a.reaches("10.2.0.2", 3));
+        println!("refilled in {:?}", begun.elapsed());
+    }
+    assert!(host.json("mac list").as_array().unwrap().iter().any(|m| m["is_static"] == true));
+}
+
+/// With the supervisor that ships: forwarding is back within three seconds of the restart.
+#[test]
+fn the_supervisor_brings_forwarding_back() {
+    let (mut host, a, b) = two_hosts();
+    host.kill_dataplane();
+    let supervise = format!("{}/../../configs/demo/supervise.sh", env!("CARGO_MANIFEST_DIR"));
+    let mut supervisor = Command::new(supervise)
+        .arg(host.path("dunlin-dataplane.log"))
+        .arg(binary("dunlin-dataplane"))
+        .args(host.dataplane_arguments().split_whitespace())
+        .spawn()
+        .unwrap();
+    eventually("traffic flows", 10.0, || a.reaches("10.2.0.2", 1));
+    let mac = b.mac();
+    let receiver = b.receive("--seconds 8");
+    std::thread::scope(|s| {
+        s.spawn(|| a.send(&format!("--dst {mac} --count 6000 --rate 1000")));
+        std::thread::sleep(Duration::from_secs(1));
+        let pid = crate::net::sh(&format!("pgrep -P {} -x dunlin-dataplan", supervisor.id()));
+        crate::net::sh(&format!("kill -9 {pid}"));
+    });
+    let gap = receiver.summary("gap_ms");
+    println!("forwarding was away for {gap} ms");
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor.id() as i32), nix::sys::signal::SIGTERM);
+    supervisor.wait().unwrap();
+    assert!((1..3000).contains(&gap), "{gap} ms without a frame");
+}
+
+#[test]
+fn changes_made_while_the_dataplane_is_down_are_kept() {
+    let (mut host, a, _b) = two_hosts();
+    host.kill_dataplane();
+    assert!(host.dunlin("port set b --vlan 20").contains("the dataplane is down: stored"));
+    host.kill_control();
+    host.start_control();
+    host.start_dataplane();
+    host.wait_until_filled();
+    host.wait_up("b");
+    assert!(!a.reaches("10.2.0.2", 1));
+    host.dunlin("port set b --vlan 10");
+    assert!(a.reaches("10.2.0.2", 3));
+}
+
+/// `kill -9` at any instant of a stream of changes: what was acknowledged is there.
+#[test]
+fn acknowledged_changes_survive_kill_9() {
+    let mut host = Host::start();
+    let mut acknowledged = 0;
+    for round in 0..4u64 {
+        let control = host.path("control.sock");
+        let changer = std::thread::spawn(move || {
+            let mut done = 0;
+            for i in 0..10_000 {
+                let name = format!("r{round}n{i}");
+                let o = Command::new(binary("dunlin"))
+                    .args(["--control", &control, "bridge", "add", &name])
+                    .output()
+                    .unwrap();
+                if !o.status.success() {
+                    break;
+                }
+                done += 1;
+            }
+            done
+        });
+        std::thread::sleep(Duration::from_millis(300 + 170 * round));
+        host.kill_control();
+        acknowledged += changer.join().unwrap();
+        host.start_control();
+        host.wait_until_filled();
+        let there = host.json("bridge list").as_array().unwrap().len() as u64;
+        // One may have been stored whose answer got lost.
+        assert!((acknowledged..=acknowledged + 1).contains(&there), "{there} for {acknowledged}");
+        acknowledged = there;
+    }
+    assert!(acknowledged > 4, "some changes were made: {acknowledged}");
+}
