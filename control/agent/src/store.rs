@@ -1,7 +1,11 @@
 //! Where the configuration is kept: one file, written in transactions that survive a crash at
 //! any instant (redb: copy on write, checksums, fsync at commit).
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use dunlin_control_api::v1::Config;
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -25,10 +29,11 @@ impl StoreError {
     }
 }
 
-/// The open file.
+/// The file. After a failed write redb wants it closed and opened again, so it may be closed for
+/// a while; then the next use opens it.
 pub struct Store {
-    db: Database,
-    path: String,
+    db: Mutex<Option<Database>>,
+    path: PathBuf,
 }
 
 impl Store {
@@ -50,7 +55,7 @@ impl Store {
         // A file cut short makes redb's own checks fail; some of them by panicking.
         let opened = std::panic::catch_unwind(|| {
             let db = Database::create(path).map_err(|e| e.to_string())?;
-            let store = Store { db, path: path.display().to_string() };
+            let store = Store { db: Mutex::new(Some(db)), path: path.to_owned() };
             store.load().map_err(|e| e.why)?;
             Ok::<Store, String>(store)
         });
@@ -65,39 +70,56 @@ impl Store {
     }
 
     fn fail(&self, e: impl std::fmt::Display) -> StoreError {
-        StoreError { path: self.path.clone(), why: e.to_string() }
+        StoreError { path: self.path.display().to_string(), why: e.to_string() }
+    }
+
+    /// Runs `f` on the open file; closes it if that fails.
+    fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        if db.is_none() {
+            *db = Some(Database::open(&self.path).map_err(|e| self.fail(e))?);
+        }
+        let result = f(db.as_ref().expect("opened above"));
+        if result.is_err() {
+            *db = None;
+        }
+        result
     }
 
     /// The configuration and its revision; empty and 0 in a new file.
     pub fn load(&self) -> Result<(Config, u64), StoreError> {
-        let read = self.db.begin_read().map_err(|e| self.fail(e))?;
-        let table = match read.open_table(TABLE) {
-            Ok(t) => t,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Config::default(), 0)),
-            Err(e) => return Err(self.fail(e)),
-        };
-        let get = |key| table.get(key).map_err(|e| self.fail(e));
-        let config = match get(CONFIG)? {
-            Some(v) => serde_json::from_slice(v.value()).map_err(|e| self.fail(format!("configuration: {e}")))?,
-            None => Config::default(),
-        };
-        let revision = match get(REVISION)? {
-            Some(v) => u64::from_le_bytes(v.value().try_into().map_err(|e| self.fail(format!("revision: {e}")))?),
-            None => 0,
-        };
-        Ok((config, revision))
+        self.with(|db| {
+            let read = db.begin_read().map_err(|e| self.fail(e))?;
+            let table = match read.open_table(TABLE) {
+                Ok(t) => t,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Config::default(), 0)),
+                Err(e) => return Err(self.fail(e)),
+            };
+            let get = |key| table.get(key).map_err(|e| self.fail(e));
+            let config = match get(CONFIG)? {
+                Some(v) => serde_json::from_slice(v.value()).map_err(|e| self.fail(format!("configuration: {e}")))?,
+                None => Config::default(),
+            };
+            let revision = match get(REVISION)? {
+                Some(v) => u64::from_le_bytes(v.value().try_into().map_err(|e| self.fail(format!("revision: {e}")))?),
+                None => 0,
+            };
+            Ok((config, revision))
+        })
     }
 
     /// Writes a configuration, durably when it returns.
     pub fn save(&self, config: &Config, revision: u64) -> Result<(), StoreError> {
         let octets = serde_json::to_vec(config).map_err(|e| self.fail(e))?;
-        let write = self.db.begin_write().map_err(|e| self.fail(e))?;
-        {
-            let mut table = write.open_table(TABLE).map_err(|e| self.fail(e))?;
-            table.insert(CONFIG, octets.as_slice()).map_err(|e| self.fail(e))?;
-            table.insert(REVISION, revision.to_le_bytes().as_slice()).map_err(|e| self.fail(e))?;
-        }
-        write.commit().map_err(|e| self.fail(e))
+        self.with(|db| {
+            let write = db.begin_write().map_err(|e| self.fail(e))?;
+            {
+                let mut table = write.open_table(TABLE).map_err(|e| self.fail(e))?;
+                table.insert(CONFIG, octets.as_slice()).map_err(|e| self.fail(e))?;
+                table.insert(REVISION, revision.to_le_bytes().as_slice()).map_err(|e| self.fail(e))?;
+            }
+            write.commit().map_err(|e| self.fail(e))
+        })
     }
 }
 

@@ -307,10 +307,8 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
     facts.push(("received", format!("{} frames, {} octets", c.rx_frames, c.rx_bytes)));
     facts.push(("transmitted", format!("{} frames, {} octets", c.tx_frames, c.tx_bytes)));
     facts.push(("cloned", format!("{} frames", c.clones)));
-    let dropped: Vec<(String, u64)> =
-        c.drops.iter().filter(|d| d.frames > 0).map(|d| (format!("{} {}", d.direction, d.reason), d.frames)).collect();
-    for (reason, frames) in &dropped {
-        facts.push(("dropped", format!("{frames} frames: {reason}")));
+    for d in c.drops.iter().filter(|d| d.frames > 0) {
+        facts.push(("dropped", format!("{} frames, {} {}: {}", d.frames, d.direction, d.reason, d.meaning)));
     }
     let d = p.device.unwrap_or_default();
     for (what, n) in [

@@ -9,8 +9,11 @@ use crate::{DpdkError, Mbuf, eal::Eal};
 /// Octets of data in a buffer of a standard pool, without headroom: an Ethernet frame of MTU
 /// 1,500 with two tags, and what drivers want as the least (2 kB).
 pub const STANDARD_ROOM: u16 = 2048;
-/// Octets of data in a buffer of a jumbo pool: MTU 9,216 with two tags.
-pub const JUMBO_ROOM: u16 = 9216 + 64;
+/// Octets of data in a buffer of a jumbo pool. MTU 9,216 needs less, but AF_PACKET's slots are
+/// powers of two, and its driver wants buffers of their size.
+pub const JUMBO_ROOM: u16 = 16_384;
+/// Octets of data in a buffer for one whole frame of the largest MTU, 9,216.
+pub const FRAME_ROOM: u16 = 9216 + 64;
 /// Octets in front of the data, for tags and encapsulation.
 pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 

@@ -334,27 +334,43 @@ fn fold(mut sum: u32) -> u16 {
 /// and AF_XDP don't pass on the kernel's own mark for it. A frame that is finished already is
 /// left alone: it has that sum in its field once in 65,536, and then completing writes the very
 /// same value.
-pub fn complete_unfinished(m: &mut Mbuf) {
-    let Some((l3, l4, l4_len, field)) = unfinished(m.head()) else { return };
-    debug_assert!(l3 < l4);
-    if l4 + l4_len <= m.len() as usize {
-        // A frame shared before it was received can't be; and the range was checked.
-        let _ = complete_range(m, l4, l4_len, field);
+///
+/// `false` if the frame's end is missing: AF_PACKET cuts what is larger than its slots.
+#[must_use]
+pub fn complete_unfinished(m: &mut Mbuf) -> bool {
+    let Some(l4) = l4_of(m.head()) else { return true };
+    if l4.at + l4.len > m.len() as usize {
+        return false;
     }
+    if l4.unfinished {
+        // The range was checked, and nobody shares a frame that was just received.
+        let _ = complete_range(m, l4.at, l4.len, l4.field);
+    }
+    true
 }
 
-/// Offsets of L3 and L4, the length of L4 and the offset of the checksum field, if it is
-/// unfinished.
-fn unfinished(head: &[u8]) -> Option<(usize, usize, usize, usize)> {
+/// The TCP or UDP part of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct L4 {
+    at: usize,
+    /// By the IP header.
+    len: usize,
+    /// Where the checksum is.
+    field: usize,
+    unfinished: bool,
+}
+
+/// Finds it in a frame that is no fragment.
+fn l4_of(head: &[u8]) -> Option<L4> {
     let word = |at: usize| Some(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?]));
     let mut l3 = 14;
     while matches!(word(l3 - 2)?, 0x8100 | 0x88a8) && l3 < 22 {
         l3 += 4;
     }
-    let (v4, proto, l4, l4_len) = match word(l3 - 2)? {
+    let (v4, proto, at, len) = match word(l3 - 2)? {
         0x0800 => {
             let ihl = (*head.get(l3)? & 0xf) as usize * 4;
-            let whole = word(l3 + 6)? & 0x3fff == 0; // no fragment
+            let whole = word(l3 + 6)? & 0x3fff == 0;
             let len = (word(l3 + 2)? as usize).checked_sub(ihl)?;
             (true, *head.get(l3 + 9).filter(|_| whole && ihl >= 20)?, l3 + ihl, len)
         }
@@ -362,12 +378,12 @@ fn unfinished(head: &[u8]) -> Option<(usize, usize, usize, usize)> {
         _ => return None,
     };
     let field = match proto {
-        TCP if l4_len >= 20 => l4 + 16,
-        UDP if l4_len >= 8 => l4 + 6,
+        TCP if len >= 20 => at + 16,
+        UDP if len >= 8 => at + 6,
         _ => return None,
     };
     let has = u16::from_ne_bytes([*head.get(field)?, *head.get(field + 1)?]);
-    (has == pseudo_sum(&head[l3..], v4, proto, l4_len as u32)).then_some((l3, l4, l4_len, field))
+    Some(L4 { at, len, field, unfinished: has == pseudo_sum(&head[l3..], v4, proto, len as u32) })
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than its Ethernet header and tag.
     Runt = "runt", Rx;
+    /// Larger than the slot it was received in, so its end is missing: the sender leaves segmentation
+    /// to the receiver. Turn that off there, with 'ethtool -K INTERFACE tso off gso off'.
+    Truncated = "truncated", Rx;
     /// The source address is a group address, broadcast or all zeros.
     InvalidSource = "invalid_source", Rx;
     /// The port does not carry the frame's VLAN.

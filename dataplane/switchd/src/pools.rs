@@ -6,12 +6,11 @@
 use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
-    mempool::{JUMBO_ROOM, Mempool, STANDARD_ROOM},
+    mempool::{FRAME_ROOM, JUMBO_ROOM, Mempool, STANDARD_ROOM},
 };
 
 /// Buffers of one AF_XDP interface: its fill, receive and transmit rings hold 2,048 each.
 const XDP_BUFFERS: u32 = 8191;
-const JUMBO_BUFFERS: u32 = 8191;
 const LINEAR_BUFFERS: u32 = 511;
 
 /// All pools of the dataplane.
@@ -21,6 +20,7 @@ pub struct Pools {
     /// For bringing chains into one piece.
     pub linear: Mempool,
     jumbo: Option<Mempool>,
+    jumbo_buffers: u32,
     /// Of AF_XDP interfaces that are gone, to be used again once all buffers are back.
     spare: Vec<Mempool>,
 }
@@ -31,14 +31,15 @@ impl Pools {
 
     pub fn new(eal: Eal, memory_mb: u32, hugepages: bool) -> Result<Self, DpdkError> {
         let budget = u64::from(memory_mb) * 1024 * 1024 * 2 / 3;
-        let linear_takes = u64::from(LINEAR_BUFFERS) * Mempool::footprint(JUMBO_ROOM, hugepages);
+        let linear_takes = u64::from(LINEAR_BUFFERS) * Mempool::footprint(FRAME_ROOM, hugepages);
         let size = budget.saturating_sub(linear_takes) / Mempool::footprint(STANDARD_ROOM, hugepages);
         Ok(Pools {
             eal,
             // One less than a power of two wastes no slot of the ring behind a pool.
             standard: Mempool::new(&eal, size.clamp(1023, (1 << 24) - 1) as u32, STANDARD_ROOM)?,
-            linear: Mempool::new(&eal, LINEAR_BUFFERS, JUMBO_ROOM)?,
+            linear: Mempool::new(&eal, LINEAR_BUFFERS, FRAME_ROOM)?,
             jumbo: None,
+            jumbo_buffers: (budget / 5 / Mempool::footprint(JUMBO_ROOM, hugepages)).clamp(511, 65_535) as u32,
             spare: Vec::new(),
         })
     }
@@ -54,7 +55,7 @@ impl Pools {
             return Ok(self.standard.clone());
         }
         if self.jumbo.is_none() {
-            self.jumbo = Some(Mempool::new(&self.eal, JUMBO_BUFFERS, JUMBO_ROOM)?);
+            self.jumbo = Some(Mempool::new(&self.eal, self.jumbo_buffers, JUMBO_ROOM)?);
         }
         Ok(self.jumbo.clone().expect("made above"))
     }

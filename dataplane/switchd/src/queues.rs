@@ -30,13 +30,18 @@ pub enum RxKind {
 
 impl RxHandle {
     #[inline(always)]
-    pub fn receive(&mut self, guard: Guard<'_>, burst: &mut Burst<Packet>) -> usize {
+    pub fn receive(&mut self, guard: Guard<'_>, burst: &mut Burst<Packet>, counters: &Counters) -> usize {
         let n = match &mut self.queue {
             RxKind::Eth(q) => q.receive(burst),
             RxKind::Vhost(q) => q.receive(guard, burst),
         };
-        if self.complete_checksums {
-            burst.iter_mut().for_each(|p| complete_unfinished(&mut p.0));
+        if self.complete_checksums && n > 0 {
+            burst.retain(|p| complete_unfinished(&mut p.0));
+            let cut = (n - burst.len()) as u64;
+            if cut > 0 {
+                counters.port(self.port).rx_frames.add(cut);
+                drop_frames(counters, self.port, DropReason::Truncated, cut);
+            }
         }
         n
     }

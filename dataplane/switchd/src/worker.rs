@@ -222,7 +222,7 @@ impl Worker {
         let cx = Context { snapshot: &self.snapshot, macs: &self.macs, counters: &self.shared.counters, now };
         let (mut frames, mut bursts) = (0, 0);
         for rx in &mut self.rx {
-            let n = rx.receive(guard, burst);
+            let n = rx.receive(guard, burst, &self.shared.counters);
             if n > 0 {
                 frames += n as u64;
                 bursts += 1;

@@ -50,7 +50,7 @@ fn two_guests_and_a_kernel_host_talk_and_a_stranger_does_not() {
 #[test]
 fn a_guest_with_two_queues_whose_socket_dunlin_makes() {
     let ns = Netns::with_address("10.5.1.1/24");
-    let host = Host::start();
+    let host = Host::with_options("--memory 512");
     host.add_host("ns", &ns, "--mtu 9000");
     ns.run("ip link set eth0 mtu 9000");
     let socket = host.path("multi.sock");

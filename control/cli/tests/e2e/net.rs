@@ -121,7 +121,7 @@ impl Drop for Netns {
 }
 
 fn probe() -> String {
-    format!("python3 {}/tests/e2e/probe.py", env!("CARGO_MANIFEST_DIR"))
+    format!("/usr/bin/python3 {}/tests/e2e/probe.py", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A running command, killed when dropped.

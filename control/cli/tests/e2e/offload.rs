@@ -48,8 +48,9 @@ fn kernel_hosts_need_no_ethtool() {
 #[test]
 fn a_guests_large_segments_reach_a_kernel_host() {
     let (ns, jumbo) = (Netns::with_address("10.6.1.1/24"), Netns::with_address("10.6.1.3/24"));
-    jumbo.run("ip link set eth0 mtu 9000");
-    let host = Host::start();
+    // Jumbo frames are AF_PACKET's, whose slots a GSO frame of the kernel's would not fit.
+    jumbo.run("ip link set eth0 mtu 9000 && ethtool -K eth0 tso off gso off");
+    let host = Host::with_options("--memory 512");
     host.add_host("ns", &ns, "");
     host.add_host("jumbo", &jumbo, "--mtu 9000");
     host.dunlin(&format!("port add g --kind vhost-user --mtu 9000 --socket {}", host.path("g.sock")));
@@ -76,4 +77,18 @@ fn a_guests_large_segments_reach_a_kernel_host() {
     for reason in ["bad_offload", "mtu_exceeded", "no_buffer"] {
         assert_eq!(host.drops("ns", reason), 0, "{reason}");
     }
+}
+
+/// What AF_PACKET cuts is not passed on as if it were whole: it is dropped, by name and with advice.
+#[test]
+fn truncated_frames_are_dropped_by_name() {
+    let (a, b) = (Netns::with_address("10.6.2.1/24"), Netns::with_address("10.6.2.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "--driver af_packet");
+    host.add_host("b", &b, "--driver af_packet");
+    let _server = b.spawn("iperf3 -s -1");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let _ = a.try_run("timeout 3 iperf3 -c 10.6.2.2 -t 1");
+    assert!(host.drops("a", "truncated") > 0);
+    assert!(host.dunlin("port show a").contains("ethtool -K INTERFACE tso off"));
 }

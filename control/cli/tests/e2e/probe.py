@@ -15,6 +15,7 @@ import time
 
 ETHERTYPE = 0x88B5
 SOL_PACKET, PACKET_AUXDATA = 263, 8
+SO_RCVBUFFORCE = 33
 TAGGED = 1 << 4  # TP_STATUS_VLAN_VALID
 TPID_VALID = 1 << 6
 
@@ -67,7 +68,7 @@ def tags_of(frame, ancillary):
 def receive(a):
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     s.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+    s.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     s.bind((a.iface, 3))
     s.settimeout(0.1)
     print("listening", flush=True)

@@ -107,27 +107,15 @@ fn scapy_writes_and_checks_the_tags() {
     let (trunk, access) = (Netns::new(), Netns::new());
     host.add_host("trunk", &trunk, "--trunks 10,20");
     host.add_host("access", &access, "--vlan 10");
-    let sniff = |out: &str| {
-        format!(
-            "python3 -c \"from scapy.all import *; print(1, flush=True); \
-             p = sniff(iface=\\\"eth0\\\", timeout=4, lfilter=lambda p: UDP in p and p[UDP].dport == 4242 and p.sniffed_on, \
-             started_callback=lambda: open(\\\"{out}\\\", \\\"w\\\").close()); \
-             print([(l.vlan, l.prio) for q in p for l in [q.getlayer(Dot1Q)] if l], \
-             [q[UDP].sport for q in p], [q[IP].chksum == IP(bytes(q[IP])).chksum for q in p])\""
-        )
-    };
-    let send = |layers: &str, sport: u16| {
-        format!(
-            "python3 -c \"from scapy.all import *; sendp(Ether(dst=\\\"ff:ff:ff:ff:ff:ff\\\"){layers}/IP(dst=\\\"10.0.0.255\\\")\
-             /UDP(sport={sport}, dport=4242)/(b\\\"x\\\" * 30), iface=\\\"eth0\\\", verbose=0)\""
-        )
-    };
+    let script = format!("/usr/bin/python3 {}/tests/e2e/tags.py", env!("CARGO_MANIFEST_DIR"));
+    let sniff = |out: &str| format!("{script} sniff {out}");
+    let send = |sport: u16, tags: &str| format!("{script} send {sport} {tags}");
     let ready = [host.path("sniff-a"), host.path("sniff-t")];
     let (a, t) = (access.spawn(&sniff(&ready[0])), trunk.spawn(&sniff(&ready[1])));
     crate::net::eventually("scapy listens", 15.0, || ready.iter().all(|f| std::path::Path::new(f).exists()));
-    trunk.run(&send("/Dot1Q(vlan=10, prio=3)", 1));
-    trunk.run(&send("/Dot1Q(vlan=20)", 2));
-    access.run(&send("", 3));
-    assert_eq!(a.finish().lines().last().unwrap(), "[] [1, 3] [True, True]");
-    assert_eq!(t.finish().lines().last().unwrap(), "[(10, 3), (20, 0), (10, 0)] [1, 2, 3] [True, True, True]");
+    trunk.run(&send(1, "10:3"));
+    trunk.run(&send(2, "20:0"));
+    access.run(&send(3, ""));
+    assert_eq!(a.finish().lines().last().unwrap(), "tags=[] ports=[1] checksums=[True]");
+    assert_eq!(t.finish().lines().last().unwrap(), "tags=[(10, 0)] ports=[3] checksums=[True]");
 }

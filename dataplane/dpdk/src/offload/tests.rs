@@ -24,12 +24,12 @@ fn an_unfinished_checksum_is_recognized_and_a_finished_one_is_not() {
         let mut f = tcp4(tag, b"hello");
         let l3 = if tag { 18 } else { 14 };
         let field = l3 + 36;
-        assert_eq!(unfinished(&f), None, "a zero field is no pseudo sum");
+        assert!(!l4_of(&f).unwrap().unfinished, "a zero field is no pseudo sum");
         let pseudo = pseudo_sum(&f[l3..], true, TCP, 25);
         f[field..field + 2].copy_from_slice(&pseudo.to_ne_bytes());
-        assert_eq!(unfinished(&f), Some((l3, l3 + 20, 25, field)));
+        assert_eq!(l4_of(&f), Some(L4 { at: l3 + 20, len: 25, field, unfinished: true }));
         f[l3 + 6] |= 0x20; // a fragment has no checksum of its own
-        assert_eq!(unfinished(&f), None);
+        assert_eq!(l4_of(&f), None);
     }
 }
 
@@ -37,7 +37,7 @@ fn an_unfinished_checksum_is_recognized_and_a_finished_one_is_not() {
 fn no_truncation_of_a_frame_is_read_beyond() {
     let f = tcp4(true, b"payload");
     for n in 0..f.len() {
-        let _ = unfinished(&f[..n]);
+        let _ = l4_of(&f[..n]);
     }
 }
 

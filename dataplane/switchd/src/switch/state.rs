@@ -224,6 +224,7 @@ fn counters(t: &PortTotals) -> v1::Counters {
         }
         .into(),
         frames: t.drops[*r as usize],
+        meaning: if t.drops[*r as usize] > 0 { r.describe().trim().to_owned() } else { String::new() },
     });
     v1::Counters {
         rx_frames: t.rx_frames,

@@ -1,0 +1,213 @@
+"""Who is measured: Dunlin, DPDK's testpmd and Open vSwitch, each on two net_pcap ports.
+
+A contender has
+    needs       the files and programs that must be there
+    memory_mb   hugepages for so many frames in the ports' files; None if it cannot have so many
+    start       brings it to forwarding between `run.devices`
+    sample      cumulative cycles of the worker, frames it received, frames it sent
+"""
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+OVS_SWITCHD = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+
+
+class Failed(Exception):
+    """A contender could not be measured; the text says why."""
+
+
+def tsc_reader():
+    """A function that reads the time-stamp counter, the unit of all cycles here."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(bytes.fromhex("0f31" "48c1e220" "4809d0" "c3"))  # rdtsc; shl rdx,32; or rax,rdx; ret
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    read.code = code  # lives as long as the function
+    return read
+
+
+tsc = tsc_reader()
+
+
+class Run:
+    """One contender at work: its processes and its folder, all gone at the end of the block."""
+
+    def __init__(self, folder, files, core, other_core, hugepages):
+        self.core, self.other_core, self.hugepages, self.processes = core, other_core, hugepages, []
+        self.devices = [f"net_pcap{i},rx_pcap={f},infinite_rx=1" for i, f in enumerate(files)]
+        self.dir = Path(tempfile.mkdtemp(dir=folder))
+        self.env = {**os.environ, "OVS_RUNDIR": str(self.dir)}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for p in reversed(self.processes):
+            p.terminate()
+            try:
+                p.wait(15)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
+        shutil.rmtree(self.dir)
+
+    def daemon(self, *command, ready, stdin=subprocess.DEVNULL):
+        """Starts a process that stays, its output in a log, and waits until `ready()`."""
+        log = self.dir / f"{len(self.processes)}.log"
+        cores = {self.core, self.other_core}
+        with open(log, "wb") as out:
+            # A session of its own: Ctrl-C is for the script, which ends its processes in order.
+            p = subprocess.Popen([str(c) for c in command], stdin=stdin, stdout=out, stderr=out, env=self.env,
+                                 cwd=self.dir, start_new_session=True,
+                                 preexec_fn=lambda: os.sched_setaffinity(0, cores))
+        self.processes.append(p)
+        p.log = log
+        self.wait(p, ready)
+        return p
+
+    def wait(self, process, ready, seconds=60):
+        """Until `ready()`; a process that ends or takes too long is a failure."""
+        end = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < end:
+            if ready():
+                return
+            time.sleep(0.02)
+        words = process.log.read_text(errors="replace").strip().splitlines()[-3:]
+        raise Failed(f"{process.args[0]} is not ready; its last words: {' | '.join(words) or 'none'}")
+
+    def call(self, *command):
+        """Runs a command to its end; its output."""
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120,
+                              env=self.env, start_new_session=True)
+        if done.returncode != 0:
+            raise Failed(f"{Path(command[0]).name}: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def confine(self):
+        """Moves every thread that is not pinned to the measured core off it. Those that are."""
+        workers = []
+        for p in self.processes:
+            for task in Path(f"/proc/{p.pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.sched_getaffinity(int(task.name)) == {self.core}:
+                        workers.append(task)
+                    else:
+                        os.sched_setaffinity(int(task.name), {self.other_core})
+        return workers
+
+
+def with_files_mb(frames):
+    """The driver keeps every frame of its file in a buffer; not all of the memory is for buffers."""
+    return 256 + frames * 4 // 1024
+
+
+class Dunlin:
+    def __init__(self, binaries):
+        self.needs = [str(binaries / b) for b in ("dunlin-dataplane", "dunlin-control", "dunlin")]
+
+    memory_mb = staticmethod(with_files_mb)
+
+    def start(self, run, frames):
+        dataplane, control, self.cli = self.needs
+        api, self.socket = run.dir / "dataplane.sock", run.dir / "control.sock"
+        huge = [] if run.hugepages else ["--no-huge"]
+        run.daemon(dataplane, "--cores", run.core, "--memory", self.memory_mb(frames), *huge, "--socket", api,
+                   "--mac-table-size", 1_000_000, ready=api.exists)
+        run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
+                   "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
+        ports = [f'[[port]]\nname = "p{i}"\nkind = "nic"\nqueues = 1\ndevice = "{d}"\n' for i, d in enumerate(run.devices)]
+        (run.dir / "bench.toml").write_text('[dataplane]\nidle = "poll"\n' + "".join(ports))
+        run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
+
+    def status(self, run):
+        return json.loads(run.call(self.cli, "--control", self.socket, "--json", "status"))
+
+    def sample(self, run):
+        state = self.status(run)["dataplane"]
+        if errors := [p["error"] for p in state["ports"] if p["error"]]:
+            raise Failed(errors[0])
+        worker = state["workers"][0]
+        return worker["busy_cycles"], worker["frames"], sum(p["counters"]["tx_frames"] for p in state["ports"])
+
+
+class Testpmd:
+    needs = ["dpdk-testpmd", "stdbuf"]
+
+    def __init__(self, mode):
+        self.mode = mode
+
+    memory_mb = staticmethod(with_files_mb)
+
+    def start(self, run, frames):
+        memory = ["--in-memory"] if run.hugepages else ["--no-huge", "--no-shconf", "-m", self.memory_mb(frames)]
+        vdevs = [a for d in run.devices for a in ("--vdev", d)]
+        self.prompt = lambda: b"testpmd>" in self.output()
+        self.output = lambda: (run.dir / "0.log").read_bytes()
+        # stdbuf: line by line, or what it prints into a file comes late.
+        self.process = run.daemon(
+            "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{run.other_core},1@{run.core}", "--no-pci", "--no-telemetry",
+            *memory, *vdevs, "--", "--interactive", "--auto-start", "--nb-cores=1", "--no-flush-rx",
+            f"--forward-mode={self.mode}", f"--total-num-mbufs={frames + 16384}",
+            ready=self.prompt, stdin=subprocess.PIPE)
+
+    def sample(self, run):
+        seen, now = len(self.output()), tsc()  # one core that never idles: its cycles are the counter's
+        self.process.stdin.write(b"show port stats all\n")
+        self.process.stdin.flush()
+
+        def counts(which):
+            return [int(n) for n in re.findall(rf"{which}-packets: *(\d+)".encode(), self.output()[seen:])]
+
+        run.wait(self.process, lambda: len(counts("TX")) == 2)
+        return now, sum(counts("RX")), sum(counts("TX"))
+
+
+class OpenVSwitch:
+    needs = ["ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl", "unshare", OVS_SWITCHD, OVS_SCHEMA]
+
+    def memory_mb(self, frames):
+        # Its pool has 262,144 buffers at most, whatever the memory.
+        return 1024 if frames <= 250_000 else None
+
+    def start(self, run, frames):
+        self.db, self.control = f"unix:{run.dir}/db.sock", run.dir / "switchd.ctl"
+        run.call("ovsdb-tool", "create", run.dir / "conf.db", OVS_SCHEMA)
+        run.daemon("ovsdb-server", run.dir / "conf.db", f"--remote=p{self.db}", f"--unixctl={run.dir}/ovsdb.ctl",
+                   ready=(run.dir / "db.sock").exists)
+        memory = "--in-memory" if run.hugepages else f"--no-huge --no-shconf -m {self.memory_mb(frames)}"
+        self.vsctl(run, "--no-wait", "--", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
+                   f'other_config:dpdk-extra="--no-pci --no-telemetry {memory}"',
+                   f"other_config:pmd-cpu-mask={1 << run.core:#x}")
+        # In a network namespace of its own: its bridge's kernel interface is nobody else's business.
+        run.daemon("unshare", "--net", OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)
+        ports = [a for i, d in enumerate(run.devices) for a in (
+            "--", "add-port", "bench", f"p{i}", "--", "set", "interface", f"p{i}", "type=dpdk",
+            f'options:dpdk-devargs="{d}"')]
+        # No flow but the default one, NORMAL: learning and forwarding.
+        self.vsctl(run, "--timeout=60", "add-br", "bench", "--", "set", "bridge", "bench", "datapath_type=netdev",
+                   "other_config:mac-table-size=1000000", *ports)
+        for i in range(len(run.devices)):
+            if (error := self.vsctl(run, "get", "interface", f"p{i}", "error").strip()) != "[]":
+                raise Failed(error)
+
+    def vsctl(self, run, *args):
+        return run.call("ovs-vsctl", f"--db={self.db}", *args)
+
+    def sample(self, run):
+        appctl = ["ovs-appctl", "--timeout=60", "-t", self.control]
+        worker = run.call(*appctl, "dpif-netdev/pmd-stats-show").split("main thread:")[0]
+        total = re.search(r"avg cycles per packet: \S+ \((\d+)/(\d+)\)", worker)
+        if not total:
+            raise Failed("no frame was received")
+        sent = re.findall(r"TX packets:(\d+)", run.call(*appctl, "dpctl/show", "-s"))
+        return int(total[1]), int(total[2]), sum(map(int, sent))
