@@ -16,7 +16,7 @@ help:
 	@echo "make guests               add two QEMU guests to the running demonstration"
 	@echo "make test                 all tests: unit, property, end to end"
 	@echo "make bench                compare with dpdk-testpmd and Open vSwitch"
-	@echo "make fuzz                 fuzz the engine for a minute (needs cargo-fuzz and a nightly compiler)"
+	@echo "make fuzz                 fuzz the engine for a minute (installs cargo-fuzz)"
 	@echo "make install              install binaries, systemd units, man pages and completions"
 
 build:
@@ -53,7 +53,8 @@ bench: build
 	bench/forwarding.py
 
 fuzz:
-	cd dataplane/engine/fuzz && cargo +nightly fuzz run pipeline -- -max_total_time=60
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz
+	cd dataplane/engine/fuzz && RUSTC_BOOTSTRAP=1 RUSTFLAGS= cargo fuzz run -s none pipeline -- -max_total_time=60
 
 PREFIX ?= /usr/local
 install: build

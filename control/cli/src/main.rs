@@ -38,6 +38,7 @@ pub struct Args {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
     /// How the switch is
     Status,

@@ -12,12 +12,12 @@ use dpdk_sys as sys;
 
 use crate::{Mbuf, mempool::Mempool};
 
-const TSO: u64 = sys::RTE_MBUF_F_TX_TCP_SEG as u64;
-const L4_MASK: u64 = sys::RTE_MBUF_F_TX_L4_MASK as u64;
-const L4_TCP: u64 = sys::RTE_MBUF_F_TX_TCP_CKSUM as u64;
-const L4_UDP: u64 = sys::RTE_MBUF_F_TX_UDP_CKSUM as u64;
-const IP_CKSUM: u64 = sys::RTE_MBUF_F_TX_IP_CKSUM as u64;
-const IPV4: u64 = sys::RTE_MBUF_F_TX_IPV4 as u64;
+const TSO: u64 = sys::RTE_MBUF_F_TX_TCP_SEG;
+const L4_MASK: u64 = sys::RTE_MBUF_F_TX_L4_MASK;
+const L4_TCP: u64 = sys::RTE_MBUF_F_TX_TCP_CKSUM;
+const L4_UDP: u64 = sys::RTE_MBUF_F_TX_UDP_CKSUM;
+const IP_CKSUM: u64 = sys::RTE_MBUF_F_TX_IP_CKSUM;
+const IPV4: u64 = sys::RTE_MBUF_F_TX_IPV4;
 
 /// All flags that ask the sending side for something.
 pub(crate) const REQUESTS: u64 = TSO | L4_MASK | IP_CKSUM;

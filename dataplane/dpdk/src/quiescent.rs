@@ -135,7 +135,7 @@ mod tests {
                     std::hint::spin_loop();
                     assert!(!freed[seen].load(SeqCst), "{seen} was freed under a reader");
                     n += 1;
-                    if n % 1_000 == 0 {
+                    if n.is_multiple_of(1_000) {
                         r.offline();
                         std::thread::yield_now();
                         r.online();

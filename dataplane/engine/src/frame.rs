@@ -6,6 +6,7 @@ use crate::PortIdx;
 ///
 /// Dropping it gives the buffer back. The header octets are contiguous: `head()` holds the first
 /// 64 octets, or all of a shorter frame.
+#[allow(clippy::len_without_is_empty, reason = "nobody asks whether a frame is empty")]
 pub trait Frame: Sized {
     /// Octets on the wire without FCS; for a frame that still has to be segmented, all of it.
     fn len(&self) -> u32;

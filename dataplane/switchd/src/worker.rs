@@ -161,7 +161,7 @@ impl Clock {
 
     #[inline(always)]
     pub fn at(self, ticks: u64) -> Now {
-        let ns = (u128::from(ticks) * u128::from(self.scale) >> 32) as u64;
+        let ns = ((u128::from(ticks) * u128::from(self.scale)) >> 32) as u64;
         Now { s: (ticks / self.hz) as u32, ns }
     }
 

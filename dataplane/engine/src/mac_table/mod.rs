@@ -144,7 +144,8 @@ impl MacTable {
     pub const MAX_CAPACITY: u32 = 1_000_000;
 
     /// A table for `capacity` entries, 1 to [`Self::MAX_CAPACITY`] (values outside are brought
-    /// into the range). 32 to 64 octets of memory for each. `seed` should be random.
+    /// into the range). 32 to 64 octets of memory for each. `seed` should be random: two words with
+    /// all bits equally likely, the second of them a multiplier.
     pub fn new(capacity: u32, seed: [u64; 2]) -> Self {
         let capacity = capacity.clamp(1, Self::MAX_CAPACITY);
         let buckets = (capacity as usize * 2).div_ceil(WAYS).next_power_of_two().max(16);

@@ -1,0 +1,336 @@
+//! The pipeline on any machine: against a slow oracle, on random topologies and frames, and on
+//! every truncation and many mutations of valid frames.
+
+mod oracle;
+
+use dunlin_engine::{
+    BURST, Burst, DropReason, Output, Pipeline, PortIdx,
+    counters::{Counters, PortTotals},
+    frame::{HeapFrame, MacMoved},
+    mac_table::MacTable,
+    pipeline::{Context, Now},
+    topology::{BridgeSpec, PortSpec, Topology},
+    vlan::{PriorityTags, VlanMode, VlanSet},
+};
+use oracle::{Oracle, Wire};
+use proptest::prelude::*;
+
+/// What leaves, in order.
+#[derive(Default)]
+struct Sink {
+    sent: Vec<(usize, Vec<u8>)>,
+    moves: Vec<MacMoved>,
+}
+
+impl Output<HeapFrame> for Sink {
+    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
+        self.sent.push((port.get(), frame.octets().to_vec()));
+    }
+    fn moved(&mut self, event: MacMoved) {
+        self.moves.push(event);
+    }
+}
+
+struct Switch {
+    topology: Topology,
+    macs: MacTable,
+    counters: Counters,
+    pipeline: Pipeline,
+    ports: Vec<PortIdx>,
+    now_s: u32,
+}
+
+fn spec(vlan: VlanMode) -> PortSpec {
+    PortSpec {
+        bridge: "br0".into(),
+        vlan,
+        priority_tags: PriorityTags::Never,
+        protected: false,
+        mtu: 1500,
+        mac_limit: None,
+        storm_fps: [None; 3],
+    }
+}
+
+impl Switch {
+    fn new(specs: Vec<PortSpec>) -> Self {
+        let mut topology = Topology::default();
+        topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
+        topology.set_bridge("br1", BridgeSpec { ageing_s: 300 });
+        let names: Vec<String> = (0..specs.len()).map(|i| format!("p{i}")).collect();
+        let ports = names.iter().zip(specs).map(|(n, s)| topology.set_port(n, s).unwrap()).collect();
+        for n in &names {
+            topology.set_up(n, true);
+        }
+        let (macs, counters) =
+            (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
+        Switch { topology, macs, counters, pipeline: Pipeline::default(), ports, now_s: 1 }
+    }
+
+    /// Takes a burst of frames from one port through the pipeline.
+    fn run(&mut self, ingress: usize, frames: impl IntoIterator<Item = HeapFrame>) -> Sink {
+        let snapshot = self.topology.snapshot().unwrap();
+        let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
+        let mut sink = Sink::default();
+        let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
+        let cx = Context { snapshot: &snapshot, macs: &self.macs, counters: &self.counters, now };
+        self.pipeline.run(cx, self.ports[ingress], &mut burst, &mut sink);
+        assert!(burst.is_empty());
+        for (port, frame) in &sink.sent {
+            let c = self.counters.port(PortIdx::new(*port).unwrap());
+            c.tx_frames.add(1);
+            c.tx_bytes.add(frame.len() as u64);
+        }
+        self.check_conservation();
+        sink
+    }
+
+    fn totals(&self) -> PortTotals {
+        let mut t = PortTotals::default();
+        self.ports.iter().for_each(|p| t.add(self.counters.port(*p)));
+        t
+    }
+
+    fn check_conservation(&self) {
+        let t = self.totals();
+        assert_eq!(t.rx_frames + t.clones, t.tx_frames + t.drops.iter().sum::<u64>());
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.totals().drops[reason as usize]
+    }
+}
+
+fn frame(dst: u8, src: u8, tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut f = vec![0x52, 0x54, 0, 0, 0, dst, 0x52, 0x54, 0, 0, 0, src];
+    if dst == 0xff {
+        f[..6].fill(0xff);
+    }
+    for (tpid, tci) in tags {
+        f.extend(tpid.to_be_bytes());
+        f.extend(tci.to_be_bytes());
+    }
+    f.extend([0x88, 0xb5]);
+    f.resize(f.len() + 46, 0);
+    f
+}
+
+fn modes() -> impl Strategy<Value = VlanMode> {
+    let vid = prop_oneof![Just(1u16), Just(2), Just(3)];
+    let set = prop_oneof![
+        Just(VlanSet::ALL),
+        proptest::collection::vec(0u16..4, 1..4).prop_map(|v| v.into_iter().collect::<VlanSet>()),
+    ];
+    (0..5, vid, set, any::<bool>()).prop_map(|(mode, vid, vlans, ad)| match mode {
+        0 => VlanMode::Access { vid },
+        1 => VlanMode::Trunk { vlans },
+        2 => VlanMode::NativeTagged { native: vid, vlans },
+        3 => VlanMode::NativeUntagged { native: vid, vlans },
+        _ => VlanMode::Dot1qTunnel { vid, cvlans: vlans, tpid: if ad { 0x88a8 } else { 0x8100 } },
+    })
+}
+
+fn specs() -> impl Strategy<Value = Vec<PortSpec>> {
+    let one =
+        (modes(), any::<bool>(), 0usize..3, any::<bool>()).prop_map(|(vlan, protected, priority, other)| PortSpec {
+            protected,
+            bridge: if other { "br1".into() } else { "br0".into() },
+            priority_tags: [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always][priority],
+            ..spec(vlan)
+        });
+    proptest::collection::vec(one, 2..6)
+}
+
+fn frames() -> impl Strategy<Value = (usize, Wire)> {
+    let tag = (prop_oneof![Just(0x8100u16), Just(0x88a8)], 0u16..5, 0u16..8);
+    let tags = proptest::collection::vec(tag.prop_map(|(tpid, vid, pcp)| (tpid, pcp << 13 | vid)), 0..3);
+    let dst = prop_oneof![4 => 1u8..6, 1 => Just(0xffu8)];
+    (0usize..6, dst, 1u8..6, tags).prop_map(|(port, dst, src, tags)| (port, Wire { dst, src, tags }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the ports and the frames, the pipeline does what a plain reading of Open
+    /// vSwitch's documentation says.
+    #[test]
+    fn agrees_with_the_oracle(specs in specs(), frames in proptest::collection::vec(frames(), 1..40)) {
+        let mut switch = Switch::new(specs.clone());
+        let mut oracle = Oracle::new(specs);
+        for (port, wire) in frames {
+            let port = port % switch.ports.len();
+            let sink = switch.run(port, [HeapFrame::new(frame(wire.dst, wire.src, &wire.tags))]);
+            let mut got: Vec<(usize, Vec<u8>)> = sink
+                .sent
+                .into_iter()
+                .map(|(p, f)| (switch.ports.iter().position(|i| i.get() == p).unwrap(), f))
+                .collect();
+            got.sort();
+            let want: Vec<(usize, Vec<u8>)> =
+                oracle.forward(port, &wire).into_iter().map(|(p, tags)| (p, frame(wire.dst, wire.src, &tags))).collect();
+            prop_assert_eq!(got, want, "{:?} from port {}", wire, port);
+        }
+    }
+
+    /// Octets that make no sense make no panic, and each frame has one fate.
+    #[test]
+    fn mutated_frames_have_a_fate(
+        specs in specs(),
+        ingress in 0usize..6,
+        which in 0usize..6,
+        changes in proptest::collection::vec((0usize..80, any::<u8>()), 0..8),
+        cut in 0usize..120,
+    ) {
+        let mut switch = Switch::new(specs);
+        let ingress = ingress % switch.ports.len();
+        let mut f = valid_frames()[which].clone();
+        for (at, to) in changes {
+            let n = f.len();
+            f[at % n] = to;
+        }
+        f.truncate(cut.max(1));
+        switch.run(ingress, [HeapFrame::new(f)]);
+        prop_assert_eq!(switch.totals().rx_frames, 1);
+    }
+}
+
+/// One of each kind that a host sends.
+fn valid_frames() -> Vec<Vec<u8>> {
+    use etherparse::PacketBuilder;
+    let [a, b] = [[0x52, 0x54, 0, 0, 0, 1], [0x52, 0x54, 0, 0, 0, 2]];
+    let mut out = Vec::new();
+    let mut put = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut f = Vec::new();
+        write(&mut f);
+        out.push(f);
+    };
+    put(&|f| {
+        PacketBuilder::ethernet2(a, b)
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1, 2, 3, 4)
+            .write(f, &[0; 40])
+            .unwrap()
+    });
+    put(&|f| {
+        let vid = 10.try_into().unwrap();
+        let p = PacketBuilder::ethernet2(a, b).single_vlan(vid).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        p.udp(1, 2).write(f, &[0; 40]).unwrap();
+    });
+    put(&|f| {
+        let p = PacketBuilder::ethernet2(a, b).double_vlan(25.try_into().unwrap(), 100.try_into().unwrap());
+        p.ipv6([1; 16], [2; 16], 64).udp(1, 2).write(f, &[0; 40]).unwrap();
+    });
+    put(&|f| {
+        let p = PacketBuilder::ethernet2(a, [0xff; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        p.icmpv4_echo_request(1, 2).write(f, &[0; 40]).unwrap();
+    });
+    out.push(frame(0xff, 1, &[(0x8100, 0x6000)]));
+    out.push(frame(2, 1, &[(0x88a8, 1), (0x8100, 2)]));
+    out
+}
+
+#[test]
+fn every_truncation_has_a_fate() {
+    let modes = [
+        VlanMode::Access { vid: 10 },
+        VlanMode::Trunk { vlans: VlanSet::ALL },
+        VlanMode::Dot1qTunnel { vid: 25, cvlans: VlanSet::ALL, tpid: 0x88a8 },
+    ];
+    let mut switch = Switch::new(modes.map(spec).to_vec());
+    let mut sent = 0;
+    for f in valid_frames() {
+        for n in 0..=f.len() {
+            for port in 0..3 {
+                switch.run(port, [HeapFrame::new(&f[..n])]);
+                sent += 1;
+            }
+        }
+    }
+    assert_eq!(switch.totals().rx_frames, sent);
+    // Shorter than 14 octets, or than 18 with a tag: runts.
+    assert!(switch.drops(DropReason::Runt) >= 6 * 14 * 3);
+}
+
+#[test]
+fn the_mtu_is_of_the_payload() {
+    let mut specs = vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL }); 2];
+    specs[1].mtu = 100;
+    let mut switch = Switch::new(specs);
+    let sized = |n: usize, tags: &[(u16, u16)]| {
+        let mut f = frame(0xff, 1, tags);
+        f.resize(n, 0);
+        HeapFrame::new(f)
+    };
+    assert_eq!(switch.run(0, [sized(114, &[])]).sent.len(), 1);
+    assert_eq!(switch.run(0, [sized(118, &[(0x8100, 5)])]).sent.len(), 1);
+    assert_eq!(switch.run(0, [sized(115, &[]), sized(119, &[(0x8100, 5)])]).sent.len(), 0);
+    assert_eq!(switch.drops(DropReason::MtuExceeded), 2);
+    // A frame that will be segmented counts by its segments.
+    let mut large = sized(5000, &[]);
+    large.segment_len = Some(114);
+    assert_eq!(switch.run(0, [large]).sent.len(), 1);
+}
+
+#[test]
+fn a_flood_copies_once_for_all_ports_of_another_form() {
+    let mut specs = vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL })];
+    specs.extend(vec![spec(VlanMode::Access { vid: 10 }); 5]);
+    specs.extend(vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL }); 3]);
+    let mut switch = Switch::new(specs);
+    let sink = switch.run(0, [HeapFrame::new(frame(0xff, 1, &[(0x8100, 10)]))]);
+    let tagged = sink.sent.iter().filter(|(_, f)| f[12..14] == [0x81, 0]).count();
+    assert_eq!((sink.sent.len(), tagged), (8, 3));
+    assert_eq!(switch.totals().clones, 7);
+}
+
+#[test]
+fn moves_are_told_and_followed() {
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 3]);
+    switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]);
+    let sink = switch.run(1, [HeapFrame::new(frame(0xff, 9, &[]))]);
+    assert_eq!((sink.moves[0].from, sink.moves[0].to), (switch.ports[0], switch.ports[1]));
+    let sink = switch.run(2, [HeapFrame::new(frame(9, 8, &[]))]);
+    assert_eq!(sink.sent.iter().map(|s| s.0).collect::<Vec<_>>(), [switch.ports[1].get()]);
+}
+
+#[test]
+fn a_port_that_is_down_gets_nothing() {
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 3]);
+    switch.run(1, [HeapFrame::new(frame(0xff, 9, &[]))]);
+    switch.topology.set_up("p1", false);
+    assert_eq!(switch.run(0, [HeapFrame::new(frame(9, 8, &[]))]).sent.len(), 0);
+    assert_eq!(switch.drops(DropReason::LinkDown), 1);
+    assert_eq!(switch.run(0, [HeapFrame::new(frame(0xff, 8, &[]))]).sent.len(), 1);
+}
+
+#[test]
+fn numbers_of_segments_stay_and_come_back() {
+    let mut t = Topology::default();
+    t.set_bridge("br0", BridgeSpec { ageing_s: 300 });
+    t.set_port("a", spec(VlanMode::Access { vid: 10 })).unwrap();
+    t.set_port("b", spec(VlanMode::Access { vid: 20 })).unwrap();
+    t.snapshot().unwrap();
+    let (ten, twenty) = (t.segment("br0", 10).unwrap(), t.segment("br0", 20).unwrap());
+    t.set_port("b", spec(VlanMode::Access { vid: 30 })).unwrap();
+    t.snapshot().unwrap();
+    assert_eq!(t.segment("br0", 10), Some(ten));
+    assert_eq!(t.segment("br0", 20), None);
+    // Not used again before its addresses are purged.
+    assert_ne!(t.segment("br0", 30), Some(twenty));
+    let retired = t.retired();
+    assert_eq!(retired.segments, [twenty]);
+    t.reclaim(retired);
+    t.set_port("a", spec(VlanMode::Access { vid: 40 })).unwrap();
+    t.snapshot().unwrap();
+    assert_eq!(t.segment("br0", 40), Some(twenty));
+}
+
+#[test]
+fn a_burst_is_more_than_one_frame() {
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 2]);
+    switch.run(1, (0..BURST as u8).map(|i| HeapFrame::new(frame(0xff, i + 1, &[]))));
+    let sink = switch.run(0, (0..BURST as u8).map(|i| HeapFrame::new(frame(i + 1, 99, &[]))));
+    // In their order, each by its own destination.
+    let order: Vec<u8> = sink.sent.iter().map(|(_, f)| f[5]).collect();
+    assert_eq!(order, (1..=BURST as u8).collect::<Vec<_>>());
+}
