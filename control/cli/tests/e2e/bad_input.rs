@@ -187,6 +187,16 @@ fn sockets_are_for_their_group_and_clients_of_another_version_are_refused() {
         "{}",
         text(&o.stderr)
     );
+    // A client that speaks a version to come.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async {
+        let channel = dunlin_dataplane_api::connect_channel(&host.folder.join("control.sock")).await.unwrap();
+        let mut client = dunlin_control_api::v1::control_client::ControlClient::new(channel);
+        let mut request = tonic::Request::new(dunlin_control_api::v1::StatusRequest {});
+        request.metadata_mut().insert("dunlin-api-version", "2.0".parse().unwrap());
+        client.get_status(request).await.unwrap_err()
+    });
+    assert!(error.message().contains("the client speaks API version 2.0, this process 1.0"), "{error}");
     // Another of the same on the same socket.
     let o = Command::new(binary("dunlin-control"))
         .args(["--socket", &host.path("control.sock"), "--store", &host.path("y.redb"), "--metrics", "127.0.0.1:0"])

@@ -68,3 +68,28 @@ fn a_guest_with_two_queues_whose_socket_dunlin_makes() {
     assert!(!ns.try_run("ping -c 2 -W 1 -M do -s 3973 10.5.1.2").status.success());
     assert_eq!(host.drops("multi", "mtu_exceeded"), 2);
 }
+
+/// A guest that fills its rings with garbage harms nobody else: traffic of others goes on without
+/// a loss, the switch goes on, and its books stay right.
+#[test]
+fn garbage_in_a_guests_rings_harms_nobody_else() {
+    let (a, b) = (Netns::with_address("10.5.2.1/24"), Netns::with_address("10.5.2.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "--vlan 10");
+    host.add_host("b", &b, "--vlan 10");
+    let socket = host.path("hostile.sock");
+    host.dunlin(&format!("port add hostile --kind vhost-user --vlan 20 --server --socket {socket}"));
+    let (mac, script) = (b.mac(), format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR")));
+    assert!(a.reaches("10.5.2.2", 3));
+    let receiver = b.receive("--seconds 14 --count 16000");
+    std::thread::scope(|s| {
+        s.spawn(|| a.send(&format!("--dst {mac} --count 16000 --rate 1500")));
+        for seed in 0..5 {
+            let out = crate::net::sh(&format!("/usr/bin/python3 {script} {socket} 1.5 {seed}"));
+            assert!(out.contains("running"), "{out}");
+        }
+    });
+    let lines = receiver.finish();
+    assert!(lines.last().unwrap().starts_with("received=16000 distinct=16000 lost=0 disorder=0"), "{lines:?}");
+    eventually("it is gone", 5.0, || host.port("hostile")["guest"]["connected"] == false);
+}

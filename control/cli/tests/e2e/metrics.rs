@@ -89,3 +89,31 @@ fn promtool_approves_and_prometheus_scrapes() {
         query("dunlin_dataplane_up == 0").contains("dunlin_dataplane_up")
     });
 }
+
+#[test]
+fn watchers_see_ports_guests_and_addresses() {
+    let (a, b) = (Netns::new(), Netns::new());
+    let host = Host::start();
+    host.add_host("a", &a, "");
+    let out = std::fs::File::create(host.path("events")).unwrap();
+    let watcher = Command::new(crate::host::binary("dunlin"))
+        .args(["--control", &host.path("control.sock"), "--json", "watch"])
+        .stdout(out)
+        .spawn()
+        .unwrap();
+    let _watcher = Background(Some(watcher));
+    let seen = |what: &str| std::fs::read_to_string(host.path("events")).unwrap().contains(what);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    host.add_host("b", &b, "");
+    eventually("the port is told", 5.0, || seen("\"port\":{\"port\":\"b\",\"kind\":0}"));
+    a.send("--src 52:54:00:00:00:05");
+    b.send("--src 52:54:00:00:00:05");
+    eventually("the move is told", 5.0, || seen("\"mac\":\"52:54:00:00:00:05\",\"from\":\"a\",\"to\":\"b\""));
+    sh(&format!("ip link set {} down", b.outside));
+    eventually("the link is told", 5.0, || seen("{\"port\":\"b\",\"kind\":4}"));
+    let socket = host.path("g.sock");
+    host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
+    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
+    sh(&format!("/usr/bin/python3 {script} {socket} 1"));
+    eventually("the guest is told", 5.0, || seen("\"guest\":{\"port\":\"g\",\"connected\":true,\"running\":true}"));
+}
