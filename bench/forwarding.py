@@ -118,23 +118,29 @@ class Bench:
     def run(self):
         need = max((c.memory_mb(2 * p) or 0 for c in self.contenders.values() for p in self.args.pairs), default=0)
         least = min((c.memory_mb(2) for c in self.contenders.values()), default=0)
-        with hugepages(need) as free_mb:
+        with hugepages(need) as free_mb:  # at once, while there are whole ones
             if free_mb < least:
-                self.hugepages, free_mb = False, meminfo("MemAvailable") // 1024
+                self.hugepages = False
                 self.note("no hugepages to be had: all run on ordinary pages, which is slower for all")
             for pairs in self.args.pairs:
                 files = [write_frames(self.dir / f"{side}.pcap", pairs, side) for side in (0, 1)]
                 for round_ in range(1, self.args.rounds + 1):
                     for name in self.contenders:
-                        self.attempt(name, pairs, round_, files, free_mb)
+                        self.attempt(name, pairs, round_, files)
 
-    def attempt(self, name, pairs, round_, files, free_mb):
+    def memory(self, need_mb):
+        """So much for one measurement; others may have taken some of it meanwhile."""
+        return hugepages(need_mb) if self.hugepages else contextlib.nullcontext(meminfo("MemAvailable") // 1024)
+
+    def attempt(self, name, pairs, round_, files):
         need = self.contenders[name].memory_mb(2 * pairs)
-        if need is None or need > free_mb:
-            why = "more frames than it has buffers" if need is None else f"needs {need} MiB, {free_mb} are free"
-            return self.note(f"{name} with {pairs:,} pairs left out: {why}")
+        if need is None:
+            return self.note(f"{name} with {pairs:,} pairs left out: more frames than it has buffers")
         try:
-            result = self.measure(name, pairs, files)
+            with self.memory(need) as free_mb:
+                if need > free_mb:
+                    return self.note(f"{name} with {pairs:,} pairs left out: needs {need} MiB, {free_mb} are free")
+                result = self.measure(name, pairs, files)
         except (Failed, OSError, subprocess.SubprocessError) as e:
             return self.note(f"{name} with {pairs:,} pairs failed: {e}")
         self.runs.append({"contender": name, "pairs": pairs, "round": round_, **result})

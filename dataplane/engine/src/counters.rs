@@ -49,12 +49,13 @@ pub struct PortCounters {
 
 /// The counters of one worker for all ports.
 pub struct Counters {
-    ports: Box<[PortCounters]>,
+    ports: Box<[PortCounters; MAX_PORTS]>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters { ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect() }
+        let ports: Box<[PortCounters]> = (0..MAX_PORTS).map(|_| PortCounters::default()).collect();
+        Counters { ports: ports.try_into().unwrap_or_else(|_| unreachable!("as many as were made")) }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     mac_table::{Hash, Key, MacTable},
     snapshot::Port,
     stage,
-    vlan::TPID_8021Q,
+    vlan::{TPID_8021Q, Tag},
 };
 
 /// The most frames taken through the stages together.
@@ -61,9 +61,9 @@ pub(crate) struct Meta {
     pub vid: u16,
     /// PCP and DEI, in their place in a TCI.
     pub priority: u16,
-    /// TPID and TCI of the tag in the frame that says its VLAN or priority; `None` without such
-    /// a tag (a customer's tag that passes through a dot1q-tunnel port is payload).
-    pub tag: Option<(u16, u16)>,
+    /// The tag in the frame that says its VLAN or priority; none without such a tag (a customer's
+    /// tag that passes through a dot1q-tunnel port is payload).
+    pub tag: Tag,
     /// The TPID of the tag it gets where it leaves with one.
     pub tpid: u16,
 }
@@ -77,7 +77,7 @@ impl Meta {
         fate: Fate::Pending,
         vid: 0,
         priority: 0,
-        tag: None,
+        tag: Tag::NONE,
         tpid: TPID_8021Q,
     };
 }
@@ -129,15 +129,15 @@ impl Pipeline {
     pub fn run<F: Frame>(&mut self, cx: Context<'_>, ingress: PortIdx, burst: &mut Burst<F>, out: &mut impl Output<F>) {
         let counted = cx.counters.port(ingress);
         counted.rx_frames.add(burst.len() as u64);
-        counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
         counted.rx_bursts.add(1);
         let Some(port) = cx.snapshot.port(ingress) else {
+            counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
             cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
             burst.clear();
             return;
         };
         let meta = &mut self.meta[..burst.len()];
-        stage::parse::run(burst, meta);
+        counted.rx_bytes.add(stage::parse::run(burst, meta));
         stage::ingress_vlan::run(cx, port, meta);
         stage::learn::run(cx, port, meta, out);
         stage::lookup::run(cx, port, meta);

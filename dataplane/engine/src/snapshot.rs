@@ -5,19 +5,19 @@ use std::sync::Arc;
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     storm::StormLimits,
-    vlan::{PriorityTags, VlanMode},
+    vlan::{PortVlans, PriorityTags},
 };
 
 /// Everything the stages need to know of the configuration, at one version of it.
 pub struct Snapshot {
-    pub(crate) ports: Box<[Option<Arc<Port>>]>,
+    pub(crate) ports: Box<[Option<Arc<Port>>; MAX_PORTS]>,
     pub(crate) segments: Box<[Segment]>,
 }
 
 impl Snapshot {
     /// With no port and no segment.
     pub fn empty() -> Self {
-        Snapshot { ports: (0..MAX_PORTS).map(|_| None).collect(), segments: Box::new([]) }
+        Snapshot { ports: Box::new([const { None }; MAX_PORTS]), segments: Box::new([]) }
     }
 
     /// A port, if it is there.
@@ -72,7 +72,7 @@ pub struct Port {
     /// The largest payload of a frame that leaves, in octets, without Ethernet header and tag.
     pub mtu: u32,
     /// Which frames it carries, and how.
-    pub vlan: VlanMode,
+    pub vlans: PortVlans,
     /// The tag of frames that leave without a VLAN.
     pub priority_tags: PriorityTags,
     /// The segment of each VLAN.

@@ -11,7 +11,7 @@ use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot},
     storm::{RateLimit, StormLimits},
-    vlan::{PriorityTags, VlanMode, VlanSet},
+    vlan::{PortVlans, PriorityTags, VlanMode, VlanSet},
 };
 
 /// A bridge as configured.
@@ -219,7 +219,7 @@ impl Topology {
             self.number_vlans(&name)?;
             self.fill_segments(&name, &mut segments);
         }
-        let mut ports: Box<[Option<Arc<Port>>]> = (0..MAX_PORTS).map(|_| None).collect();
+        let mut ports = Box::new([const { None }; MAX_PORTS]);
         for (name, p) in &self.ports {
             ports[p.idx.get()] = Some(Arc::new(self.port_snapshot(name, p)));
         }
@@ -293,7 +293,7 @@ impl Topology {
             up: p.up,
             protected: p.spec.protected,
             mtu: p.spec.mtu,
-            vlan: p.spec.vlan.clone(),
+            vlans: PortVlans::new(&p.spec.vlan),
             priority_tags: p.spec.priority_tags,
             segments,
             mac_limit: p.spec.mac_limit,

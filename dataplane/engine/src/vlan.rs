@@ -118,35 +118,6 @@ pub enum EgressForm {
 }
 
 impl VlanMode {
-    /// How a frame of VLAN `vid` leaves a port of this mode.
-    #[inline]
-    pub fn egress(&self, vid: u16) -> EgressForm {
-        use EgressForm::{Refused, Tagged, Untagged};
-        let tagged_if = |carried: bool| match (carried, vid) {
-            (false, _) => Refused,
-            (true, 0) => Untagged,
-            (true, _) => Tagged,
-        };
-        match self {
-            VlanMode::Access { vid: v } | VlanMode::Dot1qTunnel { vid: v, .. } => {
-                if *v == vid {
-                    Untagged
-                } else {
-                    Refused
-                }
-            }
-            VlanMode::Trunk { vlans } => tagged_if(vlans.contains(vid)),
-            VlanMode::NativeTagged { native, vlans } => tagged_if(*native == vid || vlans.contains(vid)),
-            VlanMode::NativeUntagged { native, vlans } => {
-                if *native == vid {
-                    Untagged
-                } else {
-                    tagged_if(vlans.contains(vid))
-                }
-            }
-        }
-    }
-
     /// The VLANs a port of this mode carries.
     pub fn carried(&self) -> VlanSet {
         match self {
@@ -158,5 +129,104 @@ impl VlanMode {
                 set
             }
         }
+    }
+}
+
+/// A customer's side of a service VLAN.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    /// Customer VLANs let through.
+    pub cvlans: VlanSet,
+    /// The TPID that the service tag gets where it shows.
+    pub tpid: u16,
+}
+
+/// A port's mode in the form that the stages ask it in: a comparison or two a frame.
+#[derive(Clone, Debug)]
+pub struct PortVlans {
+    /// The VLAN of frames that arrive untagged or with VID 0.
+    pub untagged_in: u16,
+    /// Whether frames may arrive with another VID.
+    pub tagged_in: bool,
+    /// The VLAN whose frames leave untagged, beside VLAN 0.
+    pub untagged_out: u16,
+    /// See [`Tunnel`].
+    pub tunnel: Option<Box<Tunnel>>,
+    /// The VLANs of frames that leave tagged, or untagged if it is VLAN 0.
+    tagged_out: VlanSet,
+}
+
+impl PortVlans {
+    /// No VLAN is called that.
+    const NONE: u16 = u16::MAX;
+
+    /// The VLANs of a port of this mode.
+    pub fn new(mode: &VlanMode) -> Self {
+        let plain = |untagged_in, tagged_in, untagged_out, tagged_out| PortVlans {
+            untagged_in,
+            tagged_in,
+            untagged_out,
+            tunnel: None,
+            tagged_out,
+        };
+        match mode {
+            VlanMode::Access { vid } => plain(*vid, false, *vid, VlanSet::EMPTY),
+            VlanMode::Trunk { vlans } => plain(0, true, Self::NONE, vlans.clone()),
+            VlanMode::NativeTagged { native, .. } => plain(*native, true, Self::NONE, mode.carried()),
+            VlanMode::NativeUntagged { native, vlans } => plain(*native, true, *native, vlans.clone()),
+            VlanMode::Dot1qTunnel { vid, cvlans, tpid } => {
+                let tunnel = Some(Box::new(Tunnel { cvlans: cvlans.clone(), tpid: *tpid }));
+                PortVlans { tunnel, ..plain(*vid, true, *vid, VlanSet::EMPTY) }
+            }
+        }
+    }
+
+    /// How a frame of VLAN `vid` leaves the port.
+    #[inline(always)]
+    pub fn egress(&self, vid: u16) -> EgressForm {
+        if vid == self.untagged_out {
+            EgressForm::Untagged
+        } else if !self.tagged_out.contains(vid) {
+            EgressForm::Refused
+        } else if vid == 0 {
+            EgressForm::Untagged
+        } else {
+            EgressForm::Tagged
+        }
+    }
+}
+
+/// A tag as it is on the wire: TPID in the upper 16 bits, TCI in the lower; or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// No tag.
+    pub const NONE: Tag = Tag(0);
+    /// The bits of a TCI that are the VLAN; the others are priority and drop eligibility.
+    pub const VID: u16 = 0x0fff;
+
+    /// A tag; `tpid` is not 0.
+    #[inline(always)]
+    pub const fn new(tpid: u16, tci: u16) -> Self {
+        Tag((tpid as u32) << 16 | tci as u32)
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Its TPID; 0 without a tag.
+    #[inline(always)]
+    pub const fn tpid(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Its TCI; 0 without a tag.
+    #[inline(always)]
+    pub const fn tci(self) -> u16 {
+        self.0 as u16
     }
 }

@@ -10,7 +10,7 @@ use dunlin_dpdk::{
     quiescent::Guard,
     vhost,
 };
-use dunlin_engine::{BURST, Burst, DropReason, Output, PortIdx, counters::Counters, frame::MacMoved};
+use dunlin_engine::{BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, counters::Counters, frame::MacMoved};
 use parking_lot::Mutex;
 
 use crate::{packet::Packet, worker::WorkerShared};
@@ -88,26 +88,30 @@ impl TxHandle {
 }
 
 struct TxPort {
-    handle: TxHandle,
     waiting: Burst<Packet>,
+    /// Of the frames that wait: octets, and all offload requests and segment counts or'ed.
+    octets: u64,
+    requests: u64,
+    segments: u16,
+    handle: TxHandle,
 }
 
 /// The transmit side of one worker: frames wait here, by port, for the end of the round.
 pub struct Transmitter {
-    ports: Box<[Option<Box<TxPort>>]>,
+    ports: Box<[Option<Box<TxPort>>; MAX_PORTS]>,
     dirty: Vec<PortIdx>,
     finisher: Finisher,
 }
 
 impl Transmitter {
     pub fn new(finisher: Finisher) -> Self {
-        let ports = (0..dunlin_engine::MAX_PORTS).map(|_| None).collect();
-        Transmitter { ports, dirty: Vec::with_capacity(dunlin_engine::MAX_PORTS), finisher }
+        Transmitter { ports: Box::new([const { None }; MAX_PORTS]), dirty: Vec::with_capacity(MAX_PORTS), finisher }
     }
 
     /// Sends by `port` through `handle` from now on.
     pub fn add(&mut self, port: PortIdx, handle: TxHandle) {
-        self.ports[port.get()] = Some(Box::new(TxPort { handle, waiting: Burst::new() }));
+        let waiting = Burst::new();
+        self.ports[port.get()] = Some(Box::new(TxPort { waiting, octets: 0, requests: 0, segments: 0, handle }));
     }
 
     /// Gives the handle back. Between rounds nothing waits for the port.
@@ -139,6 +143,9 @@ impl Output<Packet> for Round<'_> {
         if p.waiting.is_empty() {
             self.tx.dirty.push(port);
         }
+        p.octets += u64::from(frame.0.len());
+        p.requests |= frame.0.offload_flags();
+        p.segments |= frame.0.segments();
         p.waiting.push(frame);
         if p.waiting.len() == BURST {
             send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
@@ -171,33 +178,35 @@ fn send(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_>, co
     if p.waiting.is_empty() {
         return;
     }
-    let flags = p.waiting.iter().fold(0, |f, m| f | m.0.offload_flags());
-    let segments = p.waiting.iter().fold(0, |s, m| s | m.0.segments());
-    if flags != 0 || segments != 1 {
+    let (octets, requests) = (std::mem::take(&mut p.octets), std::mem::take(&mut p.requests));
+    let segments = std::mem::take(&mut p.segments);
+    if requests != 0 || segments != 1 {
         let caps = p.handle.caps();
         if p.waiting.iter().any(|m| needs_finish(caps, m.0.offload_flags(), m.0.segments())) {
             return send_finished(p, port, caps, finisher, guard, counters);
         }
     }
-    send_burst(&mut p.handle, &mut p.waiting, port, guard, counters);
+    send_burst(&mut p.handle, &mut p.waiting, octets, port, guard, counters);
 }
 
-/// Sends a burst, counts what went and drops what did not.
+/// Sends a burst of so many octets, counts what went and drops what did not.
 #[inline(always)]
 fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     handle: &mut TxHandle,
     burst: &mut ArrayVec<F, N>,
+    octets: u64,
     port: PortIdx,
     guard: Guard<'_>,
     counters: &Counters,
 ) {
-    let bytes: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
     let sent = handle.transmit(guard, burst) as u64;
-    let unsent: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
     let c = counters.port(port);
     c.tx_frames.add(sent);
-    c.tx_bytes.add(bytes - unsent);
-    if !burst.is_empty() {
+    if burst.is_empty() {
+        c.tx_bytes.add(octets);
+    } else {
+        let unsent: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
+        c.tx_bytes.add(octets - unsent);
         drop_frames(counters, port, DropReason::TxFull, burst.len() as u64);
         burst.clear();
     }
@@ -231,13 +240,14 @@ fn send_finished(
     guard: Guard<'_>,
     counters: &Counters,
 ) {
-    let TxPort { handle, waiting } = p;
+    let TxPort { handle, waiting, .. } = p;
     for packet in waiting.drain(..) {
         let mut out = ArrayVec::<Mbuf, MAX_SEGMENTS>::new();
         match finisher.finish(packet.0, caps, &mut out) {
             Ok(()) => {
                 counters.port(port).clones.add(out.len() as u64 - 1);
-                send_burst(handle, &mut out, port, guard, counters);
+                let octets = out.iter().map(|m| u64::from(m.len())).sum();
+                send_burst(handle, &mut out, octets, port, guard, counters);
             }
             Err(Unfinished::NoBuffer) => drop_frames(counters, port, DropReason::NoBuffer, 1),
             Err(Unfinished::BadRequest) => drop_frames(counters, port, DropReason::BadOffload, 1),

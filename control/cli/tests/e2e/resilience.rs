@@ -10,6 +10,17 @@ use crate::{
     net::{Netns, eventually},
 };
 
+/// Ends what it supervises when it is told to end, which a kill would not.
+struct Supervisor(std::process::Child);
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
 fn two_hosts() -> (Host, Netns, Netns) {
     let (a, b) = (Netns::with_address("10.2.0.1/24"), Netns::with_address("10.2.0.2/24"));
     let host = Host::start();
@@ -76,25 +87,26 @@ fn the_supervisor_brings_forwarding_back() {
     let (mut host, a, b) = two_hosts();
     host.kill_dataplane();
     let supervise = format!("{}/../../configs/demo/supervise.sh", env!("CARGO_MANIFEST_DIR"));
-    let mut supervisor = Command::new(supervise)
-        .arg(host.path("dunlin-dataplane.log"))
-        .arg(binary("dunlin-dataplane"))
-        .args(host.dataplane_arguments().split_whitespace())
-        .spawn()
-        .unwrap();
+    let supervisor = Supervisor(
+        Command::new(supervise)
+            .arg(host.path("dunlin-dataplane.log"))
+            .arg(binary("dunlin-dataplane"))
+            .args(host.dataplane_arguments().split_whitespace())
+            .spawn()
+            .unwrap(),
+    );
     eventually("traffic flows", 10.0, || a.reaches("10.2.0.2", 1));
     let mac = b.mac();
     let receiver = b.receive("--seconds 8");
     std::thread::scope(|s| {
         s.spawn(|| a.send(&format!("--dst {mac} --count 6000 --rate 1000")));
         std::thread::sleep(Duration::from_secs(1));
-        let pid = crate::net::sh(&format!("pgrep -P {} -x dunlin-dataplan", supervisor.id()));
+        let pid = crate::net::sh(&format!("pgrep -P {} -x dunlin-dataplan", supervisor.0.id()));
         crate::net::sh(&format!("kill -9 {pid}"));
     });
     let gap = receiver.summary("gap_ms");
     println!("forwarding was away for {gap} ms");
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor.id() as i32), nix::sys::signal::SIGTERM);
-    supervisor.wait().unwrap();
+    drop(supervisor);
     assert!((1..3000).contains(&gap), "{gap} ms without a frame");
 }
 

@@ -4,14 +4,11 @@ use crate::{
     DropReason, Frame, Output, PortIdx,
     pipeline::{Context, Meta},
     snapshot::Port,
-    vlan::{EgressForm, PriorityTags, TPID_8021Q, VlanMode},
+    vlan::{EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
 };
 
-/// TPID and TCI, or no tag.
-pub(crate) type Tag = Option<(u16, u16)>;
-
 /// Sends one frame to one port.
-#[inline]
+#[inline(always)]
 pub(crate) fn unicast<F: Frame>(
     cx: Context<'_>,
     from: &Port,
@@ -34,7 +31,7 @@ pub(crate) fn unicast<F: Frame>(
 }
 
 /// Whether the frame may leave by `to`, and the tag it leaves with.
-#[inline]
+#[inline(always)]
 pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
     if from.protected && to.protected {
         return Err(DropReason::Protected);
@@ -42,27 +39,33 @@ pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Re
     if !to.up {
         return Err(DropReason::LinkDown);
     }
-    let want = match to.vlan.egress(m.vid) {
+    let want = match to.vlans.egress(m.vid) {
         EgressForm::Refused => return Err(DropReason::EgressVlan),
-        EgressForm::Tagged => Some((m.tpid, m.priority | m.vid)),
+        EgressForm::Tagged => Tag::new(m.tpid, m.priority | m.vid),
         EgressForm::Untagged => match to.priority_tags {
-            PriorityTags::Never => None,
-            PriorityTags::IfNonzero if m.priority == 0 => None,
-            _ => Some((TPID_8021Q, m.priority)),
+            PriorityTags::Never => Tag::NONE,
+            PriorityTags::IfNonzero if m.priority == 0 => Tag::NONE,
+            _ => Tag::new(TPID_8021Q, m.priority),
         },
     };
     let mut overhead = 14 + if m.tag.is_some() { 4 } else { 0 };
-    if let VlanMode::Dot1qTunnel { cvlans, .. } = &to.vlan {
-        let customer = customer_vid(frame.head(), m.tag.is_some());
-        if !cvlans.contains(customer.unwrap_or(0)) {
-            return Err(DropReason::EgressVlan);
-        }
-        overhead += if customer.is_some() { 4 } else { 0 };
+    if let Some(tunnel) = &to.vlans.tunnel {
+        overhead += customer_tag(tunnel, frame, m)?;
     }
     if frame.wire_len() > to.mtu + overhead {
         return Err(DropReason::MtuExceeded);
     }
     Ok(want)
+}
+
+/// Octets of the customer's tag in a frame that leaves by a tunnel port, if it may.
+#[inline(never)]
+fn customer_tag<F: Frame>(tunnel: &Tunnel, frame: &F, m: &Meta) -> Result<u32, DropReason> {
+    let customer = customer_vid(frame.head(), m.tag.is_some());
+    if !tunnel.cvlans.contains(customer.unwrap_or(0)) {
+        return Err(DropReason::EgressVlan);
+    }
+    Ok(if customer.is_some() { 4 } else { 0 })
 }
 
 /// The VID of the tag behind the service tag, if there is one.
@@ -75,17 +78,19 @@ fn customer_vid(head: &[u8], service_tag: bool) -> Option<u16> {
 
 /// The frame with tag `want` instead of `has`; a copy if others own the buffer too, `None` if
 /// there is no room or no buffer for it.
-#[inline]
+#[inline(always)]
 pub(crate) fn retag<F: Frame>(frame: F, has: Tag, want: Tag) -> Option<F> {
-    if has == want {
-        return Some(frame);
-    }
+    if has == want { Some(frame) } else { rewrite(frame, has, want) }
+}
+
+#[inline(never)]
+fn rewrite<F: Frame>(frame: F, has: Tag, want: Tag) -> Option<F> {
     let mut own = if frame.is_shared() { frame.copy()? } else { frame };
     if has.is_some() {
         own.pop_tag();
     }
-    match want {
-        Some((tpid, tci)) if !own.push_tag(tpid, tci) => None,
-        _ => Some(own),
+    if want.is_some() && !own.push_tag(want.tpid(), want.tci()) {
+        return None;
     }
+    Some(own)
 }

@@ -8,7 +8,8 @@ use crate::{
     DropReason, Frame, Output,
     pipeline::{Context, Meta},
     snapshot::Port,
-    stage::egress::{Tag, check, retag},
+    stage::egress::{check, retag},
+    vlan::Tag,
 };
 
 #[inline(never)]

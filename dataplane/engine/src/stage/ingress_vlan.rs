@@ -8,12 +8,10 @@ use crate::{
     mac_table::Key,
     pipeline::{Context, Fate, Meta},
     snapshot::Port,
-    vlan::{TPID_8021Q, VlanMode},
+    vlan::{PortVlans, Tag},
 };
 
-const VID: u16 = 0x0fff;
-
-#[inline]
+#[inline(always)]
 pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
     for m in meta {
         if m.fate != Fate::Pending {
@@ -35,31 +33,37 @@ pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
 
 /// Sets VLAN and priority; whether the port takes the frame at all. Whether it carries the VLAN
 /// is the segment map's to say.
-#[inline]
+#[inline(always)]
 fn classify(port: &Port, m: &mut Meta) -> bool {
-    if let VlanMode::Dot1qTunnel { vid, cvlans, tpid } = &port.vlan {
-        let customer = m.tag.map_or(0, |(_, tci)| tci & VID);
-        // The customer's tag is payload; its priority shows in the service tag.
-        m.priority = m.tag.map_or(0, |(_, tci)| tci & !VID);
-        m.tag = None;
-        m.tpid = *tpid;
-        m.vid = *vid;
-        return cvlans.contains(customer);
+    let vlans = &port.vlans;
+    m.vid = vlans.untagged_in;
+    if m.tag.is_some() {
+        return classify_tagged(vlans, m);
     }
-    let tagged_vid = m.tag.map_or(0, |(_, tci)| tci & VID);
-    if let Some((tpid, tci)) = m.tag {
-        m.priority = tci & !VID;
-        m.tpid = if tagged_vid == 0 { TPID_8021Q } else { tpid };
-    }
-    m.vid = match &port.vlan {
-        VlanMode::Access { vid } => {
-            if tagged_vid != 0 {
-                return false;
-            }
-            *vid
+    match &vlans.tunnel {
+        None => true,
+        Some(tunnel) => {
+            m.tpid = tunnel.tpid;
+            // Untagged counts as customer VLAN 0.
+            tunnel.cvlans.contains(0)
         }
-        VlanMode::NativeTagged { native, .. } | VlanMode::NativeUntagged { native, .. } if tagged_vid == 0 => *native,
-        _ => tagged_vid,
-    };
-    true
+    }
+}
+
+#[inline]
+fn classify_tagged(vlans: &PortVlans, m: &mut Meta) -> bool {
+    let tci = m.tag.tci();
+    let vid = tci & Tag::VID;
+    m.priority = tci & !Tag::VID;
+    if let Some(tunnel) = &vlans.tunnel {
+        // The customer's tag is payload; its priority shows in the service tag.
+        m.tag = Tag::NONE;
+        m.tpid = tunnel.tpid;
+        return tunnel.cvlans.contains(vid);
+    }
+    if vid != 0 {
+        m.tpid = m.tag.tpid();
+        m.vid = vid;
+    }
+    vid == 0 || vlans.tagged_in
 }

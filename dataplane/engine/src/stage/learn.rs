@@ -8,7 +8,7 @@ use crate::{
     snapshot::Port,
 };
 
-#[inline]
+#[inline(always)]
 pub(crate) fn run<F>(cx: Context<'_>, port: &Port, meta: &mut [Meta], out: &mut impl Output<F>) {
     let limit = port.mac_limit.map(|l| l.limit);
     for m in meta {

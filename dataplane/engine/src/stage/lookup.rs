@@ -6,7 +6,7 @@ use crate::{
     snapshot::Port,
 };
 
-#[inline]
+#[inline(always)]
 pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
     for m in meta {
         if m.fate != Fate::Pending {

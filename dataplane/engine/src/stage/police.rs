@@ -7,7 +7,7 @@ use crate::{
     snapshot::Port,
 };
 
-#[inline]
+#[inline(always)]
 pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
     let s = &*port.storm;
     if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
