@@ -12,7 +12,7 @@ mkdir -p $sockets
 
 cleanup() {
     trap - EXIT
-    kill "${pid:-0}" 2>/dev/null || true
+    [ -z "${pid:-}" ] || kill "$pid" 2>/dev/null || true
     $dunlin port del web1 web2 >/dev/null 2>&1 || true
     rm -f $sockets/web1.sock $sockets/web2.sock
     stty sane 2>/dev/null || true

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -29,6 +29,10 @@ const EVENTS_KEPT: usize = 4096;
 /// A dataplane that does not answer for so long is taken for down.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is said while a new store meets a dataplane that forwards.
+pub const TAKE_OVER: &str = "the dataplane forwards by a configuration that this store, which is new, does not \
+    have: 'dunlin apply -f' yours and it is taken over, or restart the dataplane to begin empty";
+
 /// See the module.
 pub struct Desired {
     pub dataplane_socket: PathBuf,
@@ -37,6 +41,8 @@ pub struct Desired {
     client: RwLock<Option<Client>>,
     error: RwLock<String>,
     pub restarts: AtomicU64,
+    /// The dataplane forwards by what this new store does not have: the next change replaces it.
+    pub take_over: AtomicBool,
     pub applied: AtomicU64,
     pub refused: AtomicU64,
     pub events: broadcast::Sender<dp::Event>,
@@ -88,6 +94,7 @@ impl Desired {
             client: RwLock::new(None),
             error: RwLock::new("not found yet".into()),
             restarts: AtomicU64::new(0),
+            take_over: AtomicBool::new(false),
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             events: broadcast::channel(EVENTS_KEPT).0,
@@ -119,8 +126,12 @@ impl Desired {
     pub async fn apply(&self, change: &ApplyRequest) -> Result<Plan, Refused> {
         let result = self.apply_counted(change).await;
         if !change.dry_run {
-            let count = if result.is_ok() { &self.applied } else { &self.refused };
-            count.fetch_add(1, Relaxed);
+            match &result {
+                Ok(_) => drop(self.applied.fetch_add(1, Relaxed)),
+                // Nobody refused it: it is made again.
+                Err(Refused::Conflict { .. }) => {}
+                Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
+            }
         }
         result
     }
@@ -152,9 +163,15 @@ impl Desired {
     /// Whether the dataplane has it now; an error if it refuses.
     async fn install(&self, from: &dp::Transaction, to: &dp::Transaction) -> Result<bool, Refused> {
         let Some(mut client) = self.client().await else { return Ok(false) };
-        let step = dp::Transaction { generation: to.generation, ..wish::difference(from, to) };
+        let step = match self.take_over.load(Relaxed) {
+            true => to.clone(),
+            false => dp::Transaction { generation: to.generation, ..wish::difference(from, to) },
+        };
         match tokio::time::timeout(PATIENCE, client.apply(step)).await {
-            Ok(Ok(_)) => Ok(true),
+            Ok(Ok(_)) => {
+                self.take_over.store(false, Relaxed);
+                Ok(true)
+            }
             Ok(Err(s)) if s.code() == Code::InvalidArgument => Err(Refused::Dataplane(s.message().into())),
             // It went away: reconciliation installs whatever is stored by then.
             Ok(Err(_)) | Err(_) => Ok(false),
@@ -194,6 +211,9 @@ impl Desired {
             match tokio::time::timeout(PATIENCE, client.get_state(dp::StateRequest {})).await {
                 Ok(Ok(state)) => {
                     status.dataplane_up = true;
+                    if self.take_over.load(Relaxed) {
+                        status.dataplane_error = TAKE_OVER.into();
+                    }
                     status.dataplane = Some(state.into_inner());
                 }
                 Ok(Err(e)) => status.dataplane_error = e.message().into(),

@@ -6,7 +6,10 @@ use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 use dunlin_dataplane_api::{Client, connect, v1 as dp};
 use tokio_stream::StreamExt;
 
-use crate::desired::Desired;
+use crate::desired::{Desired, TAKE_OVER};
+
+/// Longer than any transaction should take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two looks for a dataplane that is not there.
 const SEARCH: Duration = Duration::from_millis(100);
@@ -42,7 +45,15 @@ async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Re
         // No change is made between the look and the filling.
         let current = desired.current().await;
         if info.generation != current.compiled.generation {
-            fill(&mut client, &current.compiled).await?;
+            // A new, empty store beside a dataplane that forwards: rather somebody lost the store
+            // than wants the host cut off. The first change makes it clear.
+            let lost = current.revision == 0 && info.generation != 0;
+            desired.take_over.store(lost, Relaxed);
+            if lost {
+                tracing::warn!("{TAKE_OVER}");
+            } else {
+                fill(&mut client, &current.compiled).await?;
+            }
         }
         desired.set_client(Ok(client.clone())).await;
     }
@@ -64,7 +75,11 @@ async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Re
 async fn fill(client: &mut Client, compiled: &dp::Transaction) -> Result<(), String> {
     let all = dp::Transaction { tolerate_device_errors: true, ..compiled.clone() };
     let ports = all.set_ports.len();
-    let applied = client.apply(all).await.map_err(|s| s.message().to_owned())?.into_inner();
+    let applied = tokio::time::timeout(PATIENCE, client.apply(all))
+        .await
+        .map_err(|_| format!("it does not answer for {} s", PATIENCE.as_secs()))?
+        .map_err(|s| format!("it refuses the configuration: {}", s.message()))?
+        .into_inner();
     for e in &applied.device_errors {
         tracing::warn!("port '{}': {}", e.port, e.error);
     }
@@ -75,6 +90,18 @@ async fn fill(client: &mut Client, compiled: &dp::Transaction) -> Result<(), Str
 /// Tries devices again that were not there before.
 async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
     let state = client.get_state(dp::StateRequest {}).await?.into_inner();
+    {
+        // A change whose answer got lost, or one that could not be taken back.
+        let current = desired.current().await;
+        let holds = state.info.as_ref().map_or(0, |i| i.generation);
+        if holds != current.compiled.generation && !desired.take_over.load(Relaxed) {
+            // It may have changed between the two looks.
+            let now = client.get_info(dp::InfoRequest {}).await?.into_inner();
+            if now.generation != current.compiled.generation {
+                fill(client, &current.compiled).await.map_err(tonic::Status::unavailable)?;
+            }
+        }
+    }
     let failed: Vec<&str> = state.ports.iter().filter(|p| !p.error.is_empty()).map(|p| p.name.as_str()).collect();
     if failed.is_empty() {
         return Ok(());

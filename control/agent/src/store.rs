@@ -54,7 +54,10 @@ impl Store {
         }
         // A file cut short makes redb's own checks fail; some of them by panicking.
         let opened = std::panic::catch_unwind(|| {
-            let db = Database::create(path).map_err(|e| e.to_string())?;
+            if !path.exists() {
+                create(path).map_err(|e| format!("can't be made: {e}"))?;
+            }
+            let db = Database::open(path).map_err(|e| e.to_string())?;
             let store = Store { db: Mutex::new(Some(db)), path: path.to_owned() };
             store.load().map_err(|e| e.why)?;
             Ok::<Store, String>(store)
@@ -64,6 +67,7 @@ impl Store {
             Ok(Err(why)) if why.contains("already open") || why.contains("lock") => {
                 Err(fail("another dunlin-control has it open; stop that one first".into()))
             }
+            Ok(Err(why)) if why.contains("can't be made") || why.contains("denied") => Err(fail(why)),
             Ok(Err(why)) => Err(fail(format!("{why}: {advice}"))),
             Err(_) => Err(fail(format!("is damaged: {advice}"))),
         }
@@ -121,6 +125,25 @@ impl Store {
             write.commit().map_err(|e| self.fail(e))
         })
     }
+}
+
+/// Makes an empty store, whole or not at all: under another name first.
+fn create(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let store = Store { db: Mutex::new(Some(Database::create(&new)?)), path: new.clone() };
+    store.save(&Config::default(), 0)?;
+    drop(store);
+    fs::rename(&new, path)?;
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ const DEFAULT_AGEING_S: u32 = 300;
 const DEFAULT_MTU: u32 = 1500;
 const DEFAULT_MAX_SLEEP_US: u32 = 100;
 const MAX_NAME: usize = 63;
+/// The dataplane's limits: `MAX_PORTS` and the segment numbers of its engine.
+const MAX_PORTS: usize = 1024;
+const MAX_SEGMENTS: usize = 65_534;
 const MAX_INTERFACE: usize = 15;
 const MAX_SOCKET: usize = 107;
 
@@ -60,6 +63,7 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
             return bad(object, "name", "is declared twice; each port needs a name of its own");
         }
     }
+    check_limits(&bridges, &ports)?;
     let mut macs = BTreeMap::new();
     for m in &config.mac {
         let compiled = static_mac(m, &ports)?;
@@ -309,10 +313,41 @@ fn vlan_list(object: &str, field: &str, text: &str) -> Result<Vec<u32>, Bad> {
     Ok(seen.into_iter().collect())
 }
 
+fn carries(p: &dp::Port, vlan: u32) -> bool {
+    use dp::vlan::Mode;
+    let Some(v) = &p.vlan else { return false };
+    let listed = || v.trunks.is_empty() || v.trunks.contains(&vlan);
+    match v.mode() {
+        Mode::Access | Mode::Dot1qTunnel => v.tag == vlan,
+        Mode::Trunk => listed(),
+        Mode::NativeTagged | Mode::NativeUntagged => v.tag == vlan || listed(),
+    }
+}
+
+/// What a dataplane holds at most: told here, so that a change made while it is down fits later.
+fn check_limits(bridges: &BTreeMap<String, dp::Bridge>, ports: &BTreeMap<String, dp::Port>) -> Result<(), Bad> {
+    if let Some((name, _)) = ports.iter().nth(MAX_PORTS) {
+        return bad(format!("port '{name}'"), "name", format!("one too many: a dataplane holds {MAX_PORTS} ports"));
+    }
+    let mut segments = 0;
+    for bridge in bridges.keys() {
+        let on: Vec<&dp::Port> = ports.values().filter(|p| p.bridge == *bridge).collect();
+        segments += (0..=4095).filter(|v| on.iter().any(|p| carries(p, *v))).count();
+        if segments > MAX_SEGMENTS {
+            let why = format!("more than {MAX_SEGMENTS} (bridge, VLAN) pairs are carried; restrict trunks");
+            return bad(format!("bridge '{bridge}'"), "name", why);
+        }
+    }
+    Ok(())
+}
+
 fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::StaticMac, Bad> {
     let object = format!("mac '{}'", m.mac);
     let octets: Vec<&str> = m.mac.split([':', '-']).collect();
-    let octet = |o: &&str| (o.len() == 2).then(|| u8::from_str_radix(o, 16).ok()).flatten();
+    let octet = |o: &&str| match o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => u8::from_str_radix(o, 16).ok(),
+        false => None,
+    };
     let parsed: Option<Vec<u8>> = octets.iter().map(octet).collect();
     match parsed.as_deref() {
         Some([first, rest @ ..]) if rest.len() == 5 => {
@@ -330,6 +365,10 @@ fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::S
         None => return bad(object, "port", format!("there is no port '{}'", m.port)),
         Some(p) if p.bridge != bridge => {
             return bad(object, "port", format!("'{}' is on bridge '{}', not '{bridge}'", m.port, p.bridge));
+        }
+        Some(p) if !carries(p, m.vlan) => {
+            let why = format!("'{}' does not carry VLAN {}; name the right one with vlan", m.port, m.vlan);
+            return bad(object, "vlan", why);
         }
         Some(_) => {}
     }

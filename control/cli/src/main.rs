@@ -70,6 +70,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // `dunlin port list | head` is no error worth a report.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let closed = info.payload_as_str().is_some_and(|s| s.contains("Broken pipe"));
+        if closed {
+            std::process::exit(0);
+        }
+        report(info);
+    }));
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -1,6 +1,6 @@
 //! The connection to control, and the errors people see when there is none.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use dunlin_control_api::{
@@ -8,8 +8,8 @@ use dunlin_control_api::{
     v1::{ApplyRequest, Config, ConfigRequest, Plan, Status, StatusRequest},
 };
 
-/// How often a change is tried again when somebody else was faster.
-const TRIES: usize = 5;
+/// For how long a change is tried again when somebody else was faster.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One run of the command.
 pub struct Session {
@@ -70,11 +70,16 @@ impl Session {
         &mut self,
         mut make: impl FnMut(&Config) -> anyhow::Result<ApplyRequest>,
     ) -> anyhow::Result<Plan> {
-        for _ in 1..TRIES {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PATIENCE {
             let (config, revision) = self.config().await?;
             let change = ApplyRequest { expect_revision: Some(revision), ..make(&config)? };
             match self.client.apply(change).await {
-                Err(s) if s.code() == tonic::Code::Aborted => {}
+                Err(s) if s.code() == tonic::Code::Aborted => {
+                    // Not all at the same moment again.
+                    let jitter = u64::from(std::process::id() % 17) + u64::from(begun.elapsed().subsec_micros() % 23);
+                    tokio::time::sleep(Duration::from_millis(jitter)).await;
+                }
                 other => return Ok(other.map_err(|s| told(&s))?.into_inner()),
             }
         }

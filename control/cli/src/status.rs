@@ -41,6 +41,9 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
     let [rx, clones, tx, dropped] = sum;
     facts.push(("frames", format!("{rx} received, {clones} cloned, {tx} transmitted, {dropped} dropped")));
     output::facts(&facts);
+    if !status.dataplane_error.is_empty() {
+        println!("{}", status.dataplane_error);
+    }
     for p in state.ports.iter().filter(|p| !p.error.is_empty()) {
         println!("port '{}': {}", p.name, p.error);
     }

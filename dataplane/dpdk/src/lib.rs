@@ -24,6 +24,7 @@ pub mod quiescent;
 pub mod tap;
 pub mod thread;
 pub mod vhost;
+mod xdp;
 
 pub use mbuf::Mbuf;
 

@@ -83,6 +83,21 @@ impl Mbuf {
         unsafe { std::slice::from_raw_parts(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize) }
     }
 
+    /// The octets of each segment, in their order.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut next = self.as_ptr().cast_const();
+        std::iter::from_fn(move || {
+            // SAFETY: the chain is valid, ends with NULL, and lives as long as the reference;
+            // data_off and data_len are within each segment's buffer, as in head().
+            let m = unsafe { next.as_ref() }?;
+            next = m.next;
+            // SAFETY: as above.
+            Some(unsafe {
+                std::slice::from_raw_parts(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize)
+            })
+        })
+    }
+
     /// The octets of the first segment for writing.
     ///
     /// # Panics

@@ -1,6 +1,13 @@
 //! Pools of buffers.
 
-use std::{ffi::CString, ptr::NonNull, sync::Arc};
+use std::{
+    ffi::CString,
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use dpdk_sys as sys;
 
@@ -24,6 +31,8 @@ struct Inner {
     pool: NonNull<sys::rte_mempool>,
     size: u32,
     room: u16,
+    /// Buffers that are out are in rings that nobody will ever read again.
+    abandoned: AtomicBool,
 }
 
 // SAFETY: an rte_mempool is made for use by many threads at once; the pointer is valid until
@@ -46,7 +55,7 @@ impl Mempool {
         // comes back on failure.
         let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1) };
         match NonNull::new(pool) {
-            Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room }))),
+            Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room, abandoned: AtomicBool::new(false) }))),
             None => {
                 let why = crate::strerror(crate::errno());
                 Err(DpdkError::new(what(), format!("{why}; start the dataplane with more --memory")))
@@ -82,6 +91,15 @@ impl Mempool {
         unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) }
     }
 
+    /// Gives up a pool whose device is closed and took buffers with it (see `xdp.rs`), so that its
+    /// memory is free again when the last handle goes. The workers are readers of `domain`: when
+    /// they have passed on, none of them has a frame of this pool any more, because frames live
+    /// no longer than a round.
+    pub fn abandon(self, domain: &crate::quiescent::Domain) {
+        domain.synchronize();
+        self.0.abandoned.store(true, SeqCst);
+    }
+
     /// A buffer with `octets` in it; `None` if there is none left or they do not fit.
     pub fn frame(&self, octets: &[u8]) -> Option<Mbuf> {
         // SAFETY: the pool is valid; NULL comes back when it is empty.
@@ -97,11 +115,14 @@ impl Drop for Inner {
         // Buffers that are still out would point into freed memory: rather leak the pool.
         // SAFETY: the pool is valid: nobody else frees it.
         let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) };
-        if out > 0 {
+        let accounted_for = self.abandoned.load(SeqCst) && !crate::port::buffers_may_be_kept();
+        if out > 0 && !accounted_for {
             tracing::warn!("{out} buffers of a pool are still in use; the pool is kept");
             return;
         }
-        // SAFETY: no buffer is out, and this was the last handle, so no device has it either.
+        // SAFETY: this was the last handle, so no device has it. No buffer is out either; or those
+        // that are were in the rings of a closed socket, because no frame of it is left with a
+        // worker and no device keeps buffers.
         unsafe { sys::rte_mempool_free(self.pool.as_ptr()) }
     }
 }

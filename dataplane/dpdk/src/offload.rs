@@ -17,10 +17,11 @@ const L4_MASK: u64 = sys::RTE_MBUF_F_TX_L4_MASK;
 const L4_TCP: u64 = sys::RTE_MBUF_F_TX_TCP_CKSUM;
 const L4_UDP: u64 = sys::RTE_MBUF_F_TX_UDP_CKSUM;
 const IP_CKSUM: u64 = sys::RTE_MBUF_F_TX_IP_CKSUM;
+const UDP_SEG: u64 = sys::RTE_MBUF_F_TX_UDP_SEG;
 const IPV4: u64 = sys::RTE_MBUF_F_TX_IPV4;
 
 /// All flags that ask the sending side for something.
-pub(crate) const REQUESTS: u64 = TSO | L4_MASK | IP_CKSUM;
+pub(crate) const REQUESTS: u64 = TSO | UDP_SEG | L4_MASK | IP_CKSUM;
 
 /// The most segments one frame may become: 64 KiB at the smallest segment a sane stack makes.
 pub const MAX_SEGMENTS: usize = 128;
@@ -95,6 +96,7 @@ impl Layout {
     fn valid_for_tso(self, m: &Mbuf) -> bool {
         let head = m.head();
         self.l4 >= 20
+            && m.len() as usize - self.l2 <= usize::from(u16::MAX)
             && head.len() >= self.headers()
             && (head[self.l4_at() + 12] >> 4) as usize * 4 == self.l4
             && self.mss > 0
@@ -115,7 +117,8 @@ pub fn wire_len(m: &Mbuf) -> u32 {
 /// Whether a frame with these flags, in so many segments, needs [`Finisher::finish`] first.
 #[inline(always)]
 pub fn needs_finish(caps: Caps, flags: u64, segments: u16) -> bool {
-    (flags != 0 && (!caps.checksum || flags & TSO != 0 || flags & IP_CKSUM != 0)) || (segments > 1 && !caps.chains)
+    let more_than_a_checksum = flags & (TSO | UDP_SEG | IP_CKSUM) != 0;
+    (flags != 0 && (!caps.checksum || more_than_a_checksum)) || (segments > 1 && !caps.chains)
 }
 
 /// Does in software what receivers don't; one for each worker.
@@ -137,7 +140,8 @@ impl Finisher {
             out.push(self.linear(m, caps)?);
             return Ok(());
         }
-        let layout = Layout::of(&m).ok_or(Unfinished::BadRequest)?;
+        // Segmentation of UDP is offered to nobody; a guest may ask for it all the same.
+        let layout = Layout::of(&m).filter(|_| flags & UDP_SEG == 0).ok_or(Unfinished::BadRequest)?;
         if flags & TSO != 0 {
             if !layout.valid_for_tso(&m) {
                 return Err(Unfinished::BadRequest);
@@ -175,9 +179,11 @@ impl Finisher {
             return Ok(());
         }
         if l.v4 {
-            self.gso(m, l, out)?
+            // The library writes into the descriptor, which others may be about to send.
+            let own = if m.is_shared() { m.copy().ok_or(Unfinished::NoBuffer)? } else { m };
+            self.gso(&own, l, out)?;
         } else {
-            self.segment_v6(&m, l, out)?
+            self.segment_v6(&m, l, out)?;
         }
         for s in out.iter_mut() {
             finish_segment(s, l)?;
@@ -189,7 +195,7 @@ impl Finisher {
     }
 
     /// TCP over IPv4: DPDK's library writes lengths, identification and sequence numbers.
-    fn gso(&self, m: Mbuf, l: Layout, out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>) -> Result<(), Unfinished> {
+    fn gso(&self, m: &Mbuf, l: Layout, out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>) -> Result<(), Unfinished> {
         let ctx = sys::rte_gso_ctx {
             direct_pool: self.pool.as_ptr(),
             indirect_pool: self.pool.as_ptr(),
@@ -198,7 +204,7 @@ impl Finisher {
             gso_size: (l.headers() as u32 + l.mss) as u16,
         };
         let mut raw = [std::ptr::null_mut(); MAX_SEGMENTS];
-        // SAFETY: m is a valid chain whose header lengths were checked; the context's pools live;
+        // SAFETY: m is a valid chain of ours alone, whose header lengths were checked; the context's pools live;
         // raw has the room that is named. The library keeps references of its own to m's data.
         let n = unsafe { sys::rte_gso_segment(m.as_ptr(), &ctx, raw.as_mut_ptr(), MAX_SEGMENTS as u16) };
         match n {
@@ -303,12 +309,22 @@ fn ipv4_checksum(m: &mut Mbuf, l: Layout) {
     ip[10..12].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// The ones' complement sum of a range of the chain, in the order it has in memory.
+/// The ones' complement sum of a range of the chain, in the order it has in memory. (DPDK's
+/// own, rte_raw_cksum_mbuf, is wrong for chains with a piece of odd length.)
 fn raw_sum(m: &Mbuf, from: usize, len: usize) -> Result<u16, Unfinished> {
-    let mut sum = 0u16;
-    // SAFETY: the chain is valid; the function checks the range against it.
-    let code = unsafe { sys::dunlin_raw_cksum(m.as_ptr(), from as u32, len as u32, &mut sum) };
-    if code == 0 { Ok(sum) } else { Err(Unfinished::BadRequest) }
+    let (mut skip, mut left, mut done, mut sum) = (from, len, 0, 0u32);
+    for piece in m.pieces() {
+        let skipped = skip.min(piece.len());
+        skip -= skipped;
+        let piece = &piece[skipped..];
+        let piece = &piece[..left.min(piece.len())];
+        let part = fold(sum_words(piece));
+        // A piece that begins at an odd offset has its octets in the other halves.
+        sum += u32::from(if done % 2 == 1 { part.swap_bytes() } else { part });
+        done += piece.len();
+        left -= piece.len();
+    }
+    if left == 0 { Ok(fold(sum)) } else { Err(Unfinished::BadRequest) }
 }
 
 /// The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), folded, in memory order.
@@ -318,8 +334,12 @@ fn pseudo_sum(l3: &[u8], v4: bool, proto: u8, l4_len: u32) -> u16 {
     fold(sum_words(addresses) + sum_words(&rest))
 }
 
+/// At most 64 KiB: the sum does not overflow.
 fn sum_words(octets: &[u8]) -> u32 {
-    octets.chunks(2).map(|c| u32::from(u16::from_ne_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum()
+    let mut words = octets.chunks_exact(2);
+    let sum: u32 = words.by_ref().map(|c| u32::from(u16::from_ne_bytes([c[0], c[1]]))).sum();
+    // The odd octet at the end is followed by a zero (RFC 1071).
+    sum + words.remainder().first().map_or(0, |last| u32::from(u16::from_ne_bytes([*last, 0])))
 }
 
 fn fold(mut sum: u32) -> u16 {

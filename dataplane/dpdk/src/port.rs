@@ -3,31 +3,74 @@
 use std::{
     ffi::{CStr, CString},
     ptr::NonNull,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
 
-use crate::{DpdkError, Mbuf, check, eal::Eal, mempool::Mempool, offload::Caps};
+use crate::{
+    DpdkError, Mbuf, check,
+    eal::Eal,
+    mempool::Mempool,
+    offload::Caps,
+    xdp::{self, XdpSocket},
+};
 
 /// Descriptors of a receive and of a transmit queue, where the device does not want others.
 const DESCRIPTORS: u16 = 1024;
 
-/// Octets around the payload that drivers count: Ethernet header, two tags, FCS.
-const MAX_OVERHEAD: u32 = 14 + 8 + 4;
+/// Octets around the payload that drivers count: Ethernet header and FCS.
+const OVERHEAD: u32 = 14 + 4;
 
 /// A device, from its attachment to DPDK until the last handle of it is gone. Queues hold it too.
 struct Device {
     id: u16,
     name: String,
+    /// Keeps buffers after they were sent, until its hardware is done with them.
+    keeps_buffers: bool,
+    /// Sockets that came with it.
+    xdp: Vec<XdpSocket>,
+}
+
+/// Drivers that copy what they send before they return.
+const COPYING: &[&str] = &["net_af_xdp", "net_af_packet", "net_tap", "net_pcap", "net_null"];
+
+/// Devices at work that keep buffers for a while.
+static KEEPERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a buffer that no [`Mbuf`] owns may still be in some device's transmit ring.
+pub(crate) fn buffers_may_be_kept() -> bool {
+    KEEPERS.load(SeqCst) > 0
+}
+
+impl Device {
+    fn info(&self) -> sys::rte_eth_dev_info {
+        let mut info = sys::rte_eth_dev_info::default();
+        // SAFETY: the device is attached and info is ours to write.
+        unsafe { sys::rte_eth_dev_info_get(self.id, &mut info) };
+        info
+    }
+
+    fn driver(&self) -> String {
+        let name = self.info().driver_name;
+        match name.is_null() {
+            true => String::new(),
+            // SAFETY: a driver's name is a static NUL-terminated string.
+            false => unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(),
+        }
+    }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         let mut info = sys::rte_eth_dev_info::default();
         // SAFETY: the id is that of an attached device: only this Drop detaches it. Its queues
-        // are gone with their handles, so nobody polls it. `info.device` is read before close.
+        // are gone with their handles, so nobody polls it. `info.device` is read before close, and
+        // the sockets are reaped after it.
         unsafe {
             sys::rte_eth_dev_info_get(self.id, &mut info);
             let device = info.device;
@@ -36,6 +79,10 @@ impl Drop for Device {
             if !device.is_null() && sys::rte_dev_remove(device) < 0 {
                 tracing::warn!("device '{}' did not detach cleanly", self.name);
             }
+            self.xdp.iter().for_each(|s| s.reap());
+        }
+        if self.keeps_buffers {
+            KEEPERS.fetch_sub(1, SeqCst);
         }
     }
 }
@@ -67,8 +114,6 @@ pub struct Setup<'a> {
     pub device_mtu: bool,
     /// Where received frames are put.
     pub pool: &'a Mempool,
-    /// Use the device's checksum and segmentation offloads, where it has any.
-    pub offloads: bool,
 }
 
 /// Counts that a device keeps by itself.
@@ -107,49 +152,49 @@ impl EthPort {
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        Ok(EthPort { device: Arc::new(Device { id, name }), caps: Caps::default() })
+        let mut device = Device { id, name, keeps_buffers: false, xdp: Vec::new() };
+        device.keeps_buffers = !COPYING.contains(&device.driver().as_str());
+        if device.keeps_buffers {
+            KEEPERS.fetch_add(1, SeqCst);
+        }
+        Ok(EthPort { device: Arc::new(device), caps: Caps::default() })
     }
 
     /// What the device says of itself.
     pub fn info(&self) -> Info {
-        let i = self.raw_info();
-        let driver = match i.driver_name.is_null() {
-            true => String::new(),
-            // SAFETY: a driver's name is a static NUL-terminated string.
-            false => unsafe { CStr::from_ptr(i.driver_name) }.to_string_lossy().into_owned(),
-        };
+        let i = self.device.info();
         // SAFETY: the device is attached.
         let numa_node = unsafe { sys::rte_eth_dev_socket_id(self.device.id) };
+        let driver = self.device.driver();
         Info { driver, max_rx_queues: i.max_rx_queues, max_tx_queues: i.max_tx_queues, max_mtu: i.max_mtu, numa_node }
-    }
-
-    fn raw_info(&self) -> sys::rte_eth_dev_info {
-        let mut info = sys::rte_eth_dev_info::default();
-        // SAFETY: the device is attached and info is ours to write.
-        unsafe { sys::rte_eth_dev_info_get(self.device.id, &mut info) };
-        info
     }
 
     /// Configures and starts it. Its queues, each to be polled by one thread.
     pub fn start(&mut self, setup: &Setup<'_>) -> Result<(Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
+        let before = xdp::sockets();
+        let started = self.configure(setup);
+        let device = Arc::get_mut(&mut self.device).expect("no queue was made yet");
+        device.xdp = xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect();
+        started?;
+        let device = || self.device.clone();
+        let rx = |queue| RxQueue { device: device(), queue, _pool: setup.pool.clone() };
+        let tx = |queue| TxQueue { device: device(), queue, caps: self.caps };
+        Ok(((0..setup.rx_queues).map(rx).collect(), (0..setup.tx_queues).map(tx).collect()))
+    }
+
+    fn configure(&mut self, setup: &Setup<'_>) -> Result<(), DpdkError> {
         let id = self.device.id;
         let what = |step: &str| format!("device '{}': {step}", self.device.name);
-        let info = self.raw_info();
+        let info = self.device.info();
         let chains = sys::DUNLIN_TX_OFFLOAD_MULTI_SEGS;
-        let checksums = sys::DUNLIN_TX_OFFLOAD_L4_CKSUM;
-        let tso = sys::DUNLIN_TX_OFFLOAD_TCP_TSO;
-        let wanted = if setup.offloads { chains | checksums | tso } else { chains };
-        let tx = wanted & info.tx_offload_capa;
-        self.caps = Caps {
-            checksum: tx & checksums == checksums,
-            tso4: tx & tso != 0,
-            tso6: tx & tso != 0,
-            chains: tx & chains != 0,
-        };
+        let tx = chains & info.tx_offload_capa;
+        // Checksums and segmentation are done in software for every device: what drivers want
+        // prepared for theirs differs, and can only be tried on the hardware.
+        self.caps = Caps { chains: tx & chains != 0, ..Caps::default() };
         let mut conf = sys::rte_eth_conf::default();
         conf.txmode.offloads = tx;
-        // Drivers of kernel interfaces name a limit that they don't hold frames to.
-        let most = info.max_rx_pktlen.saturating_sub(MAX_OVERHEAD).clamp(1, u32::from(u16::MAX));
+        // Drivers of kernel interfaces name a limit that AF_PACKET's and AF_XDP's don't hold to.
+        let most = info.max_rx_pktlen.saturating_sub(OVERHEAD).clamp(1, u32::from(u16::MAX));
         conf.rxmode.mtu = if setup.device_mtu { u32::from(setup.mtu) } else { u32::from(setup.mtu).min(most) };
         if setup.rx_queues > 1 && info.flow_type_rss_offloads != 0 {
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
@@ -185,10 +230,7 @@ impl EthPort {
             sys::rte_eth_promiscuous_enable(id);
             sys::rte_eth_allmulticast_enable(id);
         }
-        let rx =
-            (0..setup.rx_queues).map(|queue| RxQueue { device: self.device.clone(), queue, _pool: setup.pool.clone() });
-        let tx = (0..setup.tx_queues).map(|queue| TxQueue { device: self.device.clone(), queue, caps: self.caps });
-        Ok((rx.collect(), tx.collect()))
+        Ok(())
     }
 
     /// Changes the MTU of the running device; the driver's refusal is told.
@@ -283,21 +325,12 @@ impl TxQueue {
     pub fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
         let n = burst.len();
         let mut raw = [std::ptr::null_mut(); N];
-        let mut requests = 0;
         for (r, f) in raw.iter_mut().zip(burst.drain(..)) {
-            let m: Mbuf = f.into();
-            requests |= m.offload_flags();
-            *r = m.into_raw();
+            *r = Into::<Mbuf>::into(f).into_raw();
         }
-        let mut ready = n as u16;
         // SAFETY: the device is started as in receive(); the n pointers are valid chains that the
         // driver takes over as far as it says, and keeps its hands off the others.
-        let sent = unsafe {
-            if requests != 0 {
-                ready = sys::dunlin_tx_prepare(self.device.id, self.queue, raw.as_mut_ptr(), n as u16);
-            }
-            sys::dunlin_tx_burst(self.device.id, self.queue, raw.as_mut_ptr(), ready) as usize
-        };
+        let sent = unsafe { sys::dunlin_tx_burst(self.device.id, self.queue, raw.as_mut_ptr(), n as u16) as usize };
         for m in &raw[sent..n] {
             // SAFETY: not taken by the driver, so still ours, and adopted once.
             let m = unsafe { Mbuf::from_raw(NonNull::new_unchecked(*m)) };

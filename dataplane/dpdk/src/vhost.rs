@@ -6,7 +6,7 @@
 //! away, then waits until no worker is under a guard, and only then lets DPDK free the device.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::{CStr, CString, c_char, c_int},
     sync::{
         Arc,
@@ -36,6 +36,8 @@ pub const MAX_QUEUE_PAIRS: u16 = 16;
 pub const MAX_PATH: usize = 107;
 
 const NO_DEVICE: i32 = -1;
+/// Frames that rte_vhost_enqueue_burst takes at most.
+const MAX_ENQUEUE: usize = 32;
 
 /// Who listens on the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +51,10 @@ pub enum Role {
 struct Shared {
     path: CString,
     vid: AtomicI32,
-    connected: AtomicBool,
+    /// The connection whose guest this is.
+    connection: AtomicI32,
+    /// Being unregistered: workers have let go already, and nothing starts any more.
+    closing: AtomicBool,
     features: AtomicU64,
     /// One bit for each ring that the guest has enabled.
     rings: AtomicU32,
@@ -107,15 +112,17 @@ impl VhostPort {
         let shared = Arc::new(Shared {
             path: c_path.clone(),
             vid: AtomicI32::new(NO_DEVICE),
-            connected: AtomicBool::new(false),
+            connection: AtomicI32::new(NO_DEVICE),
+            closing: AtomicBool::new(false),
             features: AtomicU64::new(0),
             rings: AtomicU32::new(0),
             domain,
             changed: Box::new(changed),
         });
-        if PORTS.lock().get_or_insert_default().insert(c_path.clone(), shared.clone()).is_some() {
-            return Err(DpdkError::new(what(), "another port has it already"));
-        }
+        match PORTS.lock().get_or_insert_default().entry(c_path.clone()) {
+            Entry::Occupied(_) => return Err(DpdkError::new(what(), "another port has it already")),
+            Entry::Vacant(v) => v.insert(shared.clone()),
+        };
         let port = VhostPort(shared);
         let flags = if role == Role::Client { sys::RTE_VHOST_USER_CLIENT as u64 } else { 0 };
         // UFO is long dead; ECN needs CWR handling that segmentation in software leaves to the
@@ -139,7 +146,7 @@ impl VhostPort {
         let features = self.0.features.load(Acquire);
         let has = |f: u32| features & 1 << f != 0;
         GuestState {
-            connected: self.0.connected.load(Acquire),
+            connected: self.0.connection.load(Acquire) != NO_DEVICE,
             running: self.0.vid.load(Acquire) != NO_DEVICE,
             queue_pairs: self.0.queue_pairs(),
             mergeable: has(sys::VIRTIO_NET_F_MRG_RXBUF),
@@ -160,6 +167,11 @@ impl VhostPort {
 
 impl Drop for VhostPort {
     fn drop(&mut self) {
+        // Workers let go first: DPDK holds a lock during the call that its own thread may want
+        // while it holds a ring that a worker waits for.
+        self.0.closing.store(true, SeqCst);
+        self.0.vid.store(NO_DEVICE, SeqCst);
+        self.0.domain.synchronize();
         // SAFETY: registered by this object; the call returns when the connection is closed, and
         // destroy_device has run by then. PORTS is not locked: the callbacks lock it.
         unsafe { sys::rte_vhost_driver_unregister(self.0.path.as_ptr()) };
@@ -273,9 +285,17 @@ impl VhostTxQueue {
             *r = Into::<Mbuf>::into(f).into_raw();
         }
         let ring = self.spread % pairs * 2;
-        // SAFETY: vid as in receive(); the n chains are ours and only read: the frames are
-        // copied into the guest's memory, whatever it does there meanwhile.
-        let sent = unsafe { sys::rte_vhost_enqueue_burst(vid, ring, raw.as_mut_ptr(), n as u16) } as usize;
+        let mut sent = 0;
+        // DPDK takes no more than so many at a time.
+        for part in raw[..n].chunks_mut(MAX_ENQUEUE) {
+            // SAFETY: vid as in receive(); the chains are ours and only read: the frames are
+            // copied into the guest's memory, whatever it does there meanwhile.
+            let took = unsafe { sys::rte_vhost_enqueue_burst(vid, ring, part.as_mut_ptr(), part.len() as u16) };
+            sent += took as usize;
+            if (took as usize) < part.len() {
+                break;
+            }
+        }
         // SAFETY: all n chains are still ours. The sent ones are given back to their pool, the
         // others adopted again, each once.
         unsafe {
@@ -300,31 +320,43 @@ fn shared_of(vid: c_int) -> Option<Arc<Shared>> {
 }
 
 extern "C" fn new_connection(vid: c_int) -> c_int {
-    if let Some(s) = shared_of(vid) {
-        s.rings.store(0, SeqCst);
-        s.connected.store(true, SeqCst);
-        (s.changed)();
+    let Some(s) = shared_of(vid) else { return -1 };
+    // One guest a socket: whoever comes second is sent away.
+    if s.closing.load(SeqCst) || s.connection.compare_exchange(NO_DEVICE, vid, SeqCst, SeqCst).is_err() {
+        return -1;
     }
+    s.rings.store(0, SeqCst);
+    (s.changed)();
     0
 }
 
+/// What `vid` shares, if it is the connection that counts.
+fn guest_of(vid: c_int) -> Option<Arc<Shared>> {
+    shared_of(vid).filter(|s| s.connection.load(SeqCst) == vid)
+}
+
 extern "C" fn destroy_connection(vid: c_int) {
-    if let Some(s) = shared_of(vid) {
-        s.connected.store(false, SeqCst);
+    if let Some(s) = guest_of(vid) {
+        s.connection.store(NO_DEVICE, SeqCst);
         (s.changed)();
     }
 }
 
 extern "C" fn new_device(vid: c_int) -> c_int {
-    let Some(s) = shared_of(vid) else { return -1 };
+    let Some(s) = guest_of(vid).filter(|s| !s.closing.load(SeqCst)) else { return -1 };
     let mut features = 0u64;
     // SAFETY: the device is there while its callback runs.
-    unsafe {
+    let rings = unsafe {
         sys::rte_vhost_get_negotiated_features(vid, &mut features);
-        // Workers poll: the guest need not tell of new frames.
-        for ring in 0..sys::rte_vhost_get_vring_num(vid) {
-            sys::rte_vhost_enable_guest_notification(vid, ring, 0);
-        }
+        sys::rte_vhost_get_vring_num(vid)
+    };
+    if rings > MAX_QUEUE_PAIRS * 2 {
+        tracing::warn!("guest on {:?}: {} queue pairs; give it at most {MAX_QUEUE_PAIRS}", s.path, rings / 2);
+        return -1;
+    }
+    for ring in 0..rings {
+        // SAFETY: as above. Workers poll: the guest need not tell of new frames.
+        unsafe { sys::rte_vhost_enable_guest_notification(vid, ring, 0) };
     }
     s.features.store(features, Release);
     s.vid.store(vid, SeqCst);
@@ -333,15 +365,18 @@ extern "C" fn new_device(vid: c_int) -> c_int {
 }
 
 extern "C" fn destroy_device(vid: c_int) {
-    if let Some(s) = shared_of(vid) {
+    if let Some(s) = guest_of(vid) {
         s.vid.store(NO_DEVICE, SeqCst);
-        s.domain.synchronize();
+        // When closing, the workers have let go before.
+        if !s.closing.load(SeqCst) {
+            s.domain.synchronize();
+        }
         (s.changed)();
     }
 }
 
 extern "C" fn vring_state_changed(vid: c_int, ring: u16, enable: c_int) -> c_int {
-    if let Some(s) = shared_of(vid) {
+    if let Some(s) = guest_of(vid) {
         s.set_ring(ring, enable != 0);
         (s.changed)();
     }
@@ -349,7 +384,7 @@ extern "C" fn vring_state_changed(vid: c_int, ring: u16, enable: c_int) -> c_int
 }
 
 extern "C" fn features_changed(vid: c_int, features: u64) -> c_int {
-    if let Some(s) = shared_of(vid) {
+    if let Some(s) = guest_of(vid) {
         s.features.store(features, Release);
     }
     0

@@ -15,9 +15,9 @@ impl Count {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Sets it. The same rule.
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
+    /// Takes back what was added too early. The same rule.
+    pub fn take_back(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
     /// The count now.

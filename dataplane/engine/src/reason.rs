@@ -64,7 +64,7 @@ reasons! {
     StormUnknownUnicast = "storm_unknown_unicast", Rx;
     /// To be flooded, but no other port of its segment is up.
     NoOtherPort = "no_other_port", Rx;
-    /// The port was removed or changed while the frame was on its way.
+    /// The port it came by or was to leave by was removed or changed while it was on its way.
     PortGone = "port_gone", Rx;
     /// Asks for segmentation or a checksum that its own headers don't allow.
     BadOffload = "bad_offload", Tx;

@@ -1,6 +1,12 @@
 //! Opening the device behind a port: one function a kind.
 
-use std::{fs, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dunlin_dpdk::{
     DpdkError,
@@ -18,6 +24,11 @@ use crate::{
     queues::{RxKind, TxHandle},
     spec::DeviceSpec,
 };
+
+/// What fits into an AF_XDP buffer behind its headrooms, with two tags.
+const MAX_XDP_MTU: u32 = 1750;
+/// DPDK's tap driver holds frames to its own idea of a largest one.
+const MAX_TAP_MTU: u32 = 1500;
 
 /// What opening needs.
 pub struct Opener<'a> {
@@ -40,8 +51,24 @@ pub struct Device {
 }
 
 enum Kind {
-    Eth { port: EthPort, interface: Option<String>, own_pool: Option<Mempool> },
+    Eth { port: EthPort, interface: Option<Interface>, own_pool: Option<Mempool> },
     Vhost(VhostPort),
+}
+
+/// A kernel interface, by name and number: one made anew under the same name is another.
+struct Interface {
+    name: String,
+    index: String,
+}
+
+impl Interface {
+    fn read(name: &str, file: &str) -> Option<String> {
+        Some(fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok()?.trim().to_owned())
+    }
+
+    fn is_there(&self) -> bool {
+        Self::read(&self.name, "ifindex").as_ref() == Some(&self.index)
+    }
 }
 
 /// A device and its queues: `rx` to be spread over the workers, `tx` one a worker.
@@ -50,6 +77,8 @@ pub struct Opened {
     pub rx: Vec<RxKind>,
     pub tx: Vec<TxHandle>,
     pub complete_checksums: bool,
+    /// A tap interface was made for it.
+    pub made_interface: bool,
 }
 
 /// Opens what `spec` names for frames of `mtu`.
@@ -88,10 +117,10 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
     }
     let why_not = if af_packet_only {
         "as configured".to_owned()
-    } else if Pools::is_jumbo(mtu) {
-        "AF_XDP takes no jumbo frames".to_owned()
+    } else if mtu > MAX_XDP_MTU {
+        format!("AF_XDP takes an MTU of at most {MAX_XDP_MTU}")
     } else {
-        match open_af_xdp(o, interface, mtu) {
+        match open_af_xdp_patiently(o, interface, mtu) {
             Ok(opened) => return Ok(opened),
             Err(e) => format!("AF_XDP: {}", e.why),
         }
@@ -112,11 +141,30 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
     Ok(opened)
 }
 
+/// The kernel takes a moment to let go of a queue whose socket was closed.
+static LAST_XDP_CLOSE: Mutex<Option<Instant>> = Mutex::new(None);
+const XDP_RELEASE: Duration = Duration::from_millis(500);
+
+fn open_af_xdp_patiently(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+    loop {
+        let opened = open_af_xdp(o, interface, mtu);
+        let wait = LAST_XDP_CLOSE.lock().is_some_and(|t| t.elapsed() < XDP_RELEASE);
+        if opened.is_ok() || !wait {
+            return opened;
+        }
+        std::thread::sleep(XDP_RELEASE / 10);
+    }
+}
+
 fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let args = format!("{},iface={interface}", unique("net_af_xdp"));
     let port = EthPort::attach(o.eal, &args)?;
     let pool = o.pools.for_xdp()?;
-    let mut opened = start_eth(o, port, &pool, 1, mtu, false).inspect_err(|_| o.pools.give_back(pool.clone()))?;
+    let started = start_eth(o, port, &pool, 1, mtu, false);
+    let Ok(mut opened) = started else {
+        pool.abandon(o.domain);
+        return started;
+    };
     opened.device.driver = "af_xdp";
     opened.complete_checksums = true;
     opened.device.follow_kernel(interface, mtu)?;
@@ -127,13 +175,21 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
 }
 
 fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+    if mtu > MAX_TAP_MTU {
+        let why = format!("DPDK's tap driver takes at most {MAX_TAP_MTU}; for jumbo frames take kind host on a veth");
+        return Err(refuse(format!("interface '{interface}': mtu {mtu}"), why));
+    }
     let existed = Path::new("/sys/class/net").join(interface).exists();
     tap::create(interface)?;
-    let opened = attach_tap(o, interface, mtu);
-    if opened.is_err() && !existed {
-        clean_up(&DeviceSpec::Tap { interface: interface.into() });
+    match attach_tap(o, interface, mtu) {
+        Ok(opened) => Ok(Opened { made_interface: !existed, ..opened }),
+        Err(e) => {
+            if !existed {
+                clean_up(&DeviceSpec::Tap { interface: interface.into() });
+            }
+            Err(e)
+        }
     }
-    opened
 }
 
 fn attach_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
@@ -145,10 +201,7 @@ fn attach_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, D
     let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
     opened.device.driver = "tap";
     opened.complete_checksums = true;
-    // In another namespace, where it may be after a restart, its MTU is its own affair.
-    if Path::new("/sys/class/net").join(interface).exists() {
-        kernel_mtu(interface, mtu)?;
-    }
+    kernel_mtu(interface, mtu)?;
     Ok(opened)
 }
 
@@ -156,17 +209,20 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
     let what = format!("socket '{socket}'");
     if let Ok(m) = fs::metadata(socket) {
         if m.is_dir() {
-            return Err(refuse(what, "is a folder; name the socket itself"));
+            return Err(refuse(&what, "is a folder; name the socket itself"));
         }
         if !m.file_type().is_socket() {
-            return Err(refuse(what, "exists and is no socket"));
+            return Err(refuse(&what, "exists and is no socket"));
         }
         if role == Role::Server {
             if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-                return Err(refuse(what, "another process listens on it"));
+                return Err(refuse(&what, "another process listens on it"));
             }
-            fs::remove_file(socket).map_err(|e| refuse(what, e.to_string()))?;
+            fs::remove_file(socket).map_err(|e| refuse(&what, e.to_string()))?;
         }
+    }
+    if let Some(folder) = Path::new(socket).parent() {
+        fs::create_dir_all(folder).map_err(|e| refuse(&what, format!("its folder can't be made: {e}")))?;
     }
     let changed = o.changed.clone();
     let port = VhostPort::register(o.eal, socket, role, o.domain.clone(), move || changed())?;
@@ -181,7 +237,7 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
         rx_queues: u32::from(MAX_QUEUE_PAIRS),
         tx_queues: u32::from(MAX_QUEUE_PAIRS),
     };
-    Ok(Opened { device, rx, tx, complete_checksums: false })
+    Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
 }
 
 fn start_eth(
@@ -190,7 +246,7 @@ fn start_eth(
     pool: &Mempool,
     rx_queues: u16,
     mtu: u32,
-    offloads: bool,
+    device_mtu: bool,
 ) -> Result<Opened, DpdkError> {
     let info = port.info();
     let workers = o.workers as u16;
@@ -198,9 +254,8 @@ fn start_eth(
         rx_queues: rx_queues.clamp(1, info.max_rx_queues.max(1)),
         tx_queues: workers.clamp(1, info.max_tx_queues.max(1)),
         mtu: mtu as u16,
-        device_mtu: offloads,
+        device_mtu,
         pool,
-        offloads,
     };
     if info.driver == "net_tap" || info.driver == "net_af_packet" {
         // Their queues come in pairs.
@@ -220,6 +275,7 @@ fn start_eth(
         rx: rx.into_iter().map(RxKind::Eth).collect(),
         tx: share_out(tx, o.workers),
         complete_checksums: false,
+        made_interface: false,
     })
 }
 
@@ -236,7 +292,8 @@ impl Device {
     /// The kernel's interface says whether the link is up, and must take frames of `mtu`.
     fn follow_kernel(&mut self, name: &str, mtu: u32) -> Result<(), DpdkError> {
         if let Kind::Eth { interface, .. } = &mut self.kind {
-            *interface = Some(name.to_owned());
+            let index = Interface::read(name, "ifindex").unwrap_or_default();
+            *interface = Some(Interface { name: name.to_owned(), index });
         }
         kernel_mtu(name, mtu)
     }
@@ -246,10 +303,20 @@ impl Device {
         match &self.kind {
             // The drivers of kernel interfaces don't follow their carrier.
             Kind::Eth { interface: Some(i), .. } => {
-                fs::read_to_string(format!("/sys/class/net/{i}/carrier")).is_ok_and(|c| c.trim() == "1")
+                i.is_there() && Interface::read(&i.name, "carrier").is_some_and(|c| c == "1")
             }
             Kind::Eth { port, .. } => port.link_up(),
             Kind::Vhost(v) => v.state().running,
+        }
+    }
+
+    /// Why the device can't be used any more, if so.
+    pub fn lost(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Eth { interface: Some(i), .. } if !i.is_there() => {
+                Some(format!("interface '{}': it was removed, or made anew; waiting for it", i.name))
+            }
+            _ => None,
         }
     }
 
@@ -272,7 +339,7 @@ impl Device {
     /// Changes the MTU while it runs.
     pub fn set_mtu(&self, mtu: u32) -> Result<(), DpdkError> {
         match &self.kind {
-            Kind::Eth { interface: Some(i), .. } => kernel_mtu(i, mtu),
+            Kind::Eth { interface: Some(i), .. } => kernel_mtu(&i.name, mtu),
             Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
             // The guest was told its MTU by QEMU; what is sent to it is checked against the port's.
             Kind::Vhost(_) => Ok(()),
@@ -280,11 +347,12 @@ impl Device {
     }
 
     /// Closes it; its queues are back already.
-    pub fn close(self, pools: &mut Pools) {
+    pub fn close(self, domain: &Domain) {
         if let Kind::Eth { port, own_pool, .. } = self.kind {
             drop(port);
             if let Some(pool) = own_pool {
-                pools.give_back(pool);
+                pool.abandon(domain);
+                *LAST_XDP_CLOSE.lock() = Some(Instant::now());
             }
         }
     }
@@ -335,6 +403,13 @@ fn check_pci(device: &str) -> Result<(), DpdkError> {
         Some(d) => Err(refuse(what, format!("the kernel's driver '{d}' has it; {bind}"))),
         None => Err(refuse(what, format!("no driver has it; {bind}"))),
     }
+}
+
+/// Whether another MTU needs the device opened anew: other buffers, or another driver.
+pub fn other_device(spec: &DeviceSpec, has: u32, wants: u32) -> bool {
+    let xdp = |mtu| matches!(spec, DeviceSpec::Host { .. }) && mtu <= MAX_XDP_MTU;
+    let tap = matches!(spec, DeviceSpec::Tap { .. }) && has != wants;
+    Pools::is_jumbo(has) != Pools::is_jumbo(wants) || xdp(has) != xdp(wants) || tap
 }
 
 /// Removes what a deleted port leaves outside of the process.

@@ -21,12 +21,17 @@ mod spec;
 mod switch;
 mod worker;
 
-use std::{path::PathBuf, sync::Arc, sync::mpsc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use dunlin_dpdk::{
-    eal::{Eal, EalConfig, tsc_hz},
+    eal::{Eal, EalConfig, EalError, tsc_hz},
     offload::Finisher,
     quiescent::Domain,
     thread::{WorkerThread, allowed_cores},
@@ -107,12 +112,21 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("dunlin-dataplane: {e:#}");
-            std::process::ExitCode::FAILURE
+            // What only a person can mend (EX_CONFIG of sysexits.h) is not tried again and again.
+            let hopeless = matches!(e.downcast_ref(), Some(EalError::Hugepages { .. }));
+            std::process::ExitCode::from(if hopeless { 78 } else { 1 })
         }
     }
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    // A thread that is gone would take its queues' ports with it, unseen: better the whole process
+    // ends and is started again.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
     let eal = Eal::init(&EalConfig { memory_mb: args.memory, hugepages: !args.no_huge })?;
     let pools = Pools::new(eal, args.memory, !args.no_huge)?;
     let clock = Clock::new(tsc_hz(&eal));
@@ -146,13 +160,17 @@ fn run(args: Args) -> anyhow::Result<()> {
     })));
     let monitored = Arc::downgrade(&switch);
     std::thread::Builder::new().name("monitor".into()).spawn(move || {
+        let mut next = Instant::now();
         loop {
-            let tick = woken.recv_timeout(TICK).is_err();
+            // Guests that come and go all the time must not keep addresses from ageing.
+            let _ = woken.recv_timeout(next.saturating_duration_since(Instant::now()));
+            let tick = Instant::now() >= next;
             let Some(switch) = monitored.upgrade() else { break };
             let mut switch = switch.lock();
             switch.follow_links();
             if tick {
                 switch.tick();
+                next = Instant::now() + TICK;
             }
         }
     })?;

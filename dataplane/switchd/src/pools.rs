@@ -21,8 +21,6 @@ pub struct Pools {
     pub linear: Mempool,
     jumbo: Option<Mempool>,
     jumbo_buffers: u32,
-    /// Of AF_XDP interfaces that are gone, to be used again once all buffers are back.
-    spare: Vec<Mempool>,
 }
 
 impl Pools {
@@ -40,13 +38,13 @@ impl Pools {
             linear: Mempool::new(&eal, LINEAR_BUFFERS, FRAME_ROOM)?,
             jumbo: None,
             jumbo_buffers: (budget / 5 / Mempool::footprint(JUMBO_ROOM, hugepages)).clamp(511, 65_535) as u32,
-            spare: Vec::new(),
         })
     }
 
     /// Whether frames of this MTU need larger buffers than the standard ones.
     pub fn is_jumbo(mtu: u32) -> bool {
-        mtu + 14 + 8 > u32::from(STANDARD_ROOM)
+        // AF_PACKET's headers are in the slot, which is no larger than the buffer.
+        mtu + 14 + 8 + 100 > u32::from(STANDARD_ROOM)
     }
 
     /// The pool for a device that receives frames of `mtu`.
@@ -60,17 +58,9 @@ impl Pools {
         Ok(self.jumbo.clone().expect("made above"))
     }
 
-    /// A pool of its own for an AF_XDP interface.
-    pub fn for_xdp(&mut self) -> Result<Mempool, DpdkError> {
-        match self.spare.iter().position(|p| p.in_use() == 0) {
-            Some(i) => Ok(self.spare.swap_remove(i)),
-            None => Mempool::new(&self.eal, XDP_BUFFERS, STANDARD_ROOM),
-        }
-    }
-
-    /// Takes an AF_XDP pool back; frames of it may still be on their way.
-    pub fn give_back(&mut self, pool: Mempool) {
-        self.spare.push(pool);
+    /// A pool of its own for an AF_XDP interface, to be abandoned when that is closed.
+    pub fn for_xdp(&self) -> Result<Mempool, DpdkError> {
+        Mempool::new(&self.eal, XDP_BUFFERS, STANDARD_ROOM)
     }
 
     /// Name, pool.

@@ -202,13 +202,31 @@ fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     let sent = handle.transmit(guard, burst) as u64;
     let c = counters.port(port);
     c.tx_frames.add(sent);
-    if burst.is_empty() {
-        c.tx_bytes.add(octets);
-    } else {
-        let unsent: u64 = burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum();
-        c.tx_bytes.add(octets - unsent);
-        drop_frames(counters, port, DropReason::TxFull, burst.len() as u64);
-        burst.clear();
+    c.tx_bytes.add(octets);
+    if !burst.is_empty() {
+        send_rest(handle, burst, port, guard, counters);
+    }
+}
+
+/// What was not sent at once. The first of it may be one that the device never takes: it alone is
+/// dropped, and the rest tried again, for as long as that gets on.
+#[inline(never)]
+fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
+    handle: &mut TxHandle,
+    burst: &mut ArrayVec<F, N>,
+    port: PortIdx,
+    guard: Guard<'_>,
+    counters: &Counters,
+) {
+    let c = counters.port(port);
+    let mut sent = usize::MAX;
+    while !burst.is_empty() {
+        let gone = if sent > 0 { 1 } else { burst.len() };
+        let octets: u64 = burst.drain(..gone).map(|m| u64::from(m.as_mbuf().len())).sum();
+        c.tx_bytes.take_back(octets);
+        drop_frames(counters, port, DropReason::TxFull, gone as u64);
+        sent = handle.transmit(guard, burst);
+        c.tx_frames.add(sent as u64);
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
         mpsc,
@@ -92,7 +92,6 @@ pub struct WorkerShared {
     inbox: Mutex<Inbox>,
     moves: ArrayQueue<MacMoved>,
     pub lost_moves: AtomicU64,
-    pub running: AtomicBool,
 }
 
 impl WorkerShared {
@@ -105,7 +104,6 @@ impl WorkerShared {
             inbox: Mutex::new(Inbox { snapshot: Arc::new(Snapshot::empty()), commands: Vec::new() }),
             moves: ArrayQueue::new(1024),
             lost_moves: AtomicU64::new(0),
-            running: AtomicBool::new(false),
         }
     }
 
@@ -192,7 +190,6 @@ impl Worker {
         let mut burst: Burst<Packet> = Burst::new();
         let mut nap = Nap::default();
         let mut last = eal::tsc();
-        self.shared.running.store(true, Release);
         self.reader.online();
         while !self.stop {
             self.refresh();
@@ -211,7 +208,6 @@ impl Worker {
                 self.shared.loop_counts.total_cycles.add(last - now);
             }
         }
-        self.shared.running.store(false, Release);
     }
 
     /// Polls each queue once. How many frames there were.

@@ -4,8 +4,6 @@
  */
 #include "wrapper.h"
 
-#include <rte_ip.h>
-
 int dunlin_errno(void) { return rte_errno; }
 
 uint16_t dunlin_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n)
@@ -18,11 +16,6 @@ uint16_t dunlin_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, 
 	return rte_eth_tx_burst(port, queue, pkts, n);
 }
 
-uint16_t dunlin_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n)
-{
-	return rte_eth_tx_prepare(port, queue, pkts, n);
-}
-
 struct rte_mbuf *dunlin_mbuf_alloc(struct rte_mempool *pool) { return rte_pktmbuf_alloc(pool); }
 
 void dunlin_mbuf_free(struct rte_mbuf *m) { rte_pktmbuf_free(m); }
@@ -31,8 +24,3 @@ uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m) { return rte_mbuf_refcnt_r
 
 /* Every segment gets one more owner, as rte_pktmbuf_free takes one from each. */
 void dunlin_mbuf_share(struct rte_mbuf *m) { rte_pktmbuf_refcnt_update(m, 1); }
-
-int dunlin_raw_cksum(const struct rte_mbuf *m, uint32_t off, uint32_t len, uint16_t *sum)
-{
-	return rte_raw_cksum_mbuf(m, off, len, sum);
-}

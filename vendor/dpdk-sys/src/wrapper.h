@@ -16,16 +16,12 @@
 int dunlin_errno(void);
 uint16_t dunlin_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
 uint16_t dunlin_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
-uint16_t dunlin_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
 struct rte_mbuf *dunlin_mbuf_alloc(struct rte_mempool *pool);
 void dunlin_mbuf_free(struct rte_mbuf *m);
 uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m);
 void dunlin_mbuf_share(struct rte_mbuf *m);
-int dunlin_raw_cksum(const struct rte_mbuf *m, uint32_t off, uint32_t len, uint16_t *sum);
 
 /* Macros that bindgen can't evaluate by itself. */
 static const uint64_t DUNLIN_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
 static const uint64_t DUNLIN_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-static const uint64_t DUNLIN_TX_OFFLOAD_L4_CKSUM =
-	RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 static const uint64_t DUNLIN_RSS_FIELDS = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;

@@ -73,6 +73,9 @@ fn static_addresses_belong_to_a_port_of_their_bridge() {
     let mac = |m: &str| with("vlan = 10") + &format!("[[mac]]\nmac = \"{m}\"\nvlan = 10\nport = \"web1\"\n");
     assert!(compile(&config(&mac("52:54:00:00:00:01"))).is_ok());
     assert!(refusal(&mac("01:00:5e:00:00:01")).contains("is no station's address"));
+    assert!(refusal(&mac("52:54:00:00:00:+1")).contains("is not six octets"));
+    let other = mac("52:54:00:00:00:01").replacen("vlan = 10", "vlan = 20", 1);
+    assert!(refusal(&other).contains("'web1' does not carry VLAN 10"), "{}", refusal(&other));
     assert!(refusal(&mac("52:54:00:00:01")).contains("is not six octets"));
     assert!(
         refusal(&mac("52:54:00:00:00:01").replace("port = \"web1\"", "port = \"x\"")).contains("there is no port 'x'")
@@ -93,4 +96,20 @@ fn shipped_examples_compile() {
     for field in fields {
         assert!(host.contains(&format!("{field} = ")), "configs/host.toml does not show '{field}'");
     }
+}
+
+/// A change that could never be installed is refused, also while nobody is there to install it.
+#[test]
+fn the_dataplanes_limits_are_known() {
+    let taps =
+        |n: usize| (0..n).map(|i| format!("[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nvlan = 5\n")).collect::<String>();
+    assert!(compile(&config(&taps(1024))).is_ok());
+    assert!(refusal(&taps(1025)).contains("one too many: a dataplane holds 1024 ports"));
+    let bridges = |n: usize| {
+        let one =
+            |i| format!("[[bridge]]\nname = \"b{i}\"\n[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nbridge = \"b{i}\"\n");
+        (0..n).map(one).collect::<String>()
+    };
+    assert!(compile(&config(&bridges(15))).is_ok());
+    assert!(refusal(&bridges(17)).contains("(bridge, VLAN) pairs"));
 }

@@ -64,3 +64,42 @@ fn a_thousand_ports_come_and_go_and_nobody_notices() {
     println!("resident memory: {} kB, then {} kB", before.0, after.0);
     assert!(grown < 8 * 1024, "grew by {grown} kB: {before:?}, {after:?}");
 }
+
+/// The same for kernel interfaces: an AF_XDP port that was removed leaves its interface, its
+/// memory and its sockets free, so that it can come back.
+#[test]
+fn kernel_interfaces_come_and_go() {
+    let (a, b) = (Netns::with_address("10.3.1.1/24"), Netns::with_address("10.3.1.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "");
+    host.add_host("b", &b, "");
+    let driver = host.port("b")["driver"].clone();
+    let sockets = || {
+        let pid = host.dataplane.as_ref().unwrap().id();
+        crate::net::sh(&format!("ls -l /proc/{pid}/fd | grep -c socket:")).trim().parse::<u32>().unwrap()
+    };
+    assert!(a.reaches("10.3.1.2", 3));
+    let mut before = (0, 0);
+    for i in 0..40 {
+        host.dunlin("port del b");
+        host.add_host("b", &b, "");
+        assert_eq!(host.port("b")["driver"], driver, "round {i}: {}", host.port("b")["note"]);
+        assert!(a.reaches("10.3.1.2", 3), "round {i}");
+        if i == 9 {
+            before = (resident_kb(&host), sockets());
+        }
+    }
+    let after = (resident_kb(&host), sockets());
+    println!("{driver}: {before:?}, then {after:?}");
+    assert!(after.0 < before.0 + 8 * 1024 && after.1 <= before.1 + 2, "{before:?}, {after:?}");
+
+    // One that is made anew under its name, as every restart of a container does.
+    crate::net::sh(&format!("ip link del {}", b.outside));
+    eventually("its port is down", 5.0, || host.port("b")["up"] == false);
+    crate::net::sh(&format!(
+        "ip link add {1} type veth peer name eth0 netns {0} && ip link set {1} up && ip -n {0} link set eth0 up && \
+         ip -n {0} addr add 10.3.1.2/24 dev eth0",
+        b.name, b.outside
+    ));
+    eventually("it is taken again", 10.0, || a.reaches("10.3.1.2", 1));
+}

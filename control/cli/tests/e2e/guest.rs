@@ -12,6 +12,8 @@ pub struct Guest {
     name: String,
     child: Child,
     console: UnixStream,
+    /// Printed, and not looked at yet.
+    unread: Vec<u8>,
 }
 
 fn script() -> PathBuf {
@@ -43,7 +45,7 @@ impl Guest {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        Guest { name: name.into(), child, console }
+        Guest { name: name.into(), child, console, unread: Vec::new() }
     }
 
     /// Waits until it is up.
@@ -60,18 +62,20 @@ impl Guest {
 
     fn read_until(&mut self, mark: &str, seconds: u64) -> String {
         self.console.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let (begun, mut seen) = (Instant::now(), Vec::new());
+        let begun = Instant::now();
         loop {
-            let mut part = [0; 4096];
-            if let Ok(n) = self.console.read(&mut part) {
-                seen.extend_from_slice(&part[..n]);
-                let text = String::from_utf8_lossy(&seen);
-                if text.contains(mark) {
-                    return text.into_owned();
-                }
+            let text = String::from_utf8_lossy(&self.unread).into_owned();
+            if let Some(at) = text.find(mark) {
+                let (before, after) = text.split_at(at + mark.len());
+                self.unread = after.as_bytes().to_vec();
+                return before.to_owned();
             }
             let waited = begun.elapsed().as_secs();
-            assert!(waited < seconds, "guest {}: no '{mark}': {}", self.name, String::from_utf8_lossy(&seen));
+            assert!(waited < seconds, "guest {}: no '{mark}': {text}", self.name);
+            let mut part = [0; 4096];
+            if let Ok(n) = self.console.read(&mut part) {
+                self.unread.extend_from_slice(&part[..n]);
+            }
         }
     }
 

@@ -93,3 +93,23 @@ fn garbage_in_a_guests_rings_harms_nobody_else() {
     assert!(lines.last().unwrap().starts_with("received=16000 distinct=16000 lost=0 disorder=0"), "{lines:?}");
     eventually("it is gone", 5.0, || host.port("hostile")["guest"]["connected"] == false);
 }
+
+/// A second client of a guest's socket does not take it over.
+#[test]
+fn a_socket_has_one_guest() {
+    let host = Host::start();
+    let socket = host.path("one.sock");
+    host.dunlin(&format!("port add one --kind vhost-user --server --socket {socket}"));
+    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
+    let first = std::process::Command::new("/usr/bin/python3")
+        .args([&script, &socket, "4"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let _first = crate::net::Background(Some(first));
+    eventually("the first runs", 5.0, || host.port("one")["guest"]["running"] == true);
+    drop(std::os::unix::net::UnixStream::connect(&socket));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let guest = host.port("one")["guest"].clone();
+    assert!(guest["running"] == true && guest["connected"] == true && guest["queue_pairs"] == 1, "{guest}");
+}

@@ -159,3 +159,58 @@ fn acknowledged_changes_survive_kill_9() {
     }
     assert!(acknowledged > 4, "some changes were made: {acknowledged}");
 }
+
+/// Control that comes back with an empty store does not cut the host off; the first change takes
+/// the dataplane over.
+#[test]
+fn a_lost_store_does_not_stop_forwarding() {
+    let (mut host, a, _b) = two_hosts();
+    let config = host.dunlin("export");
+    host.kill_control();
+    std::fs::rename(host.path("state.redb"), host.path("elsewhere")).unwrap();
+    host.start_control();
+    host.wait_until_filled();
+    assert!(a.reaches("10.2.0.2", 3));
+    assert!(host.dunlin("status").contains("this store, which is new, does not have"));
+    assert!(host.apply(&config).status.success());
+    assert!(a.reaches("10.2.0.2", 3) && !host.dunlin("status").contains("which is new"));
+    assert_eq!(host.dunlin("export"), config);
+}
+
+/// What could keep a dataplane from being refilled is refused when it is wished for.
+#[test]
+fn a_static_address_keeps_its_port_in_the_vlan() {
+    let (mut host, a, _b) = two_hosts();
+    host.dunlin("mac add 52:54:00:00:00:01 --vlan 10 --port b");
+    let error = host.refused("port set b --vlan 20");
+    assert!(error.contains("52:54:00:00:00:01") && error.contains("does not carry VLAN 10"), "{error}");
+    assert!(host.refused("mac flush --bridge br0 --vlan 65546 --mac 52:54:00:00:00:01").contains("65546"));
+    host.kill_dataplane();
+    host.start_dataplane();
+    host.wait_until_filled();
+    eventually("it forwards", 5.0, || a.reaches("10.2.0.2", 1));
+}
+
+/// A whole file: what it adds, changes and removes, said before and done after.
+#[test]
+fn a_file_is_planned_applied_and_exported() {
+    let (host, a, _b) = two_hosts();
+    let before = host.dunlin("export");
+    let file = host.path("host.toml");
+    let other = before.replacen("vlan = 10", "vlan = 20", 1)
+        + "[[port]]\nname = \"t\"\nkind = \"nic\"\ndevice = \"net_null0,no-rx=1\"\n";
+    std::fs::write(&file, &other).unwrap();
+    let plan = host.dunlin(&format!("diff -f {file}"));
+    assert!(plan.contains("~ port a  (vlan: 10 -> 20)") && plan.contains("+ port t"), "{plan}");
+    assert_eq!(host.dunlin("export"), before, "a diff changes nothing");
+    host.dunlin(&format!("apply -f {file}"));
+    assert!(!a.reaches("10.2.0.2", 1));
+    assert!(host.dunlin(&format!("diff -f {file}")).contains("nothing to change"));
+    std::fs::write(&file, &before).unwrap();
+    let plan = host.dunlin(&format!("apply -f {file}"));
+    assert!(plan.contains("- port t") && plan.contains("0 added, 1 changed, 1 removed"), "{plan}");
+    assert!(a.reaches("10.2.0.2", 3));
+    for line in host.dunlin("port list").lines().chain(host.dunlin("port --help").lines()) {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}

@@ -260,12 +260,33 @@ impl MacTable {
         find(self.first(hash), key, hash).or_else(|| find(self.second(hash), key, hash))
     }
 
-    /// Enters an address that neither ages nor moves, in place of what was learned of it.
-    /// `false` if the table is full.
+    /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
+    /// moment is it absent or learned instead. `false` if the table is full.
     pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
-        self.remove(key);
         let hash = self.hash(key);
-        self.insert(key, hash, Value::new(port, hash, 0, true))
+        let wanted = Value::new(port, hash, 0, true);
+        loop {
+            let Some((cell, v)) = self.find_either(key, hash) else {
+                if !self.insert(key, hash, wanted) {
+                    return false;
+                }
+                break;
+            };
+            if cell.compare_exchange(v.0, wanted.0, AcqRel, Relaxed).is_ok() {
+                self.per_port[v.port().get()].fetch_sub(1, Relaxed);
+                self.per_port[port.get()].fetch_add(1, Relaxed);
+                break;
+            }
+        }
+        // A worker may have learned it in another slot while it was entered.
+        for bucket in [self.first(hash), self.second(hash)] {
+            for i in 0..WAYS {
+                if bucket.keys[i].load(Acquire) == key.0 && !Value(bucket.values[i].load(Acquire)).is_static() {
+                    self.clear(bucket, i, key.0);
+                }
+            }
+        }
+        true
     }
 
     /// Removes one address; whether it was there.

@@ -65,9 +65,17 @@ impl MacTable {
         self.retain_part(0, 1, |e| e.is_static || !matches(e))
     }
 
-    /// Removes static and learned entries alike; how many there were.
+    /// Removes static and learned entries alike; how many there were. Nobody enters such entries
+    /// meanwhile, but a worker may move one from a bucket to come to one that was passed: so it
+    /// looks again until it finds none.
     pub fn purge(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
-        self.retain_part(0, 1, |e| !matches(e))
+        let mut removed = 0;
+        loop {
+            match self.retain_part(0, 1, |e| !matches(e)) {
+                0 => return removed,
+                n => removed += n,
+            }
+        }
     }
 
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
@@ -95,7 +103,8 @@ impl MacTable {
                 let before = bucket.keys[..i].iter().any(|k| k.load(Acquire) == key);
                 let first = self.first(self.hash(Key(key)));
                 let elsewhere = !std::ptr::eq(first, bucket) && first.keys.iter().any(|k| k.load(Acquire) == key);
-                if before || elsewhere {
+                let is_static = Value(bucket.values[i].load(Acquire)).is_static();
+                if (before || elsewhere) && !is_static {
                     self.clear(bucket, i, key);
                 }
             }

@@ -17,7 +17,9 @@ pub(crate) fn unicast<F: Frame>(
     m: &Meta,
     out: &mut impl Output<F>,
 ) {
-    let Some(to) = cx.snapshot.port(to) else {
+    // That the port still has the segment is looked at here, not only its VLAN: while a port moves
+    // to another bridge, the table may still have its addresses of before.
+    let Some(to) = cx.snapshot.port(to).filter(|to| to.segments.of(m.vid) == m.dst.segment()) else {
         // Its entry goes with the port; this frame met it in between.
         return cx.drop(from.idx, DropReason::PortGone, 1);
     };
@@ -49,6 +51,9 @@ pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Re
         },
     };
     let mut overhead = 14 + if m.tag.is_some() { 4 } else { 0 };
+    if from.vlans.tunnel.is_some() && customer_vid(frame.head(), false).is_some() {
+        overhead += 4;
+    }
     if let Some(tunnel) = &to.vlans.tunnel {
         overhead += customer_tag(tunnel, frame, m)?;
     }

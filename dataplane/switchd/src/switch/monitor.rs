@@ -35,6 +35,16 @@ struct Track {
 impl Switch {
     /// Brings the snapshot up to date with links and guests; tells what changed.
     pub fn follow_links(&mut self) {
+        let lost = |p: &super::PortSide| p.device.as_ref().ok().and_then(|d| d.lost());
+        let gone: Vec<(String, String)> = self.ports.iter().filter_map(|(n, p)| Some((n.clone(), lost(p)?))).collect();
+        for (name, why) in gone {
+            tracing::warn!("port '{name}': {why}");
+            self.close_device(&name);
+            self.events.send(port_event(&name, v1::port_event::Kind::Down));
+            if let Some(p) = self.ports.get_mut(&name) {
+                p.device = Err(why);
+            }
+        }
         let mut changed = false;
         let mut downs = Vec::new();
         let mut more_queues = Vec::new();

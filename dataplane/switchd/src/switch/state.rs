@@ -177,6 +177,9 @@ impl Switch {
 
     /// Forgets the learned addresses that `filter` matches; how many.
     pub fn flush_macs(&self, filter: &v1::MacFilter) -> Result<u64, String> {
+        if let Some(vid) = filter.vlan.filter(|v| *v > 4094) {
+            return Err(format!("vlan: {vid} is not in 0 to 4094"));
+        }
         // One address of one VLAN needs no walk through the table.
         if let (Some(vid), false, false) = (filter.vlan, filter.bridge.is_empty(), filter.mac.is_empty())
             && let Some(segment) = self.topology.segment(&filter.bridge, vid as u16)

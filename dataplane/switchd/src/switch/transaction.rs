@@ -22,6 +22,7 @@ use super::{PortSide, Switch};
 use crate::{
     device::{Opened, clean_up},
     events::port_event,
+    queues::RxKind,
     spec::{self, BadField, DeviceSpec, StaticSpec},
     worker::{Command, Idle},
 };
@@ -52,6 +53,9 @@ struct WantedPort {
     spec: PortSpec,
     device: DeviceSpec,
 }
+
+/// Name and number of a port, a receive queue of it, and whether checksums are completed there.
+type NewRx = (String, PortIdx, RxKind, bool);
 
 /// A transaction, understood.
 struct Plan {
@@ -87,7 +91,7 @@ impl Switch {
             self.ports_to_open(&plan, &reopen).into_iter().partition(|n| self.takes_over(&plan, n, &closing));
         for name in &first {
             if let Err(e) = self.open_wanted(&plan, name, t.tolerate_device_errors, &mut opened, &mut errors) {
-                self.close_opened(opened);
+                self.close_opened(&plan, opened);
                 return Err(e);
             }
         }
@@ -97,7 +101,7 @@ impl Switch {
             closing.iter().for_each(|n| self.close_device(n));
             for name in &later {
                 if let Err(e) = self.open_wanted(&plan, name, t.tolerate_device_errors, &mut opened, &mut errors) {
-                    self.close_opened(opened);
+                    self.close_opened(&plan, opened);
                     self.restore(before);
                     return Err(e);
                 }
@@ -138,6 +142,16 @@ impl Switch {
             topology.set_port(name, p.spec.clone())?;
         }
         bridges_gone.iter().try_for_each(|b| topology.remove_bridge(b))?;
+        // Two ports on one interface would be a loop, two on one socket would be one guest's.
+        let mut resources: BTreeMap<&str, &str> = BTreeMap::new();
+        let kept = self.ports.iter().filter(|(n, _)| !gone.contains(*n) && !set.contains_key(*n));
+        let all = kept.map(|(n, p)| (n, &p.spec)).chain(set.iter().map(|(n, w)| (n, &w.device)));
+        for (name, device) in all {
+            if let Some(other) = resources.insert(resource(device), name) {
+                let why = format!("port '{name}': '{}' belongs to port '{other}' already", resource(device));
+                return Err(Refused::Inconsistent(why));
+            }
+        }
         let statics = self.plan_statics(t, &topology)?;
         let idle = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.idle);
         // The numbering of VLANs can fail too: find out now.
@@ -163,20 +177,29 @@ impl Switch {
             }
             statics.insert(key, port);
         }
-        // What a port that goes, or leaves the VLAN, had, goes with it.
-        statics.retain(|key, port| {
-            topology.port(port).is_some_and(|(_, p)| p.bridge == key.bridge && p.vlan.carried().contains(key.vid))
-        });
+        // What a port that goes had goes with it; one that leaves the VLAN must be told of first.
+        statics.retain(|_, port| topology.port(port).is_some());
+        for (key, port) in &statics {
+            let fits = |p: &PortSpec| p.bridge == key.bridge && p.vlan.carried().contains(key.vid);
+            if !topology.port(port).is_some_and(|(_, p)| fits(p)) {
+                let why = format!(
+                    "port '{port}': the static address {} of bridge '{}' VLAN {} would be left over; delete it first",
+                    key.mac, key.bridge, key.vid
+                );
+                return Err(Refused::Inconsistent(why));
+            }
+        }
         Ok(statics)
     }
 
     /// Ports that stay but need another device, or another try at theirs.
     fn ports_to_reopen(&self, plan: &Plan) -> Vec<String> {
         let other = |has: &PortSide, want: &WantedPort| {
-            has.device.is_err() || has.spec != want.device || {
-                use crate::pools::Pools;
-                Pools::is_jumbo(has.mtu) != Pools::is_jumbo(want.spec.mtu)
-            }
+            // Guests' frames come in as many buffers as they need.
+            let by_mtu = !matches!(has.spec, DeviceSpec::VhostUser { .. });
+            has.device.is_err()
+                || has.spec != want.device
+                || (by_mtu && crate::device::other_device(&has.spec, has.mtu, want.spec.mtu))
         };
         plan.set
             .iter()
@@ -203,6 +226,9 @@ impl Switch {
         errors: &mut Vec<v1::PortError>,
     ) -> Result<(), Refused> {
         let want = &plan.set[name];
+        // A port whose device is not there can have its policy changed all the same.
+        let waiting = self.ports.get(name).is_some_and(|p| p.device.is_err() && p.spec == want.device);
+        let tolerate = tolerate || waiting;
         match self.open(&want.device, want.spec.mtu) {
             Ok(o) => drop(opened.insert(name.to_owned(), Ok(o))),
             Err(error) if tolerate => {
@@ -214,16 +240,19 @@ impl Switch {
         Ok(())
     }
 
-    fn close_opened(&mut self, opened: BTreeMap<String, Result<Opened, String>>) {
-        for o in opened.into_values().flatten() {
-            let Opened { device, rx, tx, .. } = o;
+    fn close_opened(&mut self, plan: &Plan, opened: BTreeMap<String, Result<Opened, String>>) {
+        for (name, o) in opened {
+            let Ok(Opened { device, rx, tx, made_interface, .. }) = o else { continue };
             drop((rx, tx));
-            device.close(&mut self.pools);
+            device.close(&self.domain);
+            if made_interface {
+                clean_up(&plan.set[&name].device);
+            }
         }
     }
 
     /// Takes a port's device out of service and closes it. Its policy stays.
-    fn close_device(&mut self, name: &str) {
+    pub(super) fn close_device(&mut self, name: &str) {
         let idx = self.ports[name].idx;
         let rx = self.take_rx(name, idx);
         if self.topology.set_up(name, false)
@@ -238,7 +267,7 @@ impl Switch {
         port.spare_rx.clear();
         port.up = false;
         if let Ok(device) = std::mem::replace(&mut port.device, Err("closed".into())) {
-            device.close(&mut self.pools);
+            device.close(&self.domain);
         }
         self.macs.flush(idx.owns());
     }
@@ -247,28 +276,41 @@ impl Switch {
     fn restore(&mut self, closed: Vec<(String, DeviceSpec, u32)>) {
         for (name, spec, mtu) in closed {
             let result = self.open(&spec, mtu).map_err(|e| e.to_string());
-            self.install(&name, result);
+            if let Err(e) = &result {
+                tracing::error!("port '{name}' was closed for a change that failed, and does not open again: {e}");
+            }
+            let rx = self.install(&name, result);
+            self.give_all_rx(rx);
         }
         self.follow_links();
     }
 
-    /// Puts a device, or the reason there is none, into service for a port that exists.
-    fn install(&mut self, name: &str, opened: Result<Opened, String>) {
+    /// Puts a device, or the reason there is none, into service for a port that exists. Its receive
+    /// queues are for [`Switch::give_all_rx`], once the port's policy is published.
+    #[must_use]
+    fn install(&mut self, name: &str, opened: Result<Opened, String>) -> Vec<NewRx> {
         let port = self.ports.get_mut(name).expect("the caller's name");
         let idx = port.idx;
         match opened {
-            Ok(Opened { device, mut rx, tx, complete_checksums }) => {
+            Ok(Opened { device, mut rx, tx, complete_checksums, .. }) => {
                 // A guest's further queues follow when it enables them.
                 let now = if device.guest().is_some() { 1 } else { rx.len() };
                 port.spare_rx = rx.split_off(now.min(rx.len()));
                 port.device = Ok(device);
                 port.complete_checksums = complete_checksums;
                 self.give_tx(idx, tx);
-                for queue in rx {
-                    self.give_rx(name, idx, queue, complete_checksums);
-                }
+                rx.into_iter().map(|queue| (name.to_owned(), idx, queue, complete_checksums)).collect()
             }
-            Err(why) => port.device = Err(why),
+            Err(why) => {
+                port.device = Err(why);
+                Vec::new()
+            }
+        }
+    }
+
+    fn give_all_rx(&mut self, rx: Vec<NewRx>) {
+        for (name, idx, queue, complete_checksums) in rx {
+            self.give_rx(&name, idx, queue, complete_checksums);
         }
     }
 
@@ -290,17 +332,24 @@ impl Switch {
         for name in self.ports.keys() {
             self.topology.set_up(name, ups.contains(name));
         }
+        let mut gone = Vec::new();
         for name in &plan.gone {
             if let Some(p) = self.ports.remove(name) {
-                let counted = self.totals(p.idx).since(&p.base);
-                add_totals(&mut self.removed, &counted);
+                gone.push(p);
                 self.events.send(port_event(name, v1::port_event::Kind::Removed));
             }
         }
+        let mut rx = Vec::new();
         for (name, want) in plan.set {
-            self.set_port(&name, want, opened.remove(&name));
+            rx.extend(self.set_port(&name, want, opened.remove(&name)));
         }
         self.publish()?;
+        // Nobody counts for them any more.
+        for p in gone {
+            let counted = self.totals(p.idx).since(&p.base);
+            add_totals(&mut self.removed, &counted);
+        }
+        self.give_all_rx(rx);
         self.forget_retired();
         self.flush_departed();
         self.set_statics(plan.statics);
@@ -313,7 +362,7 @@ impl Switch {
         Ok(())
     }
 
-    fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) {
+    fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
         let (idx, _) = self.topology.port(name).expect("planned");
         let kind = match self.ports.get_mut(name) {
             Some(p) => {
@@ -344,10 +393,11 @@ impl Switch {
                 v1::port_event::Kind::Added
             }
         };
-        if let Some(result) = opened {
-            self.install(name, result);
+        // A device that is tried again and again is no news each time.
+        if kind == v1::port_event::Kind::Added || !matches!(opened, Some(Err(_))) {
+            self.events.send(port_event(name, kind));
         }
-        self.events.send(port_event(name, kind));
+        opened.map_or_else(Vec::new, |result| self.install(name, result))
     }
 
     /// Frees the numbers of what is gone, with its addresses.

@@ -1,0 +1,62 @@
+//! AF_XDP sockets that DPDK leaves behind.
+//!
+//! DPDK 22.11.11's driver takes one too many off the use count of a port's memory at close and so
+//! never deletes it: the socket stays bound to its interface (which then refuses another), its rings stay
+//! mapped, and the buffers in its fill ring never come back. Here the sockets that came with a
+//! device are noted, and what is left of them after its close is closed and unmapped.
+
+use std::{fs, os::fd::RawFd};
+
+use nix::libc;
+
+/// An AF_XDP socket of this process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct XdpSocket {
+    fd: RawFd,
+    /// "socket:[INODE]": what the file descriptor is of.
+    name: String,
+}
+
+/// All there are now.
+pub(crate) fn sockets() -> Vec<XdpSocket> {
+    let Ok(fds) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    fds.filter_map(|f| {
+        let f = f.ok()?;
+        let name = fs::read_link(f.path()).ok()?.to_str()?.to_owned();
+        let fd: RawFd = f.file_name().to_str()?.parse().ok()?;
+        (name.starts_with("socket:[") && is_xdp(fd)).then_some(XdpSocket { fd, name })
+    })
+    .collect()
+}
+
+fn is_xdp(fd: RawFd) -> bool {
+    let (mut domain, mut len) = (0i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the kernel checks the descriptor, and writes at most `len` octets into `domain`.
+    let code = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &mut len) };
+    code == 0 && domain == libc::AF_XDP
+}
+
+impl XdpSocket {
+    /// Closes it and unmaps its rings, if it is still the one that was noted.
+    ///
+    /// # Safety
+    /// The device it came with is closed: nobody reads or writes its rings any more.
+    pub(crate) unsafe fn reap(&self) {
+        if !sockets().contains(self) {
+            return;
+        }
+        for line in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {
+            if !line.ends_with(&self.name) {
+                continue;
+            }
+            let range = line.split(' ').next().and_then(|r| r.split_once('-'));
+            let hex = |s| usize::from_str_radix(s, 16).ok();
+            if let Some((Some(from), Some(to))) = range.map(|(a, b)| (hex(a), hex(b))) {
+                // SAFETY: the range is a mapping of this socket, and as the caller promises, unused.
+                unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
+            }
+        }
+        // SAFETY: the descriptor is this socket (looked up above), whose owner forgot it.
+        unsafe { libc::close(self.fd) };
+    }
+}
