@@ -72,20 +72,9 @@ fn run(args: Args) -> anyhow::Result<()> {
         tokio::select! {
             served = api::serve(&args.socket, args.group.as_deref(), desired.clone()) => served,
             served = metrics::serve(args.metrics, desired.clone()) => served,
-            () = signalled() => Ok(()),
+            () = dunlin_dataplane_api::socket::signalled() => Ok(()),
         }
     })?;
     let _ = std::fs::remove_file(&args.socket);
     Ok(())
-}
-
-/// Resolves at SIGTERM or SIGINT.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut term) => {
-            tokio::select! { _ = term.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
 }

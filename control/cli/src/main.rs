@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     // `dunlin port list | head` is no error worth a report.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let closed = info.payload_as_str().is_some_and(|s| s.contains("Broken pipe"));
+        let closed = info.payload().downcast_ref::<String>().is_some_and(|s| s.contains("Broken pipe"));
         if closed {
             std::process::exit(0);
         }

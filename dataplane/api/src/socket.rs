@@ -130,3 +130,14 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError>
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(system)?;
     Ok(listener)
 }
+
+/// Resolves at SIGTERM or SIGINT: a server's time to end.
+pub async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut term) => {
+            tokio::select! { _ = term.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}

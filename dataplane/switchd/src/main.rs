@@ -176,7 +176,13 @@ fn run(args: Args) -> anyhow::Result<()> {
     })?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let served = runtime.block_on(api::serve(&args.socket, args.group.as_deref(), switch.clone(), events, signalled()));
+    let served = runtime.block_on(api::serve(
+        &args.socket,
+        args.group.as_deref(),
+        switch.clone(),
+        events,
+        dunlin_dataplane_api::socket::signalled(),
+    ));
     switch.lock().shut_down();
     for t in threads {
         let _ = t.join();
@@ -201,17 +207,6 @@ fn start_worker(eal: Eal, core: usize, worker: Worker) -> anyhow::Result<std::th
         Ok(Ok(())) => Ok(thread),
         Ok(Err(e)) => Err(e.into()),
         Err(_) => bail!("worker on core {core}: ended before it began"),
-    }
-}
-
-/// Resolves at SIGTERM or SIGINT.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut term) => {
-            tokio::select! { _ = term.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 

@@ -2,7 +2,9 @@
 """A vhost-user guest that means harm: it negotiates like any other, then fills its rings with
 garbage: descriptors outside of its memory, loops, absurd lengths, indices that jump.
 
-hostile.py SOCKET SECONDS [SEED]       SOCKET is made by the switch (server mode)
+hostile.py SOCKET SECONDS [SEED]             SOCKET is made by the switch (server mode)
+hostile.py SOCKET broadcast LENGTH COUNT     COUNT large TCP segments to everyone instead: unusual,
+                                             but each receiver must get them, cut to its own size
 
 Prints "running" once its device is started, "done" at the end. The protocol is QEMU's
 docs/interop/vhost-user; rings are split ones (virtio 1.1, 2.6).
@@ -89,7 +91,31 @@ class Guest:
             self.memory[BUFFERS + i * 4096 : BUFFERS + i * 4096 + 64] = (header + frame + rng.randbytes(64))[:64]
 
 
+    def broadcast(self, length, count):
+        """TCP over IPv4 to the broadcast address, to be segmented (mss 1448), checksum left open."""
+        ethernet = bytes.fromhex("ffffffffffff0200000000010800")
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, length - 14, 1, 0x4000, 64, 6, 0) + bytes([10, 99, 0, 9, 10, 99, 0, 1])
+        tcp = struct.pack(">HHIIBBHHH", 1, 2, 3, 4, 0x50, 0x10, 100, 0, 0)
+        frame = (ethernet + ip + tcp).ljust(length, b"A")
+        buffer = struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0) + frame
+        for n in range(count):
+            at, i, base = BUFFERS + n % 64 * 0x10000, n % RING, 0x10000
+            self.memory[at : at + len(buffer)] = buffer
+            struct.pack_into("<QIHH", self.memory, base + DESC + 16 * i, at, len(buffer), 0, 0)
+            struct.pack_into("<H", self.memory, base + AVAIL + 4 + 2 * i, i)
+            struct.pack_into("<H", self.memory, base + AVAIL + 2, (n + 1) & 0xFFFF)
+            time.sleep(0.002)
+        time.sleep(0.5)
+
+
 def main():
+    if sys.argv[2] == "broadcast":
+        guest = Guest(sys.argv[1])
+        guest.start()
+        print("running", flush=True)
+        time.sleep(0.5)
+        guest.broadcast(int(sys.argv[3]), int(sys.argv[4]))
+        return
     path, seconds = sys.argv[1], float(sys.argv[2])
     rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
     guest = Guest(path)

@@ -92,3 +92,28 @@ fn truncated_frames_are_dropped_by_name() {
     assert!(host.drops("a", "truncated") > 0);
     assert!(host.dunlin("port show a").contains("ethtool -K INTERFACE tso off"));
 }
+
+/// One large segment to several receivers that can't segment: each gets it whole, cut to its MTU,
+/// and what is done for one does not show at the next.
+#[test]
+fn large_segments_are_flooded_in_pieces() {
+    let spaces: Vec<Netns> = (1..=3).map(|i| Netns::with_address(&format!("10.99.0.{i}/24"))).collect();
+    let host = Host::start();
+    for (i, ns) in spaces.iter().enumerate() {
+        host.add_host(&format!("p{i}"), ns, if i == 2 { "--driver af_packet" } else { "" });
+    }
+    let socket = host.path("g.sock");
+    host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
+    let before: Vec<u64> = (0..3).map(|i| host.count(&format!("p{i}"), "tx_frames")).collect();
+    crate::net::sh(&format!(
+        "/usr/bin/python3 {}/tests/e2e/hostile.py {socket} broadcast 5000 100",
+        env!("CARGO_MANIFEST_DIR")
+    ));
+    for (i, before) in before.iter().enumerate() {
+        // 4,946 octets of payload are four segments of at most 1,448.
+        let sent = host.count(&format!("p{i}"), "tx_frames") - before;
+        assert!((400..420).contains(&sent), "p{i}: {sent}");
+        assert_eq!(host.drops(&format!("p{i}"), "tx_full"), 0, "p{i}");
+    }
+    assert_eq!(host.count("g", "rx_frames"), 100);
+}
