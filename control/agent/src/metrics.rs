@@ -93,6 +93,8 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
         macs(&page, &state.macs.unwrap_or_default())?;
+        let flapping = [(vec![], state.flaps.len() as f64)];
+        page.gauges("dunlin_mac_flapping", "Addresses that flap, or did in the last minutes.", &[], flapping)?;
         let removed = state.removed_ports.clone().unwrap_or_default();
         page.counters(
             "dunlin_removed_ports_frames_total",

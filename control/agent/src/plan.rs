@@ -1,6 +1,6 @@
 //! What a change adds, changes and removes, in words; and a configuration with a change in it.
 
-use dunlin_control_api::v1::{ApplyRequest, Config, Item, StaticMac};
+use dunlin_control_api::v1::{ApplyRequest, Config, Item, Port, StaticMac};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,6 +16,10 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         next.mac.retain(|m| m.port != *name);
     }
     for name in &change.delete_bridges {
+        let on = |p: &Port| p.bridge == *name || (p.bridge.is_empty() && name == crate::wish::DEFAULT_BRIDGE);
+        if let Some(p) = next.port.iter().find(|p| on(p)) {
+            return Err(format!("bridge '{name}': port '{}' is still on it; delete or move its ports first", p.name));
+        }
         remove(&mut next.bridge, |b| b.name == *name).ok_or_else(|| gone("bridge", name))?;
     }
     for mac in &change.delete_macs {
@@ -124,7 +128,7 @@ fn text(v: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dunlin_control_api::v1::{Bridge, Port};
+    use dunlin_control_api::v1::Bridge;
 
     fn port(name: &str, vlan: Option<u32>) -> Port {
         Port { name: name.into(), kind: "tap".into(), vlan, ..Default::default() }

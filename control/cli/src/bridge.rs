@@ -50,6 +50,8 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
         let mut bridge = match (there, new) {
             (Some(_), true) => bail!("bridge '{0}': exists; change it with 'dunlin bridge set {0}'", a.name),
             (None, true) => Bridge { name: a.name.clone(), ageing_s: 0 },
+            // br0 is there as soon as a port is on it, declared or not.
+            (None, false) if a.name == "br0" => Bridge { name: a.name.clone(), ageing_s: 0 },
             (there, false) => there.cloned().with_context(|| format!("bridge '{}': there is none", a.name))?,
         };
         bridge.ageing_s = a.ageing.unwrap_or(bridge.ageing_s);
@@ -60,25 +62,20 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
 
 async fn list(s: &mut Session) -> anyhow::Result<()> {
     let (config, _) = s.config().await?;
-    if s.json {
-        return output::json(&config.bridge);
-    }
     let ports = |name: &str| {
         let on = |p: &&dunlin_control_api::v1::Port| p.bridge == name || (p.bridge.is_empty() && name == "br0");
         config.port.iter().filter(on).count().to_string()
     };
-    let mut rows: Vec<Vec<String>> = config
-        .bridge
-        .iter()
-        .map(|b| {
-            let ageing = if b.ageing_s == 0 { 300 } else { b.ageing_s };
-            vec![b.name.clone(), format!("{ageing} s"), ports(&b.name)]
-        })
-        .collect();
+    let mut bridges: Vec<Bridge> = config.bridge.clone();
     // It is there without being declared as soon as a port is on it.
-    if !config.bridge.iter().any(|b| b.name == "br0") && ports("br0") != "0" {
-        rows.insert(0, vec!["br0".into(), "300 s".into(), ports("br0")]);
+    if !bridges.iter().any(|b| b.name == "br0") && ports("br0") != "0" {
+        bridges.insert(0, Bridge { name: "br0".into(), ageing_s: 0 });
     }
+    bridges.iter_mut().filter(|b| b.ageing_s == 0).for_each(|b| b.ageing_s = 300);
+    if s.json {
+        return output::json(&bridges);
+    }
+    let rows = bridges.iter().map(|b| vec![b.name.clone(), format!("{} s", b.ageing_s), ports(&b.name)]);
     output::table(&["NAME", "AGEING", "PORTS"], 1, rows);
     Ok(())
 }

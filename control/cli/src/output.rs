@@ -5,7 +5,7 @@ use dunlin_control_api::v1::Plan;
 use serde::Serialize;
 
 /// The widest line of a table.
-const WIDTH: u16 = 100;
+const WIDTH: usize = 100;
 
 /// Prints a value as JSON.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
@@ -13,10 +13,29 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints rows under a header; columns from `numbers` on are aligned to the right.
+/// Prints rows under a header; columns from `numbers` on are aligned to the right. Where a row
+/// would be too wide, the widest column but the first is shortened: names stay whole, for whoever
+/// copies or greps them.
 pub fn table(header: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<String>>) {
+    let mut rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let width = |rows: &[Vec<String>], i: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
+        cells.chain([header[i].chars().count()]).max().unwrap_or(0)
+    };
+    loop {
+        let widths: Vec<usize> = (0..header.len()).map(|i| width(&rows, i)).collect();
+        let over = (widths.iter().map(|w| w + 2).sum::<usize>()).saturating_sub(WIDTH + 2);
+        let Some((i, widest)) = widths.iter().enumerate().skip(1).max_by_key(|(_, w)| **w) else { break };
+        let most = widest.saturating_sub(over).max(header[i].len()).max(8);
+        if over == 0 || most >= *widest {
+            break;
+        }
+        for cell in rows.iter_mut().filter_map(|r| r.get_mut(i)).filter(|c| c.chars().count() > most) {
+            *cell = cell.chars().take(most - 1).chain(['…']).collect();
+        }
+    }
     let mut t = Table::new();
-    t.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    t.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     t.set_header(header);
     for row in rows {
         t.add_row(row);

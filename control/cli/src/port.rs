@@ -279,7 +279,15 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
     if s.json {
         return output::json(&serde_json::json!({ "config": port, "state": state }));
     }
-    let mut facts = vec![("name", name.to_owned()), ("kind", port.kind.clone()), ("vlan", vlans(port))];
+    let mut facts = vec![("name", name.to_owned()), ("vlans", vlans(port))];
+    let configured: Vec<String> = match serde_json::to_value(port)? {
+        serde_json::Value::Object(fields) => {
+            let shown = fields.into_iter().filter(|(k, _)| k != "name");
+            shown.map(|(k, v)| format!("{k} {}", v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect()
+        }
+        _ => Vec::new(),
+    };
+    facts.push(("configured", configured.join(", ")));
     let Some(p) = state else {
         output::facts(&facts);
         println!("the dataplane is down: no state");

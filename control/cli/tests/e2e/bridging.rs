@@ -86,7 +86,7 @@ fn bridges_are_separate() {
     host.dunlin("port set p1 --bridge other");
     assert_eq!(received(&ns, || ns[0].send("--count 5")), [0, 0]);
     assert_eq!(host.drops("p0", "no_other_port"), 5);
-    assert!(host.refused("bridge del other").contains("bridge 'other'"));
+    assert!(host.refused("bridge del other").contains("bridge 'other': port 'p1' is still on it"));
     host.dunlin("port set p1 --bridge br0");
     host.dunlin("bridge del other");
     assert_eq!(received(&ns, || ns[0].send("--count 5")), [0, 5]);
