@@ -3,6 +3,7 @@
 A contender has
     needs       the files and programs that must be there
     memory_mb   hugepages for so many frames in the ports' files; None if it cannot have so many
+    settle_s    seconds it takes, with so many frames, beyond the usual warm-up
     start       brings it to forwarding between `run.devices`
     sample      cumulative cycles of the worker, frames it received, frames it sent
 """
@@ -14,6 +15,7 @@ import mmap
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -21,6 +23,7 @@ from pathlib import Path
 
 OVS_SWITCHD = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 
 class Failed(Exception):
@@ -64,16 +67,19 @@ class Run:
     def daemon(self, *command, ready, stdin=subprocess.DEVNULL):
         """Starts a process that stays, its output in a log, and waits until `ready()`."""
         log = self.dir / f"{len(self.processes)}.log"
-        cores = {self.core, self.other_core}
         with open(log, "wb") as out:
             # A session of its own: Ctrl-C is for the script, which ends its processes in order.
             p = subprocess.Popen([str(c) for c in command], stdin=stdin, stdout=out, stderr=out, env=self.env,
                                  cwd=self.dir, start_new_session=True,
-                                 preexec_fn=lambda: os.sched_setaffinity(0, cores))
+                                 preexec_fn=self.child)
         self.processes.append(p)
         p.log = log
         self.wait(p, ready)
         return p
+
+    def child(self):
+        os.sched_setaffinity(0, {self.core, self.other_core})
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # it ends with the script, however that ends
 
     def wait(self, process, ready, seconds=60):
         """Until `ready()`; a process that ends or takes too long is a failure."""
@@ -115,7 +121,7 @@ class Dunlin:
     def __init__(self, binaries):
         self.needs = [str(binaries / b) for b in ("dunlin-dataplane", "dunlin-control", "dunlin")]
 
-    memory_mb = staticmethod(with_files_mb)
+    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda frames: 0)
 
     def start(self, run, frames):
         dataplane, control, self.cli = self.needs
@@ -125,7 +131,8 @@ class Dunlin:
                    "--mac-table-size", 1_000_000, ready=api.exists)
         run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
                    "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
-        ports = [f'[[port]]\nname = "p{i}"\nkind = "nic"\nqueues = 1\ndevice = "{d}"\n' for i, d in enumerate(run.devices)]
+        port = '[[port]]\nname = "p{}"\nkind = "nic"\nqueues = 1\ndevice = "{}"\n'
+        ports = [port.format(i, d) for i, d in enumerate(run.devices)]
         (run.dir / "bench.toml").write_text('[dataplane]\nidle = "poll"\n' + "".join(ports))
         run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
 
@@ -146,7 +153,7 @@ class Testpmd:
     def __init__(self, mode):
         self.mode = mode
 
-    memory_mb = staticmethod(with_files_mb)
+    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda frames: 0)
 
     def start(self, run, frames):
         memory = ["--in-memory"] if run.hugepages else ["--no-huge", "--no-shconf", "-m", self.memory_mb(frames)]
@@ -179,14 +186,19 @@ class OpenVSwitch:
         # Its pool has 262,144 buffers at most, whatever the memory.
         return 1024 if frames <= 250_000 else None
 
+    def settle_s(self, frames):
+        # It sets up a flow for every pair of addresses, one by one.
+        return frames / 20_000
+
     def start(self, run, frames):
+        if not run.hugepages:
+            raise Failed("it does not start without hugepages")
         self.db, self.control = f"unix:{run.dir}/db.sock", run.dir / "switchd.ctl"
         run.call("ovsdb-tool", "create", run.dir / "conf.db", OVS_SCHEMA)
         run.daemon("ovsdb-server", run.dir / "conf.db", f"--remote=p{self.db}", f"--unixctl={run.dir}/ovsdb.ctl",
                    ready=(run.dir / "db.sock").exists)
-        memory = "--in-memory" if run.hugepages else f"--no-huge --no-shconf -m {self.memory_mb(frames)}"
         self.vsctl(run, "--no-wait", "--", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
-                   f'other_config:dpdk-extra="--no-pci --no-telemetry {memory}"',
+                   'other_config:dpdk-extra="--no-pci --no-telemetry --in-memory"',
                    f"other_config:pmd-cpu-mask={1 << run.core:#x}")
         # In a network namespace of its own: its bridge's kernel interface is nobody else's business.
         run.daemon("unshare", "--net", OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)

@@ -9,6 +9,7 @@ read the result is in README.md beside this file.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from contenders import Dunlin, Failed, OpenVSwitch, Run, Testpmd, tsc  # noqa: E
 
 HERE = Path(__file__).resolve().parent
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
-MARGIN = 0.02  # of its core that a worker may miss before a note says so
+MARGIN = 0.02  # of its core that a worker may miss, of its frames that it may lose, before it is said
 
 
 # ---- the frames ----------------------------------------------------------------------------------
@@ -84,6 +85,16 @@ def hugepages(need_mb):
             NR_HUGEPAGES.write_text(str(former))
 
 
+def alone():
+    """Waits until no other run of this script measures on this machine."""
+    alone.lock = open(NR_HUGEPAGES)  # what two runs would quarrel over; held until the process ends
+    try:
+        fcntl.flock(alone.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another run is measuring; waiting for its end", file=sys.stderr)
+        fcntl.flock(alone.lock, fcntl.LOCK_EX)
+
+
 def waited_s(tasks):
     """Seconds that these threads were ready to run and did not, because others had their core."""
     return sum(int((t / "schedstat").read_text().split()[1]) for t in tasks) / 1e9
@@ -101,7 +112,8 @@ class Bench:
         if self.other_core == self.core:
             self.note("there is one core only: everything shares it, so these numbers compare nothing")
         os.sched_setaffinity(0, {self.other_core})
-        every = {"io": Testpmd("io"), "macswap": Testpmd("macswap"), "dunlin": Dunlin(args.bin.resolve()), "ovs": OpenVSwitch()}
+        every = {"io": Testpmd("io"), "macswap": Testpmd("macswap"), "dunlin": Dunlin(args.bin.resolve()),
+                 "ovs": OpenVSwitch()}
         self.contenders = {n: every[n] for n in args.contenders if self.is_here(n, every[n].needs)}
 
     def note(self, text):
@@ -152,7 +164,7 @@ class Bench:
         with Run(self.dir, files, self.core, self.other_core, self.hugepages) as run:
             contender.start(run, 2 * pairs)
             workers = run.confine()
-            time.sleep(self.args.warmup)
+            time.sleep(self.args.warmup + contender.settle_s(2 * pairs))
             first, began, waited = contender.sample(run), time.monotonic(), waited_s(workers)
             time.sleep(self.args.seconds)
             second, seconds = contender.sample(run), time.monotonic() - began
@@ -191,7 +203,7 @@ def ratio(row, a, b):
 def cell(row, name):
     if name not in row:
         return "-"
-    lost = f", {row[name]['lost']:.0%} lost" if row[name]["lost"] > 0.005 else ""
+    lost = f", {row[name]['lost']:.0%} lost" if row[name]["lost"] > MARGIN else ""
     return "{median:.1f} ({min:.1f}..{max:.1f}{})".format(lost, **row[name])
 
 
@@ -218,7 +230,8 @@ def tsc_hz():
 def save(bench, table):
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     result = {
-        "machine": {"cpu": cpu[1] if cpu else "", "kernel": platform.release(), "tsc_hz": tsc_hz(), "hugepages": bench.hugepages},
+        "machine": {"cpu": cpu[1] if cpu else "", "kernel": platform.release(), "tsc_hz": tsc_hz(),
+                    "hugepages": bench.hugepages},
         "settings": {k: getattr(bench.args, k) for k in ("rounds", "warmup", "seconds")} | {"core": bench.core},
         "notes": bench.notes, "summary": table, "runs": bench.runs}
     path = HERE / "results" / time.strftime("forwarding-%Y%m%d-%H%M%S.json")
@@ -246,12 +259,21 @@ def arguments():
     return args
 
 
+def interrupted(*_):
+    """The first signal ends the run; more of them do not disturb the cleaning up."""
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, interrupted)
     with tempfile.TemporaryDirectory(prefix="dunlin-bench-") as folder:
         bench = Bench(args, folder)
         try:
+            alone()
             bench.run()
         except KeyboardInterrupt:
             bench.note("interrupted: only what was measured until then")
