@@ -173,6 +173,44 @@ impl Mbuf {
         true
     }
 
+    /// Where octets can be put into an empty single-segment frame, to be followed by [`Mbuf::fill`].
+    pub(crate) fn room_mut(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
+        let m = self.raw_mut();
+        // SAFETY: from data_off to buf_len is the segment's, which is ours alone.
+        unsafe {
+            let from = m.buf_addr.cast::<u8>().add(m.data_off as usize);
+            std::slice::from_raw_parts_mut(from.cast(), (m.buf_len - m.data_off) as usize)
+        }
+    }
+
+    /// `len` octets, or as many as have room, were put into the empty frame. How many.
+    ///
+    /// # Safety
+    /// That many octets of [`Mbuf::room_mut`] were written.
+    pub(crate) unsafe fn fill(&mut self, len: usize) -> usize {
+        let m = self.raw_mut();
+        let len = len.min((m.buf_len - m.data_off) as usize);
+        m.data_len = len as u16;
+        m.pkt_len = len as u32;
+        len
+    }
+
+    /// Appends single-segment frames of nobody else's to this one of the same kind.
+    pub(crate) fn chain(&mut self, rest: impl Iterator<Item = Mbuf>) {
+        let mut last = self.as_ptr();
+        for next in rest {
+            assert!(next.segments() == 1 && !next.is_shared(), "single segments of our own");
+            let m = self.raw_mut();
+            m.nb_segs += 1;
+            m.pkt_len += next.len();
+            let next = next.into_raw();
+            // SAFETY: last is the chain's last segment, ours alone, whose next is NULL; the
+            // segment behind it comes with the one reference that it had.
+            unsafe { (*last).next = next };
+            last = next;
+        }
+    }
+
     /// Puts a tag behind the two addresses. `false`, and unchanged, without headroom for it.
     ///
     /// # Panics
@@ -227,6 +265,11 @@ impl Mbuf {
     pub(crate) fn set_flags(&mut self, clear: u64, set: u64) {
         let m = self.raw_mut();
         m.ol_flags = m.ol_flags & !clear | set;
+    }
+
+    /// The lengths, as [`Mbuf::tx_offload`] has them.
+    pub(crate) fn set_tx_offload(&mut self, lengths: u64) {
+        self.raw_mut().__bindgen_anon_3.tx_offload = lengths;
     }
 
     /// l2_len:7, l3_len:9, l4_len:8, tso_segsz:16 from the lowest bit.

@@ -37,7 +37,7 @@ struct Device {
 }
 
 /// Drivers that copy what they send before they return.
-const COPYING: &[&str] = &["net_af_xdp", "net_af_packet", "net_tap", "net_pcap", "net_null"];
+const COPYING: &[&str] = &["net_af_xdp", "net_af_packet", "net_pcap", "net_null"];
 
 /// Devices at work that keep buffers for a while.
 static KEEPERS: AtomicUsize = AtomicUsize::new(0);

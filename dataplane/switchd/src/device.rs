@@ -14,9 +14,10 @@ use dunlin_dpdk::{
     mempool::Mempool,
     port::{DeviceStats, EthPort, Setup, TxQueue},
     quiescent::Domain,
-    tap,
+    tap::{TapPort, TapRemover},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
+use dunlin_engine::MacAddr;
 use parking_lot::Mutex;
 
 use crate::{
@@ -27,8 +28,6 @@ use crate::{
 
 /// What fits into an AF_XDP buffer behind its headrooms, with two tags.
 const MAX_XDP_MTU: u32 = 1750;
-/// DPDK's tap driver holds frames to its own idea of a largest one.
-const MAX_TAP_MTU: u32 = 1500;
 
 /// What opening needs.
 pub struct Opener<'a> {
@@ -52,6 +51,7 @@ pub struct Device {
 
 enum Kind {
     Eth { port: EthPort, interface: Option<Interface>, own_pool: Option<Mempool> },
+    Tap { tap: TapPort, name: String },
     Vhost(VhostPort),
 }
 
@@ -175,34 +175,21 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
 }
 
 fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
-    if mtu > MAX_TAP_MTU {
-        let why = format!("DPDK's tap driver takes at most {MAX_TAP_MTU}; for jumbo frames take kind host on a veth");
-        return Err(refuse(format!("interface '{interface}': mtu {mtu}"), why));
-    }
-    let existed = Path::new("/sys/class/net").join(interface).exists();
-    tap::create(interface)?;
-    match attach_tap(o, interface, mtu) {
-        Ok(opened) => Ok(Opened { made_interface: !existed, ..opened }),
-        Err(e) => {
-            if !existed {
-                clean_up(&DeviceSpec::Tap { interface: interface.into() });
-            }
-            Err(e)
-        }
-    }
-}
-
-fn attach_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
-    // The interface's own address, so that it stays what it was.
-    let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address")).unwrap_or_default();
-    let args = format!("{},iface={interface},mac={}", unique("net_tap"), mac.trim());
-    let port = EthPort::attach(o.eal, &args)?;
-    let pool = o.pools.for_mtu(mtu)?;
-    let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
-    opened.device.driver = "tap";
-    opened.complete_checksums = true;
+    let made_interface = Interface::read(interface, "ifindex").is_none();
+    let tap = TapPort::open(interface, o.workers)?;
     kernel_mtu(interface, mtu)?;
-    Ok(opened)
+    let (rx, tx) = (tap.rx(&o.pools.standard), tap.tx());
+    let device = Device {
+        kind: Kind::Tap { tap, name: interface.to_owned() },
+        driver: "tap",
+        note: String::new(),
+        mac: Interface::read(interface, "address").and_then(|a| Some(a.parse::<MacAddr>().ok()?.octets())),
+        rx_queues: rx.len() as u32,
+        tx_queues: tx.len() as u32,
+    };
+    let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
+    let rx = rx.into_iter().map(RxKind::Tap).collect();
+    Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })
 }
 
 fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, DpdkError> {
@@ -257,7 +244,7 @@ fn start_eth(
         device_mtu,
         pool,
     };
-    if info.driver == "net_tap" || info.driver == "net_af_packet" {
+    if info.driver == "net_af_packet" {
         // Their queues come in pairs.
         setup.tx_queues = setup.rx_queues;
     }
@@ -306,6 +293,7 @@ impl Device {
                 i.is_there() && Interface::read(&i.name, "carrier").is_some_and(|c| c == "1")
             }
             Kind::Eth { port, .. } => port.link_up(),
+            Kind::Tap { tap, .. } => tap.up() == Some(true),
             Kind::Vhost(v) => v.state().running,
         }
     }
@@ -316,6 +304,9 @@ impl Device {
             Kind::Eth { interface: Some(i), .. } if !i.is_there() => {
                 Some(format!("interface '{}': it was removed, or made anew; waiting for it", i.name))
             }
+            Kind::Tap { tap, name } if tap.up().is_none() => {
+                Some(format!("interface '{name}': it was removed; waiting to make it anew"))
+            }
             _ => None,
         }
     }
@@ -324,7 +315,15 @@ impl Device {
     pub fn guest(&self) -> Option<GuestState> {
         match &self.kind {
             Kind::Vhost(v) => Some(v.state()),
-            Kind::Eth { .. } => None,
+            Kind::Eth { .. } | Kind::Tap { .. } => None,
+        }
+    }
+
+    /// Of a tap whose name means nothing here, because it was moved to another namespace.
+    pub fn moved_tap(&self) -> Option<TapRemover> {
+        match &self.kind {
+            Kind::Tap { tap, name } if Interface::read(name, "ifindex").is_none() => Some(tap.remover()),
+            _ => None,
         }
     }
 
@@ -332,7 +331,7 @@ impl Device {
     pub fn stats(&self) -> DeviceStats {
         match &self.kind {
             Kind::Eth { port, .. } => port.stats(),
-            Kind::Vhost(_) => DeviceStats::default(),
+            Kind::Tap { .. } | Kind::Vhost(_) => DeviceStats::default(),
         }
     }
 
@@ -341,6 +340,9 @@ impl Device {
         match &self.kind {
             Kind::Eth { interface: Some(i), .. } => kernel_mtu(&i.name, mtu),
             Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
+            Kind::Tap { name, .. } if Interface::read(name, "ifindex").is_some() => kernel_mtu(name, mtu),
+            // In another namespace, the MTU is for whoever moved it there to set.
+            Kind::Tap { .. } => Ok(()),
             // The guest was told its MTU by QEMU; what is sent to it is checked against the port's.
             Kind::Vhost(_) => Ok(()),
         }
@@ -408,14 +410,14 @@ fn check_pci(device: &str) -> Result<(), DpdkError> {
 /// Whether another MTU needs the device opened anew: other buffers, or another driver.
 pub fn other_device(spec: &DeviceSpec, has: u32, wants: u32) -> bool {
     let xdp = |mtu| matches!(spec, DeviceSpec::Host { .. }) && mtu <= MAX_XDP_MTU;
-    let tap = matches!(spec, DeviceSpec::Tap { .. }) && has != wants;
-    Pools::is_jumbo(has) != Pools::is_jumbo(wants) || xdp(has) != xdp(wants) || tap
+    let buffers = matches!(spec, DeviceSpec::Nic { .. } | DeviceSpec::Host { .. });
+    buffers && (Pools::is_jumbo(has) != Pools::is_jumbo(wants) || xdp(has) != xdp(wants))
 }
 
 /// Removes what a deleted port leaves outside of the process.
 pub fn clean_up(spec: &DeviceSpec) {
     if let DeviceSpec::Tap { interface } = spec
-        && let Err(e) = tap::remove(interface)
+        && let Err(e) = TapPort::remove(interface)
     {
         tracing::warn!("{e}");
     }

@@ -8,7 +8,7 @@ use dunlin_dpdk::{
     offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
     port,
     quiescent::Guard,
-    vhost,
+    tap, vhost,
 };
 use dunlin_engine::{BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, counters::Counters, frame::MacMoved};
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ pub struct RxHandle {
 
 pub enum RxKind {
     Eth(port::RxQueue),
+    Tap(tap::TapRxQueue),
     Vhost(vhost::VhostRxQueue),
 }
 
@@ -33,6 +34,7 @@ impl RxHandle {
     pub fn receive(&mut self, guard: Guard<'_>, burst: &mut Burst<Packet>, counters: &Counters) -> usize {
         let n = match &mut self.queue {
             RxKind::Eth(q) => q.receive(burst),
+            RxKind::Tap(q) => q.receive(burst),
             RxKind::Vhost(q) => q.receive(guard, burst),
         };
         if self.complete_checksums && n > 0 {
@@ -49,6 +51,7 @@ impl RxHandle {
     pub fn number(&self) -> u16 {
         match &self.queue {
             RxKind::Eth(q) => q.number(),
+            RxKind::Tap(q) => q.number(),
             RxKind::Vhost(q) => q.number(),
         }
     }
@@ -60,6 +63,7 @@ pub enum TxHandle {
     Eth(port::TxQueue),
     /// One that the device has too few of: workers take turns.
     SharedEth(Arc<Mutex<port::TxQueue>>),
+    Tap(tap::TapTxQueue),
     /// A guest's ring, which DPDK locks by itself.
     Vhost(vhost::VhostTxQueue),
 }
@@ -69,6 +73,7 @@ impl TxHandle {
         match self {
             TxHandle::Eth(q) => q.caps(),
             TxHandle::SharedEth(q) => q.lock().caps(),
+            TxHandle::Tap(q) => q.caps(),
             TxHandle::Vhost(q) => q.caps(),
         }
     }
@@ -82,6 +87,7 @@ impl TxHandle {
         match self {
             TxHandle::Eth(q) => q.transmit(burst),
             TxHandle::SharedEth(q) => q.lock().transmit(burst),
+            TxHandle::Tap(q) => q.transmit(burst),
             TxHandle::Vhost(q) => q.transmit(guard, burst),
         }
     }

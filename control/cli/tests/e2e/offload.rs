@@ -117,3 +117,48 @@ fn large_segments_are_flooded_in_pieces() {
     }
     assert_eq!(host.count("g", "rx_frames"), 100);
 }
+
+/// Taps in namespaces, where they were moved while they were ports: jumbo frames, large segments
+/// taken and given whole, checksums left to the other side; and what goes to a veth is finished.
+#[test]
+fn taps_move_to_namespaces_and_take_large_segments() {
+    let spaces: Vec<Netns> = (0..2).map(|_| Netns::new()).collect();
+    let veth = Netns::with_address("10.6.3.9/24");
+    let host = Host::start();
+    host.add_host("veth", &veth, "");
+    let id = std::process::id() % 100_000;
+    for (i, ns) in spaces.iter().enumerate() {
+        let name = format!("dt{id}x{i}");
+        host.dunlin(&format!("port add t{i} --kind tap --interface {name} --mtu 9000"));
+        crate::net::sh(&format!("ip link set {name} netns {}", ns.name));
+        ns.run(&format!("ip addr add 10.6.3.{}/24 dev {name}; ip link set {name} up mtu 9000", i + 1));
+        host.wait_up(&format!("t{i}"));
+    }
+    // Jumbo frames between the taps, and none that are too large for the veth.
+    assert!(spaces[0].run("ping -c 2 -W 2 -M do -s 8972 10.6.3.2").contains(" 0% packet loss"));
+    let transfer = |from: &Netns, to: &Netns, address: &str, options: &str| {
+        let _server = to.spawn("iperf3 -s -1");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let report = from.run(&format!("iperf3 -c {address} -t 2 -f m {options}"));
+        assert!(megabits(&report) > 100.0, "{report}");
+        println!("{address}: {} Mbit/s", megabits(&report));
+    };
+    transfer(&spaces[0], &spaces[1], "10.6.3.2", "");
+    let large = host.count("t1", "tx_bytes") / host.count("t1", "tx_frames");
+    assert!(large > 9100, "the tap takes segments whole: {large} octets a frame");
+    // The veth's MTU is smaller: its connections agree on 1,460 octets, the switch cuts them.
+    transfer(&spaces[0], &veth, "10.6.3.9", "");
+    transfer(&spaces[0], &veth, "10.6.3.9", "-R");
+    assert!(host.count("veth", "clones") + host.count("t0", "clones") > 1000);
+    for ns in spaces.iter().chain([&veth]) {
+        assert_eq!(bad_checksums(ns), 0);
+    }
+    // The link is what the interface says, wherever it is.
+    spaces[1].run(&format!("ip link set dt{id}x1 down"));
+    crate::net::eventually("t1 is down", 5.0, || host.port("t1")["up"] == false);
+    spaces[1].run(&format!("ip link set dt{id}x1 up"));
+    host.wait_up("t1");
+    // A port's end is its interface's.
+    host.dunlin("port del t1");
+    assert!(!spaces[1].try_run(&format!("ip link show dt{id}x1")).status.success());
+}

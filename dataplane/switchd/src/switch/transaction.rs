@@ -20,7 +20,7 @@ use dunlin_engine::{
 
 use super::{PortSide, Switch};
 use crate::{
-    device::{Opened, clean_up},
+    device::{Device, Opened, clean_up},
     events::port_event,
     queues::RxKind,
     spec::{self, BadField, DeviceSpec, StaticSpec},
@@ -70,12 +70,15 @@ impl Switch {
     /// Applies `t` whole or not at all. Ports whose device could not be opened are told if the
     /// transaction tolerates that.
     pub fn apply(&mut self, t: &v1::Transaction) -> Result<v1::Applied, Refused> {
-        let gone_before: BTreeSet<String> = self.ports.keys().cloned().collect();
-        let specs: Vec<DeviceSpec> = self.ports.values().map(|p| p.spec.clone()).collect();
+        let moved = |p: &PortSide| p.device.as_ref().ok().and_then(Device::moved_tap);
+        let before: Vec<_> = self.ports.values().map(|p| (p.spec.clone(), moved(p))).collect();
         let applied = self.apply_keeping_interfaces(t)?;
         let used: Vec<&DeviceSpec> = self.ports.values().map(|p| &p.spec).collect();
-        if gone_before.len() != self.ports.len() || specs.iter().any(|s| !used.contains(&s)) {
-            specs.iter().filter(|s| !used.contains(s)).for_each(clean_up);
+        for (spec, moved) in before.into_iter().filter(|(s, _)| !used.contains(&s)) {
+            match moved {
+                Some(tap) => tap.remove(),
+                None => clean_up(&spec),
+            }
         }
         Ok(applied)
     }

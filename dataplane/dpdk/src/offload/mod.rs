@@ -7,6 +7,8 @@
 //!
 //! What a guest asks for is checked against the frame's own headers before anything follows it.
 
+pub(crate) mod vnet;
+
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
 
@@ -380,14 +382,23 @@ struct L4 {
     unfinished: bool,
 }
 
+/// Where the network header is, behind at most two tags, and its EtherType.
+fn network_header(head: &[u8]) -> Option<(usize, u16)> {
+    let mut l3 = 14;
+    loop {
+        let ethertype = u16::from_be_bytes([*head.get(l3 - 2)?, *head.get(l3 - 1)?]);
+        if l3 == 22 || !matches!(ethertype, 0x8100 | 0x88a8) {
+            return Some((l3, ethertype));
+        }
+        l3 += 4;
+    }
+}
+
 /// Finds it in a frame that is no fragment.
 fn l4_of(head: &[u8]) -> Option<L4> {
     let word = |at: usize| Some(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?]));
-    let mut l3 = 14;
-    while matches!(word(l3 - 2)?, 0x8100 | 0x88a8) && l3 < 22 {
-        l3 += 4;
-    }
-    let (v4, proto, at, len) = match word(l3 - 2)? {
+    let (l3, ethertype) = network_header(head)?;
+    let (v4, proto, at, len) = match ethertype {
         0x0800 => {
             let ihl = (*head.get(l3)? & 0xf) as usize * 4;
             let whole = word(l3 + 6)? & 0x3fff == 0;
