@@ -13,10 +13,12 @@ log=$run/log
 hosts=(blue green red)
 
 [ "$(id -u)" -eq 0 ] || { echo "run this as root: it makes interfaces and talks to DPDK" >&2; exit 1; }
-if [ -S $run/control.sock ] && $bin/dunlin status >/dev/null 2>&1; then
+if ss -lxH | grep -qE " $run/(control|dataplane)\.sock "; then
     echo "Dunlin runs already on this machine ('$bin/dunlin status')" >&2
     exit 1
 fi
+made_run=
+[ -d $run ] || made_run=yes
 mkdir -p $run $log
 
 made_pages=
@@ -30,7 +32,8 @@ cleanup() {
     if [ -z "$config" ]; then
         for h in "${hosts[@]}"; do ip netns del "dunlin-$h" 2>/dev/null || true; done
         for h in "${hosts[@]}"; do ip link del "veth-$h" 2>/dev/null || true; done
-        rm -rf $run
+        rm -rf $log $store
+        [ -z "$made_run" ] || rm -rf $run
     fi
     [ -z "$made_pages" ] || echo "$made_pages" >/proc/sys/vm/nr_hugepages
 }

@@ -10,7 +10,7 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::desired::{Desired, Refused};
+use crate::desired::{Desired, Refused, event};
 
 struct Server(Arc<Desired>);
 
@@ -67,12 +67,8 @@ impl v1::control_server::Control for Server {
     type WatchStream = Streamed<dp::Event>;
 
     async fn watch(&self, _: Request<dp::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let events = BroadcastStream::new(self.0.events.subscribe()).map(|e| {
-            Ok(e.unwrap_or_else(|BroadcastStreamRecvError::Lagged(n)| dp::Event {
-                what: Some(dp::event::What::Lost(n)),
-                ..Default::default()
-            }))
-        });
+        let events = BroadcastStream::new(self.0.events.subscribe())
+            .map(|e| Ok(e.unwrap_or_else(|BroadcastStreamRecvError::Lagged(n)| event(dp::event::What::Lost(n)))));
         Ok(Response::new(Box::pin(events)))
     }
 }

@@ -26,8 +26,10 @@ use crate::{
 
 /// Events kept for the slowest reader.
 const EVENTS_KEPT: usize = 4096;
-/// A dataplane that does not answer for so long is taken for down.
+/// A dataplane that does not answer a change for so long is taken for down.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for a look at its state: well below what Prometheus waits for a page.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is said while a new store meets a dataplane that forwards.
 pub const TAKE_OVER: &str = "the dataplane forwards by a configuration that this store, which is new, does not \
@@ -40,6 +42,8 @@ pub struct Desired {
     current: Mutex<Current>,
     client: RwLock<Option<Client>>,
     error: RwLock<String>,
+    /// That of `current`, for whoever must not wait for a change that is being made.
+    revision: AtomicU64,
     pub restarts: AtomicU64,
     /// The dataplane forwards by what this new store does not have: the next change replaces it.
     pub take_over: AtomicBool,
@@ -91,6 +95,7 @@ impl Desired {
             dataplane_socket,
             store: Arc::new(store),
             current: Mutex::new(Current { config, revision, compiled }),
+            revision: AtomicU64::new(revision),
             client: RwLock::new(None),
             error: RwLock::new("not found yet".into()),
             restarts: AtomicU64::new(0),
@@ -118,8 +123,12 @@ impl Desired {
             Ok(c) => (Some(c), String::new()),
             Err(e) => (None, e),
         };
-        *self.client.write().await = client;
+        let up = client.is_some();
+        let was_up = std::mem::replace(&mut *self.client.write().await, client).is_some();
         *self.error.write().await = error;
+        if up != was_up {
+            let _ = self.events.send(event(dp::event::What::Dataplane(dp::DataplaneEvent { up })));
+        }
     }
 
     /// Validates, plans and, unless it is a dry run, carries out a change.
@@ -157,6 +166,7 @@ impl Desired {
             return Err(e.into());
         }
         *current = Current { config, revision, compiled };
+        self.revision.store(revision, Relaxed);
         Ok(Plan { items, revision, in_force })
     }
 
@@ -199,7 +209,7 @@ impl Desired {
     pub async fn status(&self) -> Status {
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            revision: self.current.lock().await.revision,
+            revision: self.revision.load(Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             dataplane_restarts: self.restarts.load(Relaxed),
             transactions_applied: self.applied.load(Relaxed),
@@ -208,7 +218,7 @@ impl Desired {
             ..Default::default()
         };
         if let Some(mut client) = self.client().await {
-            match tokio::time::timeout(PATIENCE, client.get_state(dp::StateRequest {})).await {
+            match tokio::time::timeout(LOOK_PATIENCE, client.get_state(dp::StateRequest {})).await {
                 Ok(Ok(state)) => {
                     status.dataplane_up = true;
                     if self.take_over.load(Relaxed) {
@@ -217,11 +227,17 @@ impl Desired {
                     status.dataplane = Some(state.into_inner());
                 }
                 Ok(Err(e)) => status.dataplane_error = e.message().into(),
-                Err(_) => status.dataplane_error = format!("no answer for {} s", PATIENCE.as_secs()),
+                Err(_) => status.dataplane_error = format!("no answer for {} s", LOOK_PATIENCE.as_secs()),
             }
         }
         status
     }
+}
+
+/// An event of control's own.
+pub fn event(what: dp::event::What) -> dp::Event {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    dp::Event { unix_ms: now.map_or(0, |d| d.as_millis() as u64), what: Some(what) }
 }
 
 /// The configuration as the dataplane is told it, with a generation that its content alone

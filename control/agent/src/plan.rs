@@ -1,6 +1,8 @@
 //! What a change adds, changes and removes, in words; and a configuration with a change in it.
 
 use dunlin_control_api::v1::{ApplyRequest, Config, Item, Port, StaticMac};
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,6 +37,7 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         set.port.into_iter().for_each(|p| put(&mut next.port, p, |a, b| a.name == b.name));
         set.mac.into_iter().for_each(|m| put(&mut next.mac, m, same_mac));
     }
+    next.mac.iter_mut().for_each(|m| m.mac = plain_mac(&m.mac));
     next.bridge.sort_by(|a, b| a.name.cmp(&b.name));
     next.port.sort_by(|a, b| a.name.cmp(&b.name));
     next.mac.sort_by(|a, b| (&a.bridge, a.vlan, &a.mac).cmp(&(&b.bridge, b.vlan, &b.mac)));
@@ -59,8 +62,12 @@ fn put<T>(list: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) {
 fn same_mac(a: &StaticMac, b: &StaticMac) -> bool {
     let bridge =
         |m: &StaticMac| if m.bridge.is_empty() { crate::wish::DEFAULT_BRIDGE.into() } else { m.bridge.clone() };
-    let mac = |m: &StaticMac| m.mac.to_ascii_lowercase().replace('-', ":");
-    (bridge(a), a.vlan, mac(a)) == (bridge(b), b.vlan, mac(b))
+    (bridge(a), a.vlan, plain_mac(&a.mac)) == (bridge(b), b.vlan, plain_mac(&b.mac))
+}
+
+/// One way of writing an address, so that the same one makes no difference.
+fn plain_mac(mac: &str) -> String {
+    mac.to_ascii_lowercase().replace('-', ":")
 }
 
 /// What differs between two configurations.
@@ -84,13 +91,15 @@ fn compare<T: Serialize + PartialEq>(
 ) {
     let item =
         |action: &str, x: &T, fields| Item { action: action.into(), object: object.into(), name: name(x), fields };
-    for old in from.iter().filter(|o| !to.iter().any(|n| name(n) == name(o))) {
+    let kept: std::collections::HashSet<String> = to.iter().map(&name).collect();
+    let before: HashMap<String, &T> = from.iter().map(|o| (name(o), o)).collect();
+    for old in from.iter().filter(|o| !kept.contains(&name(o))) {
         items.push(item("remove", old, Vec::new()));
     }
     for new in to {
-        match from.iter().find(|o| name(o) == name(new)) {
+        match before.get(&name(new)) {
             None => items.push(item("add", new, described(new))),
-            Some(old) if old != new => items.push(item("change", new, differences(old, new))),
+            Some(old) if *old != new => items.push(item("change", new, differences(*old, new))),
             Some(_) => {}
         }
     }
@@ -137,7 +146,7 @@ mod tests {
     #[test]
     fn a_change_names_what_it_adds_changes_and_removes() {
         let base = Config {
-            bridge: vec![Bridge { name: "br0".into(), ageing_s: 0 }],
+            bridge: vec![Bridge { name: "br0".into(), ageing_s: None }],
             port: vec![port("a", Some(10)), port("b", None)],
             ..Default::default()
         };

@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn config(n: u32) -> Config {
-        let bridge = (0..n).map(|i| Bridge { name: format!("br{i}"), ageing_s: i + 1 }).collect();
+        let bridge = (0..n).map(|i| Bridge { name: format!("br{i}"), ageing_s: Some(i + 1) }).collect();
         Config { bridge, ..Default::default() }
     }
 

@@ -88,13 +88,14 @@ pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transacti
     let bridges = |t: &dp::Transaction| t.set_bridges.iter().map(|b| b.name.clone()).collect::<BTreeSet<_>>();
     let mac_key = |m: &dp::StaticMac| (m.bridge.clone(), m.vlan, m.mac.clone());
     let mac_keys = |t: &dp::Transaction| t.set_macs.iter().map(mac_key).collect::<BTreeSet<_>>();
-    let kept = mac_keys(to);
+    let (kept, before) = (mac_keys(to), from.set_macs.iter().map(|m| (mac_key(m), m)).collect::<BTreeMap<_, _>>());
+    let is_new = |m: &&dp::StaticMac| before.get(&mac_key(m)) != Some(m);
     dp::Transaction {
         set_bridges: to.set_bridges.iter().filter(|b| !from.set_bridges.contains(b)).cloned().collect(),
         delete_bridges: bridges(from).difference(&bridges(to)).cloned().collect(),
         set_ports: to.set_ports.iter().filter(|p| !from.set_ports.contains(p)).cloned().collect(),
         delete_ports: names(from).difference(&names(to)).cloned().collect(),
-        set_macs: to.set_macs.iter().filter(|m| !from.set_macs.contains(m)).cloned().collect(),
+        set_macs: to.set_macs.iter().filter(is_new).cloned().collect(),
         delete_macs: from.set_macs.iter().filter(|m| !kept.contains(&mac_key(m))).cloned().collect(),
         settings: if from.settings == to.settings { None } else { to.settings },
         ..Default::default()
@@ -120,8 +121,8 @@ fn settings(config: &Config) -> Result<dp::Settings, Bad> {
         "poll" => true,
         other => return bad("dataplane", "idle", format!("'{other}' is neither 'adaptive' nor 'poll'")),
     };
-    let max_sleep_us = if d.max_sleep_us == 0 { DEFAULT_MAX_SLEEP_US } else { d.max_sleep_us };
-    if max_sleep_us > 10_000 {
+    let max_sleep_us = d.max_sleep_us.unwrap_or(DEFAULT_MAX_SLEEP_US);
+    if !(1..=10_000).contains(&max_sleep_us) {
         return bad("dataplane", "max_sleep_us", format!("{max_sleep_us} is not in 1 to 10000"));
     }
     Ok(dp::Settings { poll, max_sleep_us })
@@ -129,8 +130,8 @@ fn settings(config: &Config) -> Result<dp::Settings, Bad> {
 
 fn bridge(b: &Bridge) -> Result<dp::Bridge, Bad> {
     check_name("bridge", &b.name)?;
-    let ageing_s = if b.ageing_s == 0 { DEFAULT_AGEING_S } else { b.ageing_s };
-    if ageing_s > 1_000_000 {
+    let ageing_s = b.ageing_s.unwrap_or(DEFAULT_AGEING_S);
+    if !(1..=1_000_000).contains(&ageing_s) {
         return bad(format!("bridge '{}'", b.name), "ageing_s", format!("{ageing_s} is not in 1 to 1000000"));
     }
     Ok(dp::Bridge { name: b.name.clone(), ageing_s })
@@ -139,7 +140,7 @@ fn bridge(b: &Bridge) -> Result<dp::Bridge, Bad> {
 fn port(p: &Port) -> Result<dp::Port, Bad> {
     check_name("port", &p.name)?;
     let object = format!("port '{}'", p.name);
-    let mtu = if p.mtu == 0 { DEFAULT_MTU } else { p.mtu };
+    let mtu = p.mtu.unwrap_or(DEFAULT_MTU);
     if !(68..=9216).contains(&mtu) {
         return bad(object, "mtu", format!("{mtu} is not in 68 to 9216"));
     }
@@ -175,7 +176,7 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
 fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
     let foreign: &[(&str, bool, &[&str])] = &[
         ("device", !p.device.is_empty(), &["nic"]),
-        ("queues", p.queues != 0, &["nic"]),
+        ("queues", p.queues.is_some(), &["nic"]),
         ("interface", !p.interface.is_empty(), &["host", "tap"]),
         ("driver", !p.driver.is_empty(), &["host"]),
         ("socket", !p.socket.is_empty(), &["vhost-user"]),
@@ -197,8 +198,10 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
         "nic" if p.device.is_empty() => {
             bad(object, "device", "is missing: a PCI address as 0000:03:00.0, or DPDK devargs")
         }
-        "nic" if p.queues > 64 => bad(object, "queues", format!("{} is not in 1 to 64", p.queues)),
-        "nic" => Ok(dp::device::Kind::Nic(dp::Nic { device: p.device.clone(), queues: p.queues })),
+        "nic" => match p.queues {
+            Some(n) if !(1..=64).contains(&n) => bad(object, "queues", format!("{n} is not in 1 to 64")),
+            n => Ok(dp::device::Kind::Nic(dp::Nic { device: full_pci_address(&p.device), queues: n.unwrap_or(0) })),
+        },
         "host" => {
             let af_packet_only = match p.driver.as_str() {
                 "" | "auto" => false,
@@ -223,6 +226,13 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
         "" => bad(object, "kind", "is missing: nic, host, tap or vhost-user"),
         other => bad(object, "kind", format!("'{other}' is none of nic, host, tap, vhost-user")),
     }
+}
+
+/// "03:00.0" is short for "0000:03:00.0", and the same device.
+fn full_pci_address(device: &str) -> String {
+    let b = device.as_bytes();
+    let short = b.len() >= 7 && b[2] == b':' && b[5] == b'.' && (b.len() == 7 || b[7] == b',');
+    if short { format!("0000:{device}") } else { device.to_owned() }
 }
 
 /// What two ports can't both have, and the field it stands in.

@@ -49,12 +49,12 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
         let there = config.bridge.iter().find(|b| b.name == a.name);
         let mut bridge = match (there, new) {
             (Some(_), true) => bail!("bridge '{0}': exists; change it with 'dunlin bridge set {0}'", a.name),
-            (None, true) => Bridge { name: a.name.clone(), ageing_s: 0 },
+            (None, true) => Bridge { name: a.name.clone(), ageing_s: None },
             // br0 is there as soon as a port is on it, declared or not.
-            (None, false) if a.name == "br0" => Bridge { name: a.name.clone(), ageing_s: 0 },
+            (None, false) if a.name == "br0" => Bridge { name: a.name.clone(), ageing_s: None },
             (there, false) => there.cloned().with_context(|| format!("bridge '{}': there is none", a.name))?,
         };
-        bridge.ageing_s = a.ageing.unwrap_or(bridge.ageing_s);
+        bridge.ageing_s = a.ageing.or(bridge.ageing_s);
         Ok(ApplyRequest { set: Some(Config { bridge: vec![bridge], ..Default::default() }), ..Default::default() })
     })
     .await
@@ -69,13 +69,14 @@ async fn list(s: &mut Session) -> anyhow::Result<()> {
     let mut bridges: Vec<Bridge> = config.bridge.clone();
     // It is there without being declared as soon as a port is on it.
     if !bridges.iter().any(|b| b.name == "br0") && ports("br0") != "0" {
-        bridges.insert(0, Bridge { name: "br0".into(), ageing_s: 0 });
+        bridges.insert(0, Bridge { name: "br0".into(), ageing_s: None });
     }
-    bridges.iter_mut().filter(|b| b.ageing_s == 0).for_each(|b| b.ageing_s = 300);
+    bridges.iter_mut().for_each(|b| b.ageing_s = b.ageing_s.or(Some(300)));
     if s.json {
         return output::json(&bridges);
     }
-    let rows = bridges.iter().map(|b| vec![b.name.clone(), format!("{} s", b.ageing_s), ports(&b.name)]);
+    let rows =
+        bridges.iter().map(|b| vec![b.name.clone(), format!("{} s", b.ageing_s.unwrap_or_default()), ports(&b.name)]);
     output::table(&["NAME", "AGEING", "PORTS"], 1, rows);
     Ok(())
 }

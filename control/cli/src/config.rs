@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dunlin_control_api::v1::{ApplyRequest, Config};
 
 use crate::{output, session::Session};
@@ -18,6 +18,9 @@ pub struct Apply {
     /// Keep what the file does not name
     #[arg(long)]
     keep: bool,
+    /// Allow a file that names nothing: everything is removed
+    #[arg(long)]
+    empty: bool,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
@@ -33,6 +36,12 @@ pub struct Diff {
 impl Apply {
     pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
         let set = read(&self.file)?;
+        if set == Config::default() && !self.keep && !self.dry_run && !self.empty {
+            bail!(
+                "{}: names nothing, so everything would be removed; add --empty if that is meant",
+                self.file.display()
+            );
+        }
         let change = ApplyRequest { replace: !self.keep, set: Some(set), dry_run: self.dry_run, ..Default::default() };
         let plan = s.apply(change).await.with_context(|| self.file.display().to_string())?;
         output::plan(&plan, s.json, self.dry_run)
@@ -41,7 +50,7 @@ impl Apply {
 
 impl Diff {
     pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
-        Apply { file: self.file, keep: false, dry_run: true }.run(s).await
+        Apply { file: self.file, keep: false, empty: false, dry_run: true }.run(s).await
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Add {
     /// The port's name
     name: String,
     /// nic, host, tap or vhost-user
-    #[arg(long)]
+    #[arg(long, value_parser = ["nic", "host", "tap", "vhost-user"])]
     kind: String,
     #[command(flatten)]
     settings: Settings,
@@ -74,10 +74,10 @@ struct Settings {
     #[arg(long, value_name = "N")]
     queues: Option<u32>,
     /// host: auto or af_packet
-    #[arg(long)]
+    #[arg(long, value_parser = ["auto", "af_packet"])]
     driver: Option<String>,
     /// access, trunk, native-tagged, native-untagged or dot1q-tunnel
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_parser = ["access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel"])]
     vlan_mode: Option<String>,
     /// VLAN of access and dot1q-tunnel, native VLAN of native-*
     #[arg(long, value_name = "VID")]
@@ -89,10 +89,10 @@ struct Settings {
     #[arg(long, value_name = "VIDS")]
     cvlans: Option<String>,
     /// dot1q-tunnel: 802.1ad or 802.1q
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_parser = ["802.1ad", "802.1q"])]
     qinq_ethertype: Option<String>,
     /// never, if-nonzero or always
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_parser = ["never", "if-nonzero", "always"])]
     priority_tags: Option<String>,
     /// Largest payload in octets [default: 1500]
     #[arg(long, value_name = "OCTETS")]
@@ -104,7 +104,7 @@ struct Settings {
     #[arg(long, value_name = "N")]
     mac_limit: Option<u32>,
     /// Above that: drop or forward
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_parser = ["drop", "forward"])]
     mac_limit_action: Option<String>,
     /// Broadcast frames per second
     #[arg(long, value_name = "FPS")]
@@ -136,8 +136,8 @@ impl Settings {
         text(&mut p.priority_tags, &self.priority_tags);
         text(&mut p.mac_limit_action, &self.mac_limit_action);
         p.server = self.server.unwrap_or(p.server);
-        p.queues = self.queues.unwrap_or(p.queues);
-        p.mtu = self.mtu.unwrap_or(p.mtu);
+        p.queues = self.queues.or(p.queues);
+        p.mtu = self.mtu.or(p.mtu);
         p.protected = self.protected.unwrap_or(p.protected);
         p.vlan = self.vlan.or(p.vlan);
         p.mac_limit = self.mac_limit.or(p.mac_limit);

@@ -23,6 +23,10 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
         tonic::Code::Unknown if s.message().contains("transport") => {
             anyhow!("dunlin-control went away during the call; see 'journalctl -u dunlin-control'")
         }
+        tonic::Code::Unimplemented => {
+            anyhow!("this is not dunlin-control's socket: who listens there knows no such call")
+        }
+        tonic::Code::Unavailable | tonic::Code::Cancelled if s.message().is_empty() => anyhow!("dunlin-control ended"),
         _ => anyhow!("{}", s.message()),
     }
 }

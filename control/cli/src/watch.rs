@@ -1,6 +1,6 @@
 //! `dunlin watch`: events as they happen.
 
-use dunlin_control_api::dataplane::{MacMove, WatchRequest, event::What, port_event::Kind};
+use dunlin_control_api::dataplane::{MacAt, MacMove, WatchRequest, event::What, port_event::Kind};
 use tokio_stream::StreamExt;
 
 use crate::session::{Session, told};
@@ -22,6 +22,7 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
 
 fn words(what: &What) -> String {
     let address = |m: &MacMove| format!("mac {} of bridge {} VLAN {}", m.mac, m.bridge, m.vlan);
+    let at = |m: &MacAt, what| format!("mac {} of bridge {} VLAN {} {what} port {}", m.mac, m.bridge, m.vlan, m.port);
     match what {
         What::Port(p) => {
             let what = match p.kind() {
@@ -39,6 +40,9 @@ fn words(what: &What) -> String {
             let m = f.last.clone().unwrap_or_default();
             format!("{} flaps between ports {} and {}: {} moves", address(&m), m.from, m.to, f.moves)
         }
+        What::Learned(m) => at(m, "learned at"),
+        What::Aged(m) => at(m, "not seen any more at"),
+        What::Dataplane(d) => format!("dataplane {}", if d.up { "up" } else { "down" }),
         What::Lost(n) => format!("{n} events lost: this reader was too slow"),
     }
 }

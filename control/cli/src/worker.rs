@@ -1,5 +1,7 @@
 //! `dunlin worker`: what each worker core does.
 
+use dunlin_control_api::v1::{ApplyRequest, Config};
+
 use crate::{output, session::Session};
 
 #[derive(clap::Subcommand)]
@@ -7,11 +9,31 @@ pub enum Command {
     /// List the workers: load, queues, cycles, over the last second
     #[command(visible_alias = "ls")]
     List,
+    /// Say how workers idle
+    Set {
+        /// adaptive: an idle worker sleeps; poll: it never does
+        #[arg(long, value_parser = ["adaptive", "poll"])]
+        idle: Option<String>,
+        /// Longest sleep of an idle worker, 1 to 10000 µs
+        #[arg(long, value_name = "US")]
+        max_sleep_us: Option<u32>,
+    },
 }
 
 impl Command {
     pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
-        let Command::List = self;
+        if let Command::Set { idle, max_sleep_us } = self {
+            let plan = s
+                .change(|config| {
+                    let mut d = config.dataplane.clone().unwrap_or_default();
+                    d.idle = idle.clone().unwrap_or(d.idle);
+                    d.max_sleep_us = max_sleep_us.or(d.max_sleep_us);
+                    let set = Some(Config { dataplane: Some(d), ..Default::default() });
+                    Ok(ApplyRequest { set, ..Default::default() })
+                })
+                .await?;
+            return output::plan(&plan, s.json, false);
+        }
         let workers = s.state().await?.workers;
         if s.json {
             return output::json(&workers);

@@ -14,6 +14,12 @@ pub mod v1 {
 
 pub use socket::{ConnectError, MAX_MESSAGE, VersionHeader, check_version, connect_channel};
 
+/// For JSON: what happened to a port, by its name.
+fn kind_name<S: serde::Serializer>(kind: &i32, s: S) -> Result<S::Ok, S::Error> {
+    let name = v1::port_event::Kind::try_from(*kind).map_or("unknown", |k| k.as_str_name());
+    s.serialize_str(&name.to_ascii_lowercase())
+}
+
 /// A client of the dataplane's API.
 pub type Client = v1::dataplane_client::DataplaneClient<
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, VersionHeader>,

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// A group of the system's.
+pub use nix::unistd::Gid as GroupId;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Request, Status, service::Interceptor, transport::Channel};
 
@@ -102,12 +104,7 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError>
     if path.as_os_str().len() > 107 {
         return Err(BindError::TooLong(path.to_owned()));
     }
-    let gid = group
-        .map(|g| match nix::unistd::Group::from_name(g) {
-            Ok(Some(found)) => Ok(found.gid),
-            _ => Err(BindError::NoGroup(g.to_owned())),
-        })
-        .transpose()?;
+    let gid = group.map(group_id).transpose()?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(system)?;
     }
@@ -124,11 +121,24 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError>
     let listener = UnixListener::bind(path).map_err(system);
     nix::sys::stat::umask(old);
     let listener = listener?;
-    if gid.is_some() {
-        nix::unistd::chown(path, None, gid).map_err(|e| system(e.into()))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(system)?;
+    share(path, gid).map_err(system)?;
     Ok(listener)
+}
+
+/// The number of the group `name`.
+pub fn group_id(name: &str) -> Result<GroupId, BindError> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(found)) => Ok(found.gid),
+        _ => Err(BindError::NoGroup(name.to_owned())),
+    }
+}
+
+/// Lets the owner of the socket at `path`, and `group` if one is named, use it, and nobody else.
+pub fn share(path: &Path, group: Option<GroupId>) -> std::io::Result<()> {
+    if group.is_some() {
+        nix::unistd::chown(path, None, group)?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
 }
 
 /// Resolves at SIGTERM or SIGINT: a server's time to end.

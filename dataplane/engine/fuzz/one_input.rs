@@ -4,7 +4,7 @@
 use dunlin_engine::{
     Burst, Output, Pipeline, PortIdx,
     counters::{Counters, PortTotals},
-    frame::{HeapFrame, MacMoved},
+    frame::{HeapFrame, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
     snapshot::MacLimit,
@@ -18,7 +18,7 @@ impl Output<HeapFrame> for Sent {
     fn transmit(&mut self, _: PortIdx, _: HeapFrame) {
         self.0 += 1;
     }
-    fn moved(&mut self, _: MacMoved) {}
+    fn learned(&mut self, _: MacLearned) {}
 }
 
 fn modes() -> [VlanMode; 6] {
@@ -65,7 +65,7 @@ pub fn run(mut input: &[u8]) {
         let now = Now { s, ns: u64::from(s) * 1_000_000 };
         let cx = Context { snapshot: &snapshot, macs: &macs, counters: &counters, now };
         pipeline.run(cx, ports[*port as usize % ports.len()], &mut burst, &mut sent);
-        macs.sweep(4, s, |_| 3);
+        macs.sweep(4, s, |_| 3, |_| ());
     }
     let mut t = PortTotals::default();
     ports.iter().for_each(|p| t.add(counters.port(*p)));

@@ -49,21 +49,21 @@ pub trait Output<F> {
     /// `frame` leaves by `port`, in the form it has now.
     fn transmit(&mut self, port: PortIdx, frame: F);
 
-    /// A learned address was seen at another port. Called at most once per frame.
-    fn moved(&mut self, event: MacMoved);
+    /// An address was learned, or seen at another port than before. At most once per frame.
+    fn learned(&mut self, event: MacLearned);
 }
 
-/// An address was learned on `from` and now sends from `to`.
+/// An address sends from `at`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MacMoved {
+pub struct MacLearned {
     /// The segment it was seen in.
     pub segment: crate::SegmentId,
     /// The address.
     pub mac: crate::MacAddr,
-    /// Where it was.
-    pub from: PortIdx,
+    /// Where it was, if it was known.
+    pub from: Option<PortIdx>,
     /// Where it is.
-    pub to: PortIdx,
+    pub at: PortIdx,
 }
 
 /// A frame in ordinary memory, for tests, fuzzing and tracing.

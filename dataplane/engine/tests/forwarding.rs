@@ -6,7 +6,7 @@ mod oracle;
 use dunlin_engine::{
     BURST, Burst, DropReason, Output, Pipeline, PortIdx,
     counters::{Counters, PortTotals},
-    frame::{HeapFrame, MacMoved},
+    frame::{HeapFrame, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
     topology::{BridgeSpec, PortSpec, Topology},
@@ -19,15 +19,15 @@ use proptest::prelude::*;
 #[derive(Default)]
 struct Sink {
     sent: Vec<(usize, Vec<u8>)>,
-    moves: Vec<MacMoved>,
+    learned: Vec<MacLearned>,
 }
 
 impl Output<HeapFrame> for Sink {
     fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
         self.sent.push((port.get(), frame.octets().to_vec()));
     }
-    fn moved(&mut self, event: MacMoved) {
-        self.moves.push(event);
+    fn learned(&mut self, event: MacLearned) {
+        self.learned.push(event);
     }
 }
 
@@ -286,9 +286,11 @@ fn a_flood_copies_once_for_all_ports_of_another_form() {
 #[test]
 fn moves_are_told_and_followed() {
     let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 3]);
-    switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]);
+    let first = switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]);
+    assert_eq!((first.learned[0].from, first.learned[0].at), (None, switch.ports[0]));
+    assert!(switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]).learned.is_empty(), "known already");
     let sink = switch.run(1, [HeapFrame::new(frame(0xff, 9, &[]))]);
-    assert_eq!((sink.moves[0].from, sink.moves[0].to), (switch.ports[0], switch.ports[1]));
+    assert_eq!((sink.learned[0].from, sink.learned[0].at), (Some(switch.ports[0]), switch.ports[1]));
     let sink = switch.run(2, [HeapFrame::new(frame(9, 8, &[]))]);
     assert_eq!(sink.sent.iter().map(|s| s.0).collect::<Vec<_>>(), [switch.ports[1].get()]);
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dunlin_dataplane_api::socket::{GroupId, share};
 use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
@@ -35,6 +36,8 @@ pub struct Opener<'a> {
     pub pools: &'a mut Pools,
     pub domain: &'a Arc<Domain>,
     pub workers: usize,
+    /// Who may use the sockets that are made.
+    pub vhost_group: Option<GroupId>,
     /// Called, from any thread, when a guest comes or goes.
     pub changed: Arc<dyn Fn() + Send + Sync>,
 }
@@ -188,7 +191,7 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
         tx_queues: tx.len() as u32,
     };
     let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
-    let rx = rx.into_iter().map(RxKind::Tap).collect();
+    let rx = rx.into_iter().map(|q| RxKind::Tap(Box::new(q))).collect();
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })
 }
 
@@ -213,6 +216,9 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
     }
     let changed = o.changed.clone();
     let port = VhostPort::register(o.eal, socket, role, o.domain.clone(), move || changed())?;
+    if role == Role::Server {
+        share(Path::new(socket), o.vhost_group).map_err(|e| refuse(&what, format!("its group and mode: {e}")))?;
+    }
     let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &o.pools.standard))).collect();
     let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
     let note = if role == Role::Client { "client, reconnects".into() } else { "server".into() };

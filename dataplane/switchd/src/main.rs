@@ -30,6 +30,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use dunlin_dataplane_api::socket::group_id;
 use dunlin_dpdk::{
     eal::{Eal, EalConfig, EalError, tsc_hz},
     offload::Finisher,
@@ -74,6 +75,9 @@ struct Args {
     /// Group that may use the socket (its mode is 0660)
     #[arg(long)]
     group: Option<String>,
+    /// Group that may use the vhost-user sockets that Dunlin makes (theirs is 0660 too)
+    #[arg(long, value_name = "GROUP")]
+    vhost_group: Option<String>,
 }
 
 #[derive(Clone)]
@@ -127,6 +131,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         report(info);
         std::process::abort();
     }));
+    let vhost_group = args.vhost_group.as_deref().map(group_id).transpose()?;
     let eal = Eal::init(&EalConfig { memory_mb: args.memory, hugepages: !args.no_huge })?;
     let pools = Pools::new(eal, args.memory, !args.no_huge)?;
     let clock = Clock::new(tsc_hz(&eal));
@@ -148,7 +153,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     });
     let switch = Arc::new(Mutex::new(Switch::new(Parts {
         eal,
-        options: Options { cores: args.cores.0, memory_mb: args.memory, hugepages: !args.no_huge },
+        options: Options { cores: args.cores.0, memory_mb: args.memory, hugepages: !args.no_huge, vhost_group },
         pools,
         domain,
         workers: shared,

@@ -10,7 +10,7 @@ use dunlin_dpdk::{
     quiescent::Guard,
     tap, vhost,
 };
-use dunlin_engine::{BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, counters::Counters, frame::MacMoved};
+use dunlin_engine::{BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, counters::Counters, frame::MacLearned};
 use parking_lot::Mutex;
 
 use crate::{packet::Packet, worker::WorkerShared};
@@ -25,7 +25,7 @@ pub struct RxHandle {
 
 pub enum RxKind {
     Eth(port::RxQueue),
-    Tap(tap::TapRxQueue),
+    Tap(Box<tap::TapRxQueue>),
     Vhost(vhost::VhostRxQueue),
 }
 
@@ -158,8 +158,8 @@ impl Output<Packet> for Round<'_> {
         }
     }
 
-    fn moved(&mut self, event: MacMoved) {
-        self.shared.mac_moved(event);
+    fn learned(&mut self, event: MacLearned) {
+        self.shared.learned(event);
     }
 }
 

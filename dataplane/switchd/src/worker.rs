@@ -28,7 +28,7 @@ use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, Snapshot,
     counters::{Count, Counters},
-    frame::MacMoved,
+    frame::MacLearned,
     mac_table::MacTable,
     pipeline::{Context, Now},
 };
@@ -90,8 +90,10 @@ pub struct WorkerShared {
     pub loop_counts: LoopCounts,
     version: AtomicU64,
     inbox: Mutex<Inbox>,
-    moves: ArrayQueue<MacMoved>,
-    pub lost_moves: AtomicU64,
+    /// Apart, so that a flood of new addresses hides no move.
+    moves: ArrayQueue<MacLearned>,
+    learned: ArrayQueue<MacLearned>,
+    pub lost_events: AtomicU64,
 }
 
 impl WorkerShared {
@@ -103,7 +105,8 @@ impl WorkerShared {
             version: AtomicU64::new(0),
             inbox: Mutex::new(Inbox { snapshot: Arc::new(Snapshot::empty()), commands: Vec::new() }),
             moves: ArrayQueue::new(1024),
-            lost_moves: AtomicU64::new(0),
+            learned: ArrayQueue::new(4096),
+            lost_events: AtomicU64::new(0),
         }
     }
 
@@ -117,16 +120,17 @@ impl WorkerShared {
         self.version.fetch_add(1, Release);
     }
 
-    /// The worker's side of a mac move: bounded, and what does not fit is counted.
-    pub fn mac_moved(&self, event: MacMoved) {
-        if self.moves.push(event).is_err() {
-            self.lost_moves.fetch_add(1, Relaxed);
+    /// The worker's side: bounded, and what does not fit is counted.
+    pub fn learned(&self, event: MacLearned) {
+        let queue = if event.from.is_some() { &self.moves } else { &self.learned };
+        if queue.push(event).is_err() {
+            self.lost_events.fetch_add(1, Relaxed);
         }
     }
 
-    /// The next mac move that the worker saw.
-    pub fn next_move(&self) -> Option<MacMoved> {
-        self.moves.pop()
+    /// The next address that the worker learned or saw move.
+    pub fn next_learned(&self) -> Option<MacLearned> {
+        self.moves.pop().or_else(|| self.learned.pop())
     }
 }
 

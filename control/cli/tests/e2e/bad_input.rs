@@ -35,6 +35,11 @@ fn configurations_are_refused_by_name_and_nothing_is_applied() {
             port(&format!("kind = \"vhost-user\"\nsocket = \"/{}\"", "x".repeat(107))),
             vec!["port 'web1': socket: 108 octets", "107"],
         ),
+        (port("kind = \"tap\"\nmtu = 0"), vec!["port 'web1': mtu: 0 is not in 68 to 9216"]),
+        (port("kind = \"nic\"\ndevice = \"net_null0\"\nqueues = 0"), vec!["port 'web1': queues: 0 is not in 1 to 64"]),
+        ("[[bridge]]\nname = \"br1\"\nageing_s = 0\n".into(), vec!["bridge 'br1': ageing_s: 0 is not in 1 to 1000000"]),
+        ("[dataplane]\nmax_sleep_us = 0\n".into(), vec!["dataplane: max_sleep_us: 0 is not in 1 to 10000"]),
+        (String::new(), vec!["names nothing", "--empty"]),
         (port("kind = \"tap\"\nbridge = \"nope\""), vec!["port 'web1': bridge: there is no bridge 'nope'"]),
     ] {
         let o = host.apply(&toml);
@@ -160,6 +165,25 @@ fn a_full_disk_refuses_the_change_and_takes_it_back() {
 
 fn vlans() -> String {
     (1..4094).step_by(2).map(|v| v.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// A group of the system's that is not root's, and its number.
+fn some_group() -> (String, u32) {
+    let groups = std::fs::read_to_string("/etc/group").unwrap();
+    let other = groups.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f[2] != "0").expect("a group");
+    (other[0].to_owned(), other[2].parse().unwrap())
+}
+
+#[test]
+fn sockets_belong_to_the_groups_that_are_named() {
+    use std::os::unix::fs::MetadataExt;
+    let (group, gid) = some_group();
+    let host = Host::with_options(&format!("--group {group} --vhost-group {group}"));
+    host.dunlin(&format!("port add g --kind vhost-user --server --socket {}", host.path("g.sock")));
+    for socket in ["dataplane.sock", "g.sock"] {
+        let m = std::fs::metadata(host.path(socket)).unwrap();
+        assert_eq!((m.permissions().mode() & 0o777, m.gid()), (0o660, gid), "{socket}");
+    }
 }
 
 #[test]

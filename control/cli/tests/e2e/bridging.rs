@@ -2,7 +2,7 @@
 
 use crate::{
     host::Host,
-    net::{Netns, eventually},
+    net::{Netns, eventually, sh},
 };
 
 const STATION: &str = "52:54:00:aa:00:01";
@@ -49,6 +49,63 @@ fn unknown_floods_known_does_not_and_a_flush_forgets() {
     // And an address goes with its port.
     host.dunlin("port del p0");
     assert_eq!(port_of(&host, STATION), None);
+}
+
+#[test]
+fn a_flush_takes_what_it_names() {
+    let (host, ns) = switch(2, "");
+    host.dunlin("bridge add br1");
+    host.dunlin("port set p1 --bridge br1");
+    let learn = || {
+        ns[0].send("--src 52:54:00:00:01:01");
+        ns[0].send("--src 52:54:00:00:01:02 --tags 8100:0007");
+        ns[1].send("--src 52:54:00:00:01:03");
+    };
+    let left = |flush: &str| {
+        host.dunlin("mac flush");
+        learn();
+        host.dunlin(&format!("mac flush {flush}"));
+        let mut last: Vec<String> =
+            host.json("mac list").as_array().unwrap().iter().map(|e| e["mac"].to_string()).collect();
+        last.retain(|m| m.contains("00:01:0"));
+        last.sort();
+        last.iter().map(|m| m[16..18].to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(left("--port p0"), "03");
+    assert_eq!(left("--bridge br0 --vlan 7"), "01 03");
+    assert_eq!(left("--bridge br1"), "01 02");
+    assert_eq!(left("--mac 52:54:00:00:01:01"), "02 03");
+}
+
+/// What the operator generates: completions that a shell takes, man pages that man reads.
+#[test]
+fn completions_and_man_pages_are_whole() {
+    let host = Host::start();
+    std::fs::write(host.path("completion"), host.dunlin("completions bash")).unwrap();
+    let offered = sh(&format!(
+        "source {}; COMP_WORDS=(dunlin port add x --kind \"\"); COMP_CWORD=5; _dunlin dunlin \"\" --kind; echo \"${{COMPREPLY[*]}}\"",
+        host.path("completion")
+    ));
+    assert!(offered.contains("vhost-user") && offered.contains("tap"), "{offered}");
+    host.dunlin(&format!("man {}", host.path("man")));
+    let pages = sh(&format!("ls {}", host.path("man")));
+    assert!(pages.contains("dunlin.1") && pages.contains("dunlin-port-add.1"), "{pages}");
+}
+
+/// How workers idle is set by a verb, and a polling worker does not sleep.
+#[test]
+fn workers_idle_as_they_are_told() {
+    let host = Host::start();
+    let slept = || host.json("worker list")[0]["slept_cycles"].as_u64().unwrap();
+    let before = slept();
+    eventually("an idle worker sleeps", 5.0, || slept() > before);
+    assert!(host.dunlin("worker set --idle poll").contains("idle: (default) -> poll"));
+    let before = slept();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(slept(), before);
+    host.dunlin("worker set --idle adaptive --max-sleep-us 1000");
+    eventually("it sleeps again", 5.0, || slept() > before);
+    assert!(host.refused("worker set --max-sleep-us 0").contains("max_sleep_us: 0 is not in 1 to 10000"));
 }
 
 #[test]

@@ -93,7 +93,8 @@ fn promtool_approves_and_prometheus_scrapes() {
 #[test]
 fn watchers_see_ports_guests_and_addresses() {
     let (a, b) = (Netns::new(), Netns::new());
-    let host = Host::start();
+    let mut host = Host::start();
+    host.dunlin("bridge add br0 --ageing 1");
     host.add_host("a", &a, "");
     let out = std::fs::File::create(host.path("events")).unwrap();
     let watcher = Command::new(crate::host::binary("dunlin"))
@@ -102,18 +103,29 @@ fn watchers_see_ports_guests_and_addresses() {
         .spawn()
         .unwrap();
     let _watcher = Background(Some(watcher));
-    let seen = |what: &str| std::fs::read_to_string(host.path("events")).unwrap().contains(what);
+    let events = host.path("events");
+    let seen = |what: &str| std::fs::read_to_string(&events).unwrap().contains(what);
     std::thread::sleep(std::time::Duration::from_millis(500));
     host.add_host("b", &b, "");
-    eventually("the port is told", 5.0, || seen("\"port\":{\"port\":\"b\",\"kind\":0}"));
+    eventually("the port is told", 5.0, || seen("\"port\":{\"port\":\"b\",\"kind\":\"added\"}"));
     a.send("--src 52:54:00:00:00:05");
+    let at = |port: &str| format!("\"mac\":\"52:54:00:00:00:05\",\"port\":\"{port}\"");
+    eventually("the address is told", 5.0, || {
+        seen(&format!("\"learned\":{{\"bridge\":\"br0\",\"vlan\":0,{}", at("a")))
+    });
     b.send("--src 52:54:00:00:00:05");
     eventually("the move is told", 5.0, || seen("\"mac\":\"52:54:00:00:00:05\",\"from\":\"a\",\"to\":\"b\""));
+    eventually("its end is told", 8.0, || seen(&format!("\"aged\":{{\"bridge\":\"br0\",\"vlan\":0,{}", at("b"))));
     sh(&format!("ip link set {} down", b.outside));
-    eventually("the link is told", 5.0, || seen("{\"port\":\"b\",\"kind\":4}"));
+    eventually("the link is told", 5.0, || seen("{\"port\":\"b\",\"kind\":\"down\"}"));
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
     let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
     sh(&format!("/usr/bin/python3 {script} {socket} 1"));
     eventually("the guest is told", 5.0, || seen("\"guest\":{\"port\":\"g\",\"connected\":true,\"running\":true}"));
+    host.kill_dataplane();
+    eventually("the dataplane's end is told", 5.0, || seen("\"dataplane\":{\"up\":false}"));
+    host.start_dataplane();
+    eventually("and its return", 5.0, || seen("\"dataplane\":{\"up\":true}"));
+    assert!(!seen("\"unix_ms\":0"));
 }

@@ -31,11 +31,11 @@ pub(crate) fn read(h: [u8; LEN], m: &mut Mbuf) {
     match network_header(m.head()) {
         Some((l2, ip @ (0x0800 | 0x86dd))) if l4_flag != 0 && l2 < start && start - l2 < 512 => {
             let v4 = if ip == 0x0800 { IPV4 } else { sys::RTE_MBUF_F_TX_IPV6 };
-            let mut lengths = l2 as u64 | ((start - l2) as u64) << 7;
+            let mut lengths = l2 as u64 | (((start - l2) as u64) << 7);
             let mut tso = 0;
             if gso == GSO_TCPV4 || gso == GSO_TCPV6 {
                 let Some(octet) = m.head().get(start + 12) else { return };
-                lengths |= u64::from(octet >> 4) * 4 << 16 | u64::from(mss) << 24;
+                lengths |= (u64::from(octet >> 4) * 4) << 16 | (u64::from(mss) << 24);
                 tso = TSO;
             } else if gso != GSO_NONE {
                 return;

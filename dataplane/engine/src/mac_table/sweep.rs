@@ -80,12 +80,23 @@ impl MacTable {
 
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
     /// seen for `ageing_s(segment)` seconds, and when the same address stands in a slot that
-    /// lookups find first.
-    pub fn sweep(&self, parts: usize, now_s: u32, ageing_s: impl Fn(SegmentId) -> u32) -> u64 {
+    /// lookups find first. `forgotten` is told of the former.
+    pub fn sweep(
+        &self,
+        parts: usize,
+        now_s: u32,
+        ageing_s: impl Fn(SegmentId) -> u32,
+        mut forgotten: impl FnMut(&Entry),
+    ) -> u64 {
         let parts = parts.clamp(1, self.buckets.len());
         let part = self.sweep_at.fetch_add(1, Relaxed) as usize % parts;
-        let aged =
-            self.retain_part(part, parts, |e| e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment));
+        let aged = self.retain_part(part, parts, |e| {
+            let keep = e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment);
+            if !keep {
+                forgotten(e);
+            }
+            keep
+        });
         self.aged.fetch_add(aged, Relaxed);
         self.remove_twins(part, parts);
         aged

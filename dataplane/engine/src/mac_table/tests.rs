@@ -66,7 +66,7 @@ fn static_entries_neither_move_nor_age_nor_flush() {
     learn(&t, key(1), 1, 1);
     assert!(t.set_static(key(1), port(2)));
     assert_eq!(learn(&t, key(1), 3, 1), Learned::Known);
-    t.sweep(1, 1_000_000, |_| 1);
+    t.sweep(1, 1_000_000, |_| 1, |_| ());
     assert_eq!(t.flush(|_| true), 0);
     assert_eq!(lookup(&t, key(1)), Some(2));
     assert_eq!(t.purge(|e| e.port == port(2)), 1);
@@ -79,7 +79,9 @@ fn ageing_is_per_segment() {
     let t = table(100);
     learn(&t, key(0), 1, 10); // segment 1
     learn(&t, key(1), 1, 10); // segment 2
-    t.sweep(1, 15, |s| if s.0 == 1 { 5 } else { 6 });
+    let mut aged = Vec::new();
+    t.sweep(1, 15, |s| if s.0 == 1 { 5 } else { 6 }, |e| aged.push(e.segment.0));
+    assert!(!aged.is_empty() && aged.iter().all(|s| *s == 1), "{aged:?}");
     assert_eq!(lookup(&t, key(0)), None);
     assert_eq!(lookup(&t, key(1)), Some(1));
 }
@@ -163,7 +165,7 @@ fn readers_never_see_a_mixed_entry() {
                         t.remove(key(k));
                     }
                     if n % 4_096 == 0 {
-                        t.sweep(4, (n / 1_000) as u32, |_| 30);
+                        t.sweep(4, (n / 1_000) as u32, |_| 30, |_| ());
                     }
                 }
             });

@@ -2,7 +2,7 @@
 
 use crate::{
     DropReason, Output,
-    frame::MacMoved,
+    frame::MacLearned,
     mac_table::Learned,
     pipeline::{Context, Fate, Meta},
     snapshot::Port,
@@ -15,11 +15,13 @@ pub(crate) fn run<F>(cx: Context<'_>, port: &Port, meta: &mut [Meta], out: &mut 
         if m.fate != Fate::Pending {
             continue;
         }
+        let mut tell = |from| {
+            out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
+        };
         match cx.macs.learn(m.src, m.src_hash, port.idx, cx.now.s, limit) {
-            Learned::Known | Learned::New | Learned::Full => {}
-            Learned::Moved { from } => {
-                out.moved(MacMoved { segment: m.src.segment(), mac: m.src.mac(), from, to: port.idx });
-            }
+            Learned::Known | Learned::Full => {}
+            Learned::New => tell(None),
+            Learned::Moved { from } => tell(Some(from)),
             Learned::Limited => {
                 if port.mac_limit.is_some_and(|l| l.drop) {
                     m.fate = Fate::Drop(DropReason::MacLimit);

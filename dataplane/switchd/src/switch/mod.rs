@@ -37,6 +37,8 @@ pub struct Options {
     pub cores: Vec<usize>,
     pub memory_mb: u32,
     pub hugepages: bool,
+    /// Who may use the vhost-user sockets that are made; root alone without one.
+    pub vhost_group: Option<dunlin_dataplane_api::socket::GroupId>,
 }
 
 /// See the module.
@@ -147,6 +149,7 @@ impl Switch {
             domain: &self.domain,
             workers: self.workers.len(),
             changed: self.changed.clone(),
+            vhost_group: self.options.vhost_group,
         };
         crate::device::open(&mut opener, spec, mtu)
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::{MacAddr, SegmentId, frame::MacMoved};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned, mac_table::Entry};
 
 use super::Switch;
 use crate::events::{guest_event, port_event};
@@ -87,11 +87,22 @@ impl Switch {
     pub fn tick(&mut self) {
         let snapshot = self.snapshot.clone();
         let ageing = |s: SegmentId| snapshot.segment(s).map_or(0, |s| s.ageing_s);
-        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing);
+        let told = |e: &Entry| {
+            if let Some(at) = self.mac_at(e.segment, e.mac, e.port) {
+                self.events.send(v1::event::What::Aged(at));
+            }
+        };
+        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing, told);
         let now_ms = unix_ms();
         for w in 0..self.workers.len() {
-            while let Some(m) = self.workers[w].shared.next_move() {
-                self.note_move(&m, now_ms);
+            while let Some(m) = self.workers[w].shared.next_learned() {
+                match m.from {
+                    Some(from) => self.note_move(&m, from, now_ms),
+                    None => {
+                        let at = self.mac_at(m.segment, m.mac, m.at);
+                        at.into_iter().for_each(|at| self.events.send(v1::event::What::Learned(at)));
+                    }
+                }
             }
         }
         self.flaps
@@ -100,16 +111,20 @@ impl Switch {
         self.sample_workers();
     }
 
-    fn note_move(&mut self, m: &MacMoved, now_ms: u64) {
-        let name = |idx| self.snapshot.port(idx).map_or_else(|| "(gone)".into(), |p| p.name.to_string());
-        let Some(segment) = self.snapshot.segment(m.segment) else { return };
-        let last = v1::MacMove {
-            bridge: segment.bridge.to_string(),
-            vlan: u32::from(segment.vid),
-            mac: m.mac.to_string(),
-            from: name(m.from),
-            to: name(m.to),
-        };
+    fn port_name(&self, idx: PortIdx) -> String {
+        self.snapshot.port(idx).map_or_else(|| "(gone)".into(), |p| p.name.to_string())
+    }
+
+    fn mac_at(&self, segment: SegmentId, mac: MacAddr, port: PortIdx) -> Option<v1::MacAt> {
+        let segment = self.snapshot.segment(segment)?;
+        let (bridge, vlan) = (segment.bridge.to_string(), u32::from(segment.vid));
+        Some(v1::MacAt { bridge, vlan, mac: mac.to_string(), port: self.port_name(port) })
+    }
+
+    fn note_move(&mut self, m: &MacLearned, from: PortIdx, now_ms: u64) {
+        let Some(at) = self.mac_at(m.segment, m.mac, m.at) else { return };
+        let v1::MacAt { bridge, vlan, mac, port: to } = at;
+        let last = v1::MacMove { bridge, vlan, mac, from: self.port_name(from), to };
         let tracks = &mut self.flaps.0;
         if tracks.len() >= FLAP_TRACKED && !tracks.contains_key(&(m.segment, m.mac)) {
             return;

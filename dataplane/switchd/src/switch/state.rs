@@ -54,7 +54,7 @@ impl WorkerSide {
             busy_share: ratio(recent.busy_cycles, recent.total_cycles),
             frames_per_burst: ratio(recent.frames, recent.bursts),
             cycles_per_frame: ratio(recent.busy_cycles, recent.frames),
-            lost_events: self.shared.lost_moves.load(std::sync::atomic::Ordering::Relaxed),
+            lost_events: self.shared.lost_events.load(std::sync::atomic::Ordering::Relaxed),
         }
     }
 }
