@@ -6,7 +6,10 @@
 //! (`refcnt` 1 on the first segment; chains are shared and freed whole, so the others are 1 too);
 //! everybody may read.
 
-use std::ptr::NonNull;
+use std::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
+};
 
 use dpdk_sys as sys;
 
@@ -45,7 +48,7 @@ impl Mbuf {
     #[inline(always)]
     pub(crate) fn raw(&self) -> &sys::rte_mbuf {
         // SAFETY: the pointer is valid while self holds its reference, and nobody writes while
-        // there is more than one (the refcnt itself is read through the shim, atomically).
+        // there is more than one (the refcnt itself is read atomically).
         unsafe { self.0.as_ref() }
     }
 
@@ -130,8 +133,15 @@ impl Mbuf {
     /// Whether there is another reference.
     #[inline(always)]
     pub fn is_shared(&self) -> bool {
-        // SAFETY: the chain is valid; the count is read atomically.
-        unsafe { sys::dunlin_mbuf_refcnt(self.as_ptr()) != 1 }
+        // SAFETY: the chain is valid, and its count is only ever touched atomically: this is what
+        // rte_mbuf_refcnt_read does.
+        unsafe { AtomicU16::from_ptr(&raw mut (*self.as_ptr()).refcnt).load(Relaxed) != 1 }
+    }
+
+    /// In one segment, and nothing is asked of the sending side.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.segments() == 1 && self.offload_flags() == 0
     }
 
     /// The same frame in a buffer of one's own, from the same pool. `None` if that is empty.

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CStr, CString},
+    mem::MaybeUninit,
     ptr::NonNull,
     sync::{
         Arc,
@@ -282,27 +283,50 @@ impl RxQueue {
     /// Takes up to N frames into the empty `burst`; how many.
     #[inline(always)]
     pub fn receive<F: From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
-        let mut raw = [std::ptr::null_mut(); N];
+        let mut raw = [MaybeUninit::uninit(); N];
         // SAFETY: the device is started (it gave out this handle) and stops only when the handle
         // is gone; one thread polls the queue, because the handle is borrowed exclusively and
         // there is one; raw has room for N.
-        let n = unsafe { sys::dunlin_rx_burst(self.device.id, self.queue, raw.as_mut_ptr(), N as u16) };
+        let n = unsafe { sys::dunlin_rx_burst(self.device.id, self.queue, raw.as_mut_ptr().cast(), N as u16) };
         // SAFETY: the driver handed over the first n pointers, each a valid chain.
         unsafe { adopt(&raw[..n as usize], burst) };
         n as usize
     }
 }
 
-/// Takes over buffers that a driver handed out.
+/// A buffer as drivers hand it out.
+pub(crate) type RawBuffer = MaybeUninit<*mut sys::rte_mbuf>;
+
+/// Takes over buffers that a driver handed out into the empty `burst`.
 ///
 /// # Safety
-/// Each pointer is a valid chain, handed over once.
+/// Each pointer is there and a valid chain, handed over once.
+///
+/// # Panics
+/// If there are more than the burst holds, or some in it.
 #[inline(always)]
-pub(crate) unsafe fn adopt<F: From<Mbuf>, const N: usize>(raw: &[*mut sys::rte_mbuf], burst: &mut ArrayVec<F, N>) {
-    for m in raw {
-        // SAFETY: as the caller promises; drivers hand out no NULL.
-        burst.push(F::from(unsafe { Mbuf::from_raw(NonNull::new_unchecked(*m)) }));
+pub(crate) unsafe fn adopt<F: From<Mbuf>, const N: usize>(raw: &[RawBuffer], burst: &mut ArrayVec<F, N>) {
+    assert!(raw.len() <= N && burst.is_empty());
+    let to = burst.as_mut_ptr();
+    for (i, m) in raw.iter().enumerate() {
+        // SAFETY: as the caller promises; drivers hand out no NULL; i is below N.
+        unsafe { to.add(i).write(F::from(Mbuf::from_raw(NonNull::new_unchecked(m.assume_init())))) };
     }
+    // SAFETY: so many were written just now.
+    unsafe { burst.set_len(raw.len()) };
+}
+
+/// Hands the frames of `burst` over, in their order; it is empty afterwards. How many there were.
+#[inline(always)]
+pub(crate) fn hand_over<F: Into<Mbuf>, const N: usize>(burst: &mut ArrayVec<F, N>, raw: &mut [RawBuffer; N]) -> usize {
+    let (n, from) = (burst.len(), burst.as_ptr());
+    // SAFETY: the burst forgets its frames before they are read, each once.
+    unsafe { burst.set_len(0) };
+    for (i, r) in raw.iter_mut().enumerate().take(n) {
+        // SAFETY: the first n were there.
+        r.write(Into::<Mbuf>::into(unsafe { from.add(i).read() }).into_raw());
+    }
+    n
 }
 
 /// A transmit queue, used by whoever owns it.
@@ -323,18 +347,15 @@ impl TxQueue {
     /// many it took.
     #[inline(always)]
     pub fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
-        let n = burst.len();
-        let mut raw = [std::ptr::null_mut(); N];
-        for (r, f) in raw.iter_mut().zip(burst.drain(..)) {
-            *r = Into::<Mbuf>::into(f).into_raw();
-        }
+        let mut raw = [MaybeUninit::uninit(); N];
+        let n = hand_over(burst, &mut raw);
+        let first = raw.as_mut_ptr().cast();
         // SAFETY: the device is started as in receive(); the n pointers are valid chains that the
         // driver takes over as far as it says, and keeps its hands off the others.
-        let sent = unsafe { sys::dunlin_tx_burst(self.device.id, self.queue, raw.as_mut_ptr(), n as u16) as usize };
-        for m in &raw[sent..n] {
+        let sent = unsafe { sys::dunlin_tx_burst(self.device.id, self.queue, first, n as u16) as usize };
+        if sent < n {
             // SAFETY: not taken by the driver, so still ours, and adopted once.
-            let m = unsafe { Mbuf::from_raw(NonNull::new_unchecked(*m)) };
-            burst.push(F::from(m));
+            unsafe { adopt(&raw[sent..n], burst) };
         }
         sent
     }

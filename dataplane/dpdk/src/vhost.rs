@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::{CStr, CString, c_char, c_int},
+    mem::MaybeUninit,
     sync::{
         Arc,
         atomic::{
@@ -26,7 +27,7 @@ use crate::{
     eal::Eal,
     mempool::Mempool,
     offload::Caps,
-    port::adopt,
+    port::{adopt, hand_over},
     quiescent::{Domain, Guard},
 };
 
@@ -242,11 +243,12 @@ impl VhostRxQueue {
         if vid == NO_DEVICE || self.shared.rings.load(Relaxed) & 1 << ring == 0 {
             return 0;
         }
-        let mut raw = [std::ptr::null_mut(); N];
+        let mut raw = [MaybeUninit::uninit(); N];
+        let first = raw.as_mut_ptr().cast();
         // SAFETY: vid is a started device, which destroy_device keeps until the guard is gone;
         // the pool lives; raw has room for N. DPDK itself locks the ring and checks what the
         // guest wrote into it.
-        let n = unsafe { sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), raw.as_mut_ptr(), N as u16) };
+        let n = unsafe { sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), first, N as u16) };
         // SAFETY: the first n pointers are new buffers, handed over.
         unsafe { adopt(&raw[..n as usize], burst) };
         n as usize
@@ -279,18 +281,15 @@ impl VhostTxQueue {
         if vid == NO_DEVICE || pairs == 0 {
             return 0;
         }
-        let n = burst.len();
-        let mut raw = [std::ptr::null_mut(); N];
-        for (r, f) in raw.iter_mut().zip(burst.drain(..)) {
-            *r = Into::<Mbuf>::into(f).into_raw();
-        }
+        let mut raw = [MaybeUninit::uninit(); N];
+        let n = hand_over(burst, &mut raw);
         let ring = self.spread % pairs * 2;
         let mut sent = 0;
         // DPDK takes no more than so many at a time.
         for part in raw[..n].chunks_mut(MAX_ENQUEUE) {
             // SAFETY: vid as in receive(); the chains are ours and only read: the frames are
             // copied into the guest's memory, whatever it does there meanwhile.
-            let took = unsafe { sys::rte_vhost_enqueue_burst(vid, ring, part.as_mut_ptr(), part.len() as u16) };
+            let took = unsafe { sys::rte_vhost_enqueue_burst(vid, ring, part.as_mut_ptr().cast(), part.len() as u16) };
             sent += took as usize;
             if (took as usize) < part.len() {
                 break;
@@ -299,7 +298,7 @@ impl VhostTxQueue {
         // SAFETY: all n chains are still ours. The sent ones are given back to their pool, the
         // others adopted again, each once.
         unsafe {
-            sys::rte_pktmbuf_free_bulk(raw.as_mut_ptr(), sent as u32);
+            sys::rte_pktmbuf_free_bulk(raw.as_mut_ptr().cast(), sent as u32);
             adopt(&raw[sent..n], burst);
         }
         sent

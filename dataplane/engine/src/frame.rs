@@ -1,6 +1,6 @@
 //! What the engine asks of a frame buffer, and the one that tests use.
 
-use crate::PortIdx;
+use crate::{Burst, PortIdx};
 
 /// A frame in a buffer that its holder owns (perhaps together with others: see [`Frame::share`]).
 ///
@@ -17,6 +17,9 @@ pub trait Frame: Sized {
     /// Octets of the largest frame this becomes on the wire: `len()`, or the size of one segment
     /// when the sender left segmentation to the switch.
     fn wire_len(&self) -> u32;
+
+    /// In one buffer, and no checksum or segmentation is left to the switch: `wire_len` is `len`.
+    fn is_plain(&self) -> bool;
 
     /// Asks for the header's cache line.
     fn prefetch(&self);
@@ -48,6 +51,13 @@ pub trait Frame: Sized {
 pub trait Output<F> {
     /// `frame` leaves by `port`, in the form it has now.
     fn transmit(&mut self, port: PortIdx, frame: F);
+
+    /// All frames of `burst`, `octets` long together, leave by `port`; every one of them is plain
+    /// ([`Frame::is_plain`]). It is empty afterwards.
+    fn transmit_burst(&mut self, port: PortIdx, burst: &mut Burst<F>, octets: u64) {
+        let _ = octets;
+        burst.drain(..).for_each(|f| self.transmit(port, f));
+    }
 
     /// An address was learned, or seen at another port than before. At most once per frame.
     fn learned(&mut self, event: MacLearned);
@@ -99,6 +109,9 @@ impl Frame for HeapFrame {
     }
     fn wire_len(&self) -> u32 {
         self.segment_len.unwrap_or(self.len())
+    }
+    fn is_plain(&self) -> bool {
+        self.segment_len.is_none()
     }
     fn prefetch(&self) {}
     fn share(&self) -> Self {

@@ -5,10 +5,14 @@
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
-//! same for the whole burst. Each stage is one file in `stage/` and one loop over the burst;
-//! what a stage finds out about a frame goes into its [`Meta`], and a frame's fate is a value
-//! there. The tag stays in the frame until it leaves: [`Meta`] says what it means (its VLAN, its
-//! priority), and `egress` writes only if the other port wants another form.
+//! same for the whole burst. Each stage is one file in `stage/` and one loop over the burst
+//! (parse and ingress VLAN share theirs); what a stage finds out about a frame goes into its
+//! [`Meta`], and a frame's fate is a value there. A frame that a stage refuses leaves the burst
+//! before the next stage. The tag stays in the frame until it leaves: its [`Class`] says what it
+//! means, and `egress` writes only if the other port wants another form.
+//!
+//! **One destination.** When all frames of a burst go to one port in one form, which is most of
+//! what a guest's or an uplink's burst is, that port is looked at once and gets the burst whole.
 //!
 //! **Thread.** A pipeline belongs to one worker. It shares the mac table, and nothing else that
 //! is written.
@@ -25,7 +29,7 @@ use crate::{
     mac_table::{Hash, Key, MacTable},
     snapshot::Port,
     stage,
-    vlan::{TPID_8021Q, Tag},
+    vlan::{Class, TPID_8021Q, Tag},
 };
 
 /// The most frames taken through the stages together.
@@ -34,11 +38,13 @@ pub const BURST: usize = 32;
 /// The frames of one burst.
 pub type Burst<F> = ArrayVec<F, BURST>;
 
-/// What happens to a frame.
+/// What happens to a frame, in one word: a port's number, [`Fate::FLOOD`], or above that a reason to
+/// drop it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fate {
-    /// Not decided yet.
-    Pending,
+pub(crate) struct Fate(u32);
+
+/// A [`Fate`], taken apart.
+pub(crate) enum Verdict {
     /// Leaves by one port.
     Unicast(PortIdx),
     /// To all other ports of its segment.
@@ -47,38 +53,71 @@ pub(crate) enum Fate {
     Drop(DropReason),
 }
 
+impl Fate {
+    pub(crate) const FLOOD: Fate = Fate(1 << 16);
+
+    #[inline(always)]
+    pub(crate) const fn unicast(to: PortIdx) -> Self {
+        Fate(to.get() as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn drop(reason: DropReason) -> Self {
+        Fate(Self::FLOOD.0 + 1 + reason as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(crate) fn verdict(self) -> Verdict {
+        match self.0.checked_sub(Self::FLOOD.0) {
+            None => Verdict::Unicast(PortIdx::from_raw(self.0 as u16)),
+            Some(0) => Verdict::Flood,
+            Some(n) => Verdict::Drop(DropReason::ALL[n as usize - 1]),
+        }
+    }
+}
+
+/// Frames of a burst that go no further: bit i is frame i, whose reason is its fate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Refused(u32);
+
+const _: () = assert!(BURST <= u32::BITS as usize);
+
+impl Refused {
+    pub(crate) const NONE: Refused = Refused(0);
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, i: usize) {
+        self.0 |= 1 << i;
+    }
+}
+
 /// What the stages found out about one frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta {
-    /// Destination and, from the ingress VLAN on, segment.
+    /// Destination and segment.
     pub dst: Key,
     /// Source and segment.
     pub src: Key,
     pub dst_hash: Hash,
     pub src_hash: Hash,
+    /// Its VLAN, and how it shows it.
+    pub class: Class,
     pub fate: Fate,
-    /// The VLAN it is in; 0 is none.
-    pub vid: u16,
-    /// PCP and DEI, in their place in a TCI.
-    pub priority: u16,
-    /// The tag in the frame that says its VLAN or priority; none without such a tag (a customer's
-    /// tag that passes through a dot1q-tunnel port is payload).
-    pub tag: Tag,
-    /// The TPID of the tag it gets where it leaves with one.
-    pub tpid: u16,
 }
 
 impl Meta {
-    pub(crate) const EMPTY: Meta = Meta {
+    const EMPTY: Meta = Meta {
         dst: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
         src: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
         dst_hash: Hash::ZERO,
         src_hash: Hash::ZERO,
-        fate: Fate::Pending,
-        vid: 0,
-        priority: 0,
-        tag: Tag::NONE,
-        tpid: TPID_8021Q,
+        class: Class::new(Tag::NONE, TPID_8021Q, 0),
+        fate: Fate::FLOOD,
     };
 }
 
@@ -136,25 +175,60 @@ impl Pipeline {
             burst.clear();
             return;
         };
-        let meta = &mut self.meta[..burst.len()];
-        counted.rx_bytes.add(stage::parse::run(burst, meta));
-        stage::ingress_vlan::run(cx, port, meta);
-        stage::learn::run(cx, port, meta, out);
-        stage::lookup::run(cx, port, meta);
+        let meta = &mut self.meta;
+        let all = stage::parse::run(cx, port, burst, &mut meta[..]);
+        counted.rx_bytes.add(all.octets);
+        shed(cx, port, burst, meta, all.refused);
+        let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
+        shed(cx, port, burst, meta, refused);
+        let meta = &mut meta[..burst.len()];
+        let same_fate = stage::lookup::run(cx, port, meta);
         stage::police::run(cx, port, meta);
+        if same_fate
+            && all.same_class
+            && let Some(first) = meta.first()
+            && let Verdict::Unicast(to) = first.fate.verdict()
+            && stage::egress::burst(cx, port, to, burst, first, &all, out)
+        {
+            return;
+        }
         dispatch(cx, port, burst, meta, out);
     }
+}
+
+/// Takes the refused frames out of the burst: the stages behind see none of them.
+#[inline(always)]
+fn shed<F>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &mut [Meta; BURST], refused: Refused) {
+    if refused != Refused::NONE {
+        shed_some(cx, port, burst, meta, refused);
+    }
+}
+
+#[cold]
+fn shed_some<F>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &mut [Meta; BURST], refused: Refused) {
+    let (mut i, mut kept) = (0, 0);
+    burst.retain(|_| {
+        let keep = refused.0 >> i & 1 == 0;
+        match meta[i].fate.verdict() {
+            Verdict::Drop(reason) if !keep => cx.drop(port.idx, reason, 1),
+            _ => {
+                meta[kept] = meta[i];
+                kept += 1;
+            }
+        }
+        i += 1;
+        keep
+    });
 }
 
 /// Hands every frame on by its fate.
 #[inline]
 fn dispatch<F: Frame>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &[Meta], out: &mut impl Output<F>) {
     for (frame, m) in burst.drain(..).zip(meta) {
-        match m.fate {
-            Fate::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out),
-            Fate::Flood => stage::flood::run(cx, port, frame, m, out),
-            Fate::Drop(reason) => cx.drop(port.idx, reason, 1),
-            Fate::Pending => debug_assert!(false, "police decides for whoever is still pending"),
+        match m.fate.verdict() {
+            Verdict::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out),
+            Verdict::Flood => stage::flood::run(cx, port, frame, m, out),
+            Verdict::Drop(reason) => cx.drop(port.idx, reason, 1),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     storm::StormLimits,
-    vlan::{PortVlans, PriorityTags},
+    vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag},
 };
 
 /// Everything the stages need to know of the configuration, at one version of it.
@@ -77,6 +77,11 @@ pub struct Port {
     pub priority_tags: PriorityTags,
     /// The segment of each VLAN.
     pub segments: SegmentMap,
+    /// What frames without a tag are, and their segment: none if the port does not take them.
+    pub untagged: (Class, SegmentId),
+    /// The segment of frames with a VLAN's tag, where that says it all: not in a tunnel, and not at
+    /// an access port, which takes none.
+    pub tagged: Option<Arc<[SegmentId; 4096]>>,
     /// See [`MacLimit`].
     pub mac_limit: Option<MacLimit>,
     /// Shared with the snapshots before and after, so that a change refills no bucket.
@@ -103,4 +108,13 @@ impl SegmentMap {
             SegmentMap::Table(t) => t[vid as usize & 0xfff],
         }
     }
+}
+
+/// Class and segment of the untagged frames of a port with these VLANs.
+pub(crate) fn untagged(vlans: &PortVlans, segments: &SegmentMap) -> (Class, SegmentId) {
+    let tpid = vlans.tunnel.as_ref().map_or(TPID_8021Q, |t| t.tpid);
+    // In a tunnel, untagged counts as customer VLAN 0.
+    let taken = vlans.tunnel.as_ref().is_none_or(|t| t.cvlans.contains(0));
+    let segment = if taken { segments.of(vlans.untagged_in) } else { SegmentId::NONE };
+    (Class::new(Tag::NONE, tpid, vlans.untagged_in), segment)
 }

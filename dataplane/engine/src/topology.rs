@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
-    snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot},
+    snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
     vlan::{PortVlans, PriorityTags, VlanMode, VlanSet},
 };
@@ -288,12 +288,18 @@ impl Topology {
                 SegmentMap::Table(Arc::new(own))
             }
         };
+        let vlans = PortVlans::new(&p.spec.vlan);
         Port {
             idx: p.idx,
             up: p.up,
             protected: p.spec.protected,
             mtu: p.spec.mtu,
-            vlans: PortVlans::new(&p.spec.vlan),
+            untagged: untagged(&vlans, &segments),
+            tagged: match &segments {
+                SegmentMap::Table(t) if vlans.tagged_in && vlans.tunnel.is_none() => Some(t.clone()),
+                _ => None,
+            },
+            vlans,
             priority_tags: p.spec.priority_tags,
             segments,
             mac_limit: p.spec.mac_limit,

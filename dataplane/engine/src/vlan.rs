@@ -196,6 +196,50 @@ impl PortVlans {
     }
 }
 
+/// A frame's VLAN and priority, and how it shows them, in one word: the tag that it has (none
+/// without one, and for a customer's tag that passes a dot1q-tunnel port as payload), and TPID and
+/// TCI of the one it gets where it leaves with a tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Class(u64);
+
+impl Class {
+    /// See the type. The VLAN is in `tci`, with PCP and DEI in their place.
+    #[inline(always)]
+    pub const fn new(tag: Tag, tpid: u16, tci: u16) -> Self {
+        Class((tag.0 as u64) << 32 | (tpid as u64) << 16 | tci as u64)
+    }
+
+    /// All of it.
+    #[inline(always)]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The tag in the frame that says its VLAN or priority.
+    #[inline(always)]
+    pub const fn tag(self) -> Tag {
+        Tag((self.0 >> 32) as u32)
+    }
+
+    /// The TPID of the tag it gets.
+    #[inline(always)]
+    pub const fn tpid(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// The VLAN it is in; 0 is none.
+    #[inline(always)]
+    pub const fn vid(self) -> u16 {
+        self.0 as u16 & Tag::VID
+    }
+
+    /// PCP and DEI, in their place in a TCI.
+    #[inline(always)]
+    pub const fn priority(self) -> u16 {
+        self.0 as u16 & !Tag::VID
+    }
+}
+
 /// A tag as it is on the wire: TPID in the upper 16 bits, TCI in the lower; or none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tag(u32);

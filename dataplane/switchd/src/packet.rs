@@ -35,6 +35,10 @@ impl Frame for Packet {
         offload::wire_len(&self.0)
     }
     #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.0.is_plain()
+    }
+    #[inline(always)]
     fn prefetch(&self) {
         self.0.prefetch();
     }

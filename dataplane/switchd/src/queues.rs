@@ -158,6 +158,27 @@ impl Output<Packet> for Round<'_> {
         }
     }
 
+    #[inline(always)]
+    fn transmit_burst(&mut self, port: PortIdx, burst: &mut Burst<Packet>, octets: u64) {
+        let n = burst.len();
+        let Some(p) = &mut self.tx.ports[port.get()] else {
+            burst.clear();
+            return drop_frames(&self.shared.counters, port, DropReason::LinkDown, n as u64);
+        };
+        if p.waiting.is_empty() && n == BURST {
+            return send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
+        }
+        if p.waiting.len() + n > BURST {
+            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+        }
+        if p.waiting.is_empty() {
+            self.tx.dirty.push(port);
+        }
+        p.octets += octets;
+        p.segments |= 1;
+        p.waiting.extend(burst.drain(..));
+    }
+
     fn learned(&mut self, event: MacLearned) {
         self.shared.learned(event);
     }

@@ -20,7 +20,5 @@ struct rte_mbuf *dunlin_mbuf_alloc(struct rte_mempool *pool) { return rte_pktmbu
 
 void dunlin_mbuf_free(struct rte_mbuf *m) { rte_pktmbuf_free(m); }
 
-uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m) { return rte_mbuf_refcnt_read(m); }
-
 /* Every segment gets one more owner, as rte_pktmbuf_free takes one from each. */
 void dunlin_mbuf_share(struct rte_mbuf *m) { rte_pktmbuf_refcnt_update(m, 1); }

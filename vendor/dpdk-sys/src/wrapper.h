@@ -18,7 +18,6 @@ uint16_t dunlin_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, 
 uint16_t dunlin_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pkts, uint16_t n);
 struct rte_mbuf *dunlin_mbuf_alloc(struct rte_mempool *pool);
 void dunlin_mbuf_free(struct rte_mbuf *m);
-uint16_t dunlin_mbuf_refcnt(const struct rte_mbuf *m);
 void dunlin_mbuf_share(struct rte_mbuf *m);
 
 /* Macros that bindgen can't evaluate by itself. */

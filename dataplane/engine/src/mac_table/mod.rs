@@ -52,6 +52,18 @@ impl Key {
         Key(mac.bits() << 16 | segment.0 as u64)
     }
 
+    /// The key of the address in the upper 48 bits of `octets`, as they are loaded from a frame.
+    #[inline(always)]
+    pub const fn from_wire(octets: u64, segment: SegmentId) -> Self {
+        Key(octets & !0xffff | segment.0 as u64)
+    }
+
+    /// Whether the address is a group's.
+    #[inline(always)]
+    pub const fn is_multicast(self) -> bool {
+        self.0 & BUSY != 0
+    }
+
     /// The address.
     #[inline(always)]
     pub const fn mac(self) -> MacAddr {
@@ -73,6 +85,10 @@ impl Hash {
     /// Of no key in particular.
     pub const ZERO: Hash = Hash(0);
 }
+
+/// See [`View::known_at`].
+#[derive(Clone, Copy)]
+pub struct Known(Value);
 
 /// What learning an address came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +138,19 @@ struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+impl Bucket {
+    /// The way that holds `key`, if any does. Chosen without a branch: which way it is depends on
+    /// who came first, and a processor that guesses pays for each wrong guess.
+    #[inline(always)]
+    fn way_of(&self, key: Key) -> usize {
+        let mut way = 0;
+        for i in 1..WAYS {
+            way = if self.keys[i].load(Relaxed) == key.0 { i } else { way };
+        }
+        way
+    }
+}
+
 /// See the module.
 pub struct MacTable {
     buckets: Box<[Bucket]>,
@@ -167,54 +196,35 @@ impl MacTable {
         }
     }
 
-    /// The hash of `key`, to be passed to the other calls.
+    /// For lookups, a whole burst of them.
     #[inline(always)]
+    pub fn view(&self) -> View<'_> {
+        // Known here, it need not be checked for each frame.
+        assert!(!self.buckets.is_empty());
+        View { buckets: &self.buckets, seed: self.seed }
+    }
+
+    /// See [`View::hash`].
     pub fn hash(&self, key: Key) -> Hash {
-        let m = u128::from(key.0 ^ self.seed[0]) * u128::from(self.seed[1]);
-        Hash(m as u64 ^ (m >> 64) as u64)
+        self.view().hash(key)
     }
 
-    /// Asks for the first bucket of `hash`.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: Hash) {
-        prefetch(self.first(hash));
-    }
-
-    #[inline(always)]
-    fn first(&self, hash: Hash) -> &Bucket {
-        &self.buckets[hash.0 as usize & self.mask]
-    }
-
-    #[inline(always)]
-    fn second(&self, hash: Hash) -> &Bucket {
-        // The upper half names the second bucket. It may be the first again: then there is one.
-        &self.buckets[(hash.0 >> 32) as usize & self.mask]
-    }
-
-    /// The port that `key` is behind.
-    #[inline(always)]
+    /// See [`View::lookup`].
     pub fn lookup(&self, key: Key, hash: Hash) -> Option<PortIdx> {
-        match find(self.first(hash), key, hash) {
-            Some((_, v)) => Some(v.port()),
-            None => find(self.second(hash), key, hash).map(|(_, v)| v.port()),
-        }
+        self.view().lookup(key, hash)
+    }
+
+    fn first(&self, hash: Hash) -> &Bucket {
+        self.view().first(hash)
+    }
+
+    fn second(&self, hash: Hash) -> &Bucket {
+        self.view().second(hash)
     }
 
     /// Notes that `key` sends from `port`. `now_s` is the caller's clock in seconds; `limit` the
     /// most addresses the port may have learned.
-    #[inline(always)]
     pub fn learn(&self, key: Key, hash: Hash, port: PortIdx, now_s: u32, limit: Option<u32>) -> Learned {
-        if let Some((_, v)) = find(self.first(hash), key, hash)
-            && v.port() == port
-            && (v.stamp() == now_s || v.is_static())
-        {
-            return Learned::Known;
-        }
-        self.learn_slow(key, hash, port, now_s, limit)
-    }
-
-    #[inline(never)]
-    fn learn_slow(&self, key: Key, hash: Hash, port: PortIdx, now_s: u32, limit: Option<u32>) -> Learned {
         let fresh = Value::new(port, hash, now_s, false);
         if let Some((cell, v)) = self.find_either(key, hash) {
             if v.is_static() {
@@ -388,17 +398,73 @@ impl MacTable {
     }
 }
 
+/// The part of the table that a frame needs, by value: its words stay in registers, where the
+/// table's own, beside counts that others write, would be loaded again and again.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    buckets: &'a [Bucket],
+    seed: [u64; 2],
+}
+
+impl<'a> View<'a> {
+    /// The hash of `key`, to be passed to the other calls.
+    #[inline(always)]
+    pub fn hash(self, key: Key) -> Hash {
+        let m = u128::from(key.0 ^ self.seed[0]) * u128::from(self.seed[1]);
+        Hash(m as u64 ^ (m >> 64) as u64)
+    }
+
+    /// Asks for the first bucket of `hash`.
+    #[inline(always)]
+    pub fn prefetch(self, hash: Hash) {
+        prefetch(self.first(hash));
+    }
+
+    #[inline(always)]
+    fn first(self, hash: Hash) -> &'a Bucket {
+        &self.buckets[hash.0 as usize & (self.buckets.len() - 1)]
+    }
+
+    #[inline(always)]
+    fn second(self, hash: Hash) -> &'a Bucket {
+        // The upper half names the second bucket. It may be the first again: then there is one.
+        &self.buckets[(hash.0 >> 32) as usize & (self.buckets.len() - 1)]
+    }
+
+    /// The port that `key` is behind.
+    #[inline(always)]
+    pub fn lookup(self, key: Key, hash: Hash) -> Option<PortIdx> {
+        match find(self.first(hash), key, hash) {
+            Some((_, v)) => Some(v.port()),
+            None => find(self.second(hash), key, hash).map(|(_, v)| v.port()),
+        }
+    }
+
+    /// What addresses that are known at `port` and were seen in this second have in common, for
+    /// [`View::is_known`].
+    #[inline(always)]
+    pub fn known_at(self, port: PortIdx, now_s: u32) -> Known {
+        Known(Value::new(port, Hash::ZERO, now_s, false))
+    }
+
+    /// Whether learning `key` would change nothing. Nearly always the answer for a station that
+    /// talks, by two comparisons; `false` says that [`MacTable::learn`] has to look.
+    #[inline(always)]
+    pub fn is_known(self, key: Key, hash: Hash, known: Known) -> bool {
+        let bucket = self.first(hash);
+        let i = bucket.way_of(key);
+        bucket.keys[i].load(Relaxed) == key.0 && bucket.values[i].load(Relaxed) == known.0.of(hash).0
+    }
+}
+
 /// The slot of `key` in one bucket. The key is read again after the value, so that both belong
 /// together; the value's check octet guards against a slot reused in between.
 #[inline(always)]
 fn find(bucket: &Bucket, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
-    for i in 0..WAYS {
-        if bucket.keys[i].load(Acquire) == key.0 {
-            let v = Value(bucket.values[i].load(Acquire));
-            if v.belongs_to(hash) && bucket.keys[i].load(Relaxed) == key.0 {
-                return Some((&bucket.values[i], v));
-            }
-        }
+    let i = bucket.way_of(key);
+    if bucket.keys[i].load(Acquire) != key.0 {
+        return None;
     }
-    None
+    let v = Value(bucket.values[i].load(Acquire));
+    (v.belongs_to(hash) && bucket.keys[i].load(Relaxed) == key.0).then_some((&bucket.values[i], v))
 }

@@ -3,23 +3,31 @@
 use super::Hash;
 use crate::PortIdx;
 
-/// From the top: 16 bits of port, 1 of "static", 7 unused, 8 of the key's hash as a check, 32 of
-/// the second it was last seen.
+/// From the top: 8 bits of the key's hash as a check, 1 of "static", 7 unused, 16 of port, 32 of the
+/// second it was last seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Value(pub(super) u64);
 
-const STATIC: u64 = 1 << 47;
+const STATIC: u64 = 1 << 55;
+/// Bits of the hash that name neither bucket of the largest table, in the same place.
+const CHECK: u64 = 0xff << 56;
 
 impl Value {
     #[inline(always)]
     pub(super) fn new(port: PortIdx, hash: Hash, stamp_s: u32, is_static: bool) -> Self {
         let flag = if is_static { STATIC } else { 0 };
-        Value((port.get() as u64) << 48 | flag | check(hash) << 32 | u64::from(stamp_s))
+        Value((port.get() as u64) << 32 | flag | u64::from(stamp_s)).of(hash)
+    }
+
+    /// The same, for the entry of another key.
+    #[inline(always)]
+    pub(super) fn of(self, hash: Hash) -> Self {
+        Value(self.0 & !CHECK | hash.0 & CHECK)
     }
 
     #[inline(always)]
     pub(super) fn port(self) -> PortIdx {
-        PortIdx::from_raw((self.0 >> 48) as u16)
+        PortIdx::from_raw((self.0 >> 32) as u16)
     }
 
     #[inline(always)]
@@ -35,12 +43,6 @@ impl Value {
 
     #[inline(always)]
     pub(super) fn belongs_to(self, hash: Hash) -> bool {
-        self.0 >> 32 & 0xff == check(hash)
+        (self.0 ^ hash.0) & CHECK == 0
     }
-}
-
-/// Bits of the hash that name neither bucket of the largest table.
-#[inline(always)]
-fn check(hash: Hash) -> u64 {
-    hash.0 >> 56
 }

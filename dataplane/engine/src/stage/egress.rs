@@ -1,10 +1,11 @@
 //! Egress: whether a frame may leave by a port, and in which form.
 
 use crate::{
-    DropReason, Frame, Output, PortIdx,
+    Burst, DropReason, Frame, Output, PortIdx,
     pipeline::{Context, Meta},
     snapshot::Port,
-    vlan::{EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
+    stage::parse::Parsed,
+    vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
 };
 
 /// Sends one frame to one port.
@@ -19,12 +20,12 @@ pub(crate) fn unicast<F: Frame>(
 ) {
     // That the port still has the segment is looked at here, not only its VLAN: while a port moves
     // to another bridge, the table may still have its addresses of before.
-    let Some(to) = cx.snapshot.port(to).filter(|to| to.segments.of(m.vid) == m.dst.segment()) else {
+    let Some(to) = cx.snapshot.port(to).filter(|to| to.segments.of(m.class.vid()) == m.dst.segment()) else {
         // Its entry goes with the port; this frame met it in between.
         return cx.drop(from.idx, DropReason::PortGone, 1);
     };
     match check(from, to, &frame, m) {
-        Ok(want) => match retag(frame, m.tag, want) {
+        Ok(want) => match retag(frame, m.class.tag(), want) {
             Some(frame) => out.transmit(to.idx, frame),
             None => cx.drop(to.idx, DropReason::NoBuffer, 1),
         },
@@ -32,25 +33,67 @@ pub(crate) fn unicast<F: Frame>(
     }
 }
 
-/// Whether the frame may leave by `to`, and the tag it leaves with.
+/// Sends a whole burst of one class, `first` among it, to one port, if nothing in it has to be looked at frame by
+/// frame; otherwise `false`, and nothing was done.
 #[inline(always)]
-pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
+pub(crate) fn burst<F: Frame>(
+    cx: Context<'_>,
+    from: &Port,
+    to: PortIdx,
+    burst: &mut Burst<F>,
+    first: &Meta,
+    all: &Parsed,
+    out: &mut impl Output<F>,
+) -> bool {
+    let (Some(to), class) = (cx.snapshot.port(to), first.class) else { return false };
+    let tunnels = from.vlans.tunnel.is_some() || to.vlans.tunnel.is_some();
+    let fits = all.plain && all.largest <= to.mtu + overhead(class);
+    if tunnels || !fits || to.segments.of(class.vid()) != first.dst.segment() {
+        return false;
+    }
+    let Ok(want) = form(from, to, class) else { return false };
+    let mut octets = all.octets;
+    if want != class.tag() {
+        let before = burst.len();
+        burst.retain(|f| rewrite(f, class.tag(), want));
+        cx.drop(to.idx, DropReason::NoBuffer, (before - burst.len()) as u64);
+        octets = burst.iter().map(|f| u64::from(f.len())).sum();
+    }
+    out.transmit_burst(to.idx, burst, octets);
+    true
+}
+
+/// The tag with which frames of `class` leave by `to`, if they may.
+#[inline(always)]
+fn form(from: &Port, to: &Port, class: Class) -> Result<Tag, DropReason> {
     if from.protected && to.protected {
         return Err(DropReason::Protected);
     }
     if !to.up {
         return Err(DropReason::LinkDown);
     }
-    let want = match to.vlans.egress(m.vid) {
+    Ok(match to.vlans.egress(class.vid()) {
         EgressForm::Refused => return Err(DropReason::EgressVlan),
-        EgressForm::Tagged => Tag::new(m.tpid, m.priority | m.vid),
+        EgressForm::Tagged => Tag::new(class.tpid(), class.priority() | class.vid()),
         EgressForm::Untagged => match to.priority_tags {
             PriorityTags::Never => Tag::NONE,
-            PriorityTags::IfNonzero if m.priority == 0 => Tag::NONE,
-            _ => Tag::new(TPID_8021Q, m.priority),
+            PriorityTags::IfNonzero if class.priority() == 0 => Tag::NONE,
+            _ => Tag::new(TPID_8021Q, class.priority()),
         },
-    };
-    let mut overhead = 14 + if m.tag.is_some() { 4 } else { 0 };
+    })
+}
+
+/// Octets of an Ethernet header with the tag that the frame has.
+#[inline(always)]
+fn overhead(class: Class) -> u32 {
+    14 + if class.tag().is_some() { 4 } else { 0 }
+}
+
+/// Whether the frame may leave by `to`, and the tag it leaves with.
+#[inline(always)]
+pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
+    let want = form(from, to, m.class)?;
+    let mut overhead = overhead(m.class);
     if from.vlans.tunnel.is_some() && customer_vid(frame.head(), false).is_some() {
         overhead += 4;
     }
@@ -66,7 +109,7 @@ pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Re
 /// Octets of the customer's tag in a frame that leaves by a tunnel port, if it may.
 #[inline(never)]
 fn customer_tag<F: Frame>(tunnel: &Tunnel, frame: &F, m: &Meta) -> Result<u32, DropReason> {
-    let customer = customer_vid(frame.head(), m.tag.is_some());
+    let customer = customer_vid(frame.head(), m.class.tag().is_some());
     if !tunnel.cvlans.contains(customer.unwrap_or(0)) {
         return Err(DropReason::EgressVlan);
     }
@@ -84,18 +127,21 @@ fn customer_vid(head: &[u8], service_tag: bool) -> Option<u16> {
 /// The frame with tag `want` instead of `has`; a copy if others own the buffer too, `None` if
 /// there is no room or no buffer for it.
 #[inline(always)]
-pub(crate) fn retag<F: Frame>(frame: F, has: Tag, want: Tag) -> Option<F> {
-    if has == want { Some(frame) } else { rewrite(frame, has, want) }
+pub(crate) fn retag<F: Frame>(mut frame: F, has: Tag, want: Tag) -> Option<F> {
+    (has == want || rewrite(&mut frame, has, want)).then_some(frame)
 }
 
-#[inline(never)]
-fn rewrite<F: Frame>(frame: F, has: Tag, want: Tag) -> Option<F> {
-    let mut own = if frame.is_shared() { frame.copy()? } else { frame };
+/// The same in place; whether it could be done.
+#[inline]
+fn rewrite<F: Frame>(frame: &mut F, has: Tag, want: Tag) -> bool {
+    if frame.is_shared() {
+        match frame.copy() {
+            Some(own) => *frame = own,
+            None => return false,
+        }
+    }
     if has.is_some() {
-        own.pop_tag();
+        frame.pop_tag();
     }
-    if want.is_some() && !own.push_tag(want.tpid(), want.tci()) {
-        return None;
-    }
-    Some(own)
+    !want.is_some() || frame.push_tag(want.tpid(), want.tci())
 }

@@ -28,18 +28,18 @@ pub(crate) fn run<F: Frame>(cx: Context<'_>, from: &Port, frame: F, m: &Meta, ou
             // The last port gets the buffer itself, so everyone waits for a successor.
             Ok(tag) => {
                 if let Some((port, tag)) = waiting.replace((to, tag)) {
-                    send(cx, port, tag, &frame, m.tag, &mut rewritten, out);
+                    send(cx, port, tag, &frame, m.class.tag(), &mut rewritten, out);
                 }
             }
             Err(reason) => cx.drop(to.idx, reason, 1),
         }
     }
     match waiting {
-        Some((port, tag)) if tag == m.tag || rewritten.is_none() => match retag(frame, m.tag, tag) {
+        Some((port, tag)) if tag == m.class.tag() || rewritten.is_none() => match retag(frame, m.class.tag(), tag) {
             Some(frame) => out.transmit(port.idx, frame),
             None => cx.drop(port.idx, DropReason::NoBuffer, 1),
         },
-        Some((port, tag)) => send(cx, port, tag, &frame, m.tag, &mut rewritten, out),
+        Some((port, tag)) => send(cx, port, tag, &frame, m.class.tag(), &mut rewritten, out),
         None if outcomes == 0 => return cx.drop(from.idx, DropReason::NoOtherPort, 1),
         None => {}
     }

@@ -6,21 +6,26 @@ use crate::{
     snapshot::Port,
 };
 
+/// Decides every frame's fate. Whether it is the same for all.
 #[inline(always)]
-pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
+pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
+    let (mut any_bits, mut common_bits) = (0, u32::MAX);
+    let macs = cx.macs.view();
     for m in meta {
-        if m.fate != Fate::Pending {
-            continue;
-        }
-        let dst = m.dst.mac();
-        m.fate = if dst.is_multicast() {
-            if dst.is_reserved() { Fate::Drop(DropReason::ReservedMulticast) } else { Fate::Flood }
-        } else {
-            match cx.macs.lookup(m.dst, m.dst_hash) {
-                Some(to) if to == port.idx => Fate::Drop(DropReason::SamePort),
-                Some(to) => Fate::Unicast(to),
-                None => Fate::Flood,
-            }
+        m.fate = match m.dst.is_multicast() {
+            true => group(m),
+            false => match macs.lookup(m.dst, m.dst_hash) {
+                Some(to) if to == port.idx => Fate::drop(DropReason::SamePort),
+                Some(to) => Fate::unicast(to),
+                None => Fate::FLOOD,
+            },
         };
+        any_bits |= m.fate.bits();
+        common_bits &= m.fate.bits();
     }
+    any_bits == common_bits
+}
+
+fn group(m: &Meta) -> Fate {
+    if m.dst.mac().is_reserved() { Fate::drop(DropReason::ReservedMulticast) } else { Fate::FLOOD }
 }

@@ -13,7 +13,7 @@ pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
     if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
         return;
     }
-    for m in meta.iter_mut().filter(|m| m.fate == Fate::Flood) {
+    for m in meta.iter_mut().filter(|m| m.fate == Fate::FLOOD) {
         let dst = m.dst.mac();
         let (limit, reason) = if dst == MacAddr::BROADCAST {
             (&s.broadcast, DropReason::StormBroadcast)
@@ -23,7 +23,7 @@ pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
             (&s.unknown_unicast, DropReason::StormUnknownUnicast)
         };
         if limit.as_ref().is_some_and(|l| !l.admit(cx.now.ns)) {
-            m.fate = Fate::Drop(reason);
+            m.fate = Fate::drop(reason);
         }
     }
 }

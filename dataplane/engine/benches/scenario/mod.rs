@@ -1,0 +1,211 @@
+//! A switch and bursts of frames for it, without DPDK: what `burst.rs` times and what
+//! `instructions.rs` counts.
+
+use dunlin_engine::{
+    BURST, Burst, Frame, Output, Pipeline, PortIdx, Snapshot,
+    counters::Counters,
+    frame::MacLearned,
+    mac_table::MacTable,
+    pipeline::{Context, Now},
+    topology::{BridgeSpec, PortSpec, Topology},
+    vlan::{PriorityTags, VlanMode, VlanSet},
+};
+
+/// A frame in memory that lives for ever; as with a driver's buffer, a pointer to it is what moves.
+#[derive(Clone, Copy)]
+pub struct Handle(&'static Slot);
+
+struct Slot {
+    octets: [u8; 60],
+    /// The same frame with its tag taken out, or put in again.
+    other: Option<&'static Slot>,
+}
+
+impl Frame for Handle {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.octets.len() as u32
+    }
+    #[inline(always)]
+    fn head(&self) -> &[u8] {
+        &self.0.octets
+    }
+    #[inline(always)]
+    fn wire_len(&self) -> u32 {
+        self.len()
+    }
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        true
+    }
+    fn prefetch(&self) {}
+    fn share(&self) -> Self {
+        *self
+    }
+    fn copy(&self) -> Option<Self> {
+        Some(*self)
+    }
+    fn is_shared(&self) -> bool {
+        false
+    }
+    fn push_tag(&mut self, _: u16, _: u16) -> bool {
+        false
+    }
+    fn pop_tag(&mut self) {
+        self.0 = self.0.other.expect("it has a tag");
+    }
+}
+
+/// Counts what leaves.
+#[derive(Default)]
+pub struct Sink {
+    pub frames: u64,
+}
+
+impl Output<Handle> for Sink {
+    #[inline(always)]
+    fn transmit(&mut self, _: PortIdx, frame: Handle) {
+        self.frames += u64::from(frame.len() > 0);
+    }
+    #[inline(always)]
+    fn transmit_burst(&mut self, _: PortIdx, burst: &mut Burst<Handle>, _: u64) {
+        self.frames += burst.len() as u64;
+        burst.clear();
+    }
+    fn learned(&mut self, _: MacLearned) {}
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Two ports, all frames of a burst to the other one, untagged.
+    Forward,
+    /// The same from a trunk to an access port: the tag is taken out.
+    TrunkToAccess,
+    /// Sixteen ports, each frame of a burst to another one.
+    Spread,
+    /// To an address nobody knows: flooded to eight ports.
+    Flood,
+}
+
+impl Kind {
+    pub const ALL: [(&'static str, Kind); 4] = [
+        ("forward", Kind::Forward),
+        ("trunk_to_access", Kind::TrunkToAccess),
+        ("spread", Kind::Spread),
+        ("flood", Kind::Flood),
+    ];
+}
+
+/// A switch that knows its stations, and their frames.
+pub struct Scenario {
+    snapshot: Snapshot,
+    macs: MacTable,
+    counters: Counters,
+    pipeline: Pipeline,
+    ingress: PortIdx,
+    bursts: Vec<[Handle; BURST]>,
+    next: usize,
+    pub sink: Sink,
+}
+
+impl Scenario {
+    /// `pairs` stations behind the first port and as many behind the others, talking.
+    pub fn new(kind: Kind, pairs: u32) -> Self {
+        let ports = match kind {
+            Kind::Forward | Kind::TrunkToAccess => 2,
+            Kind::Spread => 16,
+            Kind::Flood => 9,
+        };
+        let mut topology = Topology::default();
+        topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
+        let tagged = kind == Kind::TrunkToAccess;
+        let idx: Vec<PortIdx> = (0..ports)
+            .map(|i| {
+                let vlan = match tagged && i == 0 {
+                    true => VlanMode::Trunk { vlans: VlanSet::ALL },
+                    false => VlanMode::Access { vid: 10 },
+                };
+                let name = format!("p{i}");
+                let spec = PortSpec {
+                    bridge: "br0".into(),
+                    vlan,
+                    priority_tags: PriorityTags::Never,
+                    protected: false,
+                    mtu: 1500,
+                    mac_limit: None,
+                    storm_fps: [None; 3],
+                };
+                let idx = topology.set_port(&name, spec).expect("a port");
+                topology.set_up(&name, true);
+                idx
+            })
+            .collect();
+        let behind = |station: u32| 1 + station as usize % (ports - 1);
+        let to_first: Vec<Handle> = (0..pairs).map(|s| frame((0, s), (behind(s), s), false)).collect();
+        let from_first: Vec<Handle> = shuffled(pairs).map(|s| frame((behind(s), s), (0, s), tagged)).collect();
+        let mut s = Scenario {
+            snapshot: topology.snapshot().expect("a snapshot"),
+            macs: MacTable::new((pairs * 4).max(65_536), [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
+            counters: Counters::default(),
+            pipeline: Pipeline::default(),
+            ingress: idx[0],
+            bursts: bursts(&from_first),
+            next: 0,
+            sink: Sink::default(),
+        };
+        if kind != Kind::Flood {
+            for (i, f) in to_first.iter().enumerate() {
+                s.run_from(idx[behind(i as u32)], [*f; 1].into_iter().collect());
+            }
+        }
+        // Once around: every source is known.
+        (0..s.bursts.len()).for_each(|_| s.run());
+        s
+    }
+
+    fn run_from(&mut self, ingress: PortIdx, mut burst: Burst<Handle>) {
+        let now = Now { s: 1, ns: 1_000_000_000 };
+        let cx = Context { snapshot: &self.snapshot, macs: &self.macs, counters: &self.counters, now };
+        self.pipeline.run(cx, ingress, &mut burst, &mut self.sink);
+    }
+
+    /// One burst.
+    #[inline(never)]
+    pub fn run(&mut self) {
+        let burst = Burst::from(self.bursts[self.next]);
+        self.next = (self.next + 1) % self.bursts.len();
+        self.run_from(self.ingress, burst);
+    }
+}
+
+/// All numbers below `n`, in an order without pattern that is always the same.
+fn shuffled(n: u32) -> impl Iterator<Item = u32> {
+    let size = n.next_power_of_two();
+    // A full-period generator modulo a power of two (Hull and Dobell).
+    let step = move |x: &u32| Some(x.wrapping_mul(5).wrapping_add(0x9e37_79b1 | 1) & (size - 1));
+    std::iter::successors(Some(0), step).take(size as usize).filter(move |x| *x < n)
+}
+
+fn bursts(frames: &[Handle]) -> Vec<[Handle; BURST]> {
+    let all = frames.len().div_ceil(BURST);
+    (0..all).map(|b| std::array::from_fn(|i| frames[(b * BURST + i) % frames.len()])).collect()
+}
+
+fn frame(to: (usize, u32), from: (usize, u32), tagged: bool) -> Handle {
+    let mac = |(port, station): (usize, u32)| {
+        [[2, port as u8], [0, 0], [0, 0]]
+            .concat()
+            .into_iter()
+            .enumerate()
+            .map(move |(i, o)| if i < 2 { o } else { station.to_be_bytes()[i - 2] })
+    };
+    let octets = |tag: &[u8]| {
+        let mut all: Vec<u8> = mac(to).chain(mac(from)).chain(tag.iter().copied()).chain([8, 0]).collect();
+        all.resize(60, 0);
+        <[u8; 60]>::try_from(all).expect("60 octets")
+    };
+    let slot = |octets, other| &*Box::leak(Box::new(Slot { octets, other }));
+    let plain = slot(octets(&[]), None);
+    Handle(if tagged { slot(octets(&[0x81, 0, 0, 10]), Some(plain)) } else { plain })
+}
