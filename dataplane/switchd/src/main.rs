@@ -32,7 +32,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use dunlin_dataplane_api::socket::group_id;
 use dunlin_dpdk::{
-    eal::{Eal, EalConfig, EalError, tsc_hz},
+    eal::{Eal, EalConfig, EalError, prefer_hugepages, tsc_hz},
     offload::Finisher,
     quiescent::Domain,
     thread::{WorkerThread, allowed_cores},
@@ -136,6 +136,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let pools = Pools::new(eal, args.memory, !args.no_huge)?;
     let clock = Clock::new(tsc_hz(&eal));
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
+    prefer_hugepages(macs.memory());
     let (domain, readers) = Domain::new(args.cores.0.len());
     let shared: Vec<_> = args.cores.0.iter().map(|c| Arc::new(WorkerShared::new(*c))).collect();
     let (wake, woken) = mpsc::sync_channel(1);

@@ -161,6 +161,7 @@ impl Scenario {
         }
         // Once around: every source is known.
         (0..s.bursts.len()).for_each(|_| s.run());
+        s.macs.sweep(1, 1, |_| 300, |_| ());
         s
     }
 

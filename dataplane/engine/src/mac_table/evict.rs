@@ -17,8 +17,8 @@ const SAMPLE: usize = 64;
 impl MacTable {
     /// Removes one entry of the table for a newcomer from `port`; `false` if it has no claim.
     pub(super) fn evict_for_capacity(&self, hash: Hash, port: PortIdx) -> bool {
-        let start = hash.0 as usize;
-        self.evict_from((0..SAMPLE).map(|i| &self.buckets[start.wrapping_add(i) & self.mask]), port)
+        let (start, in_use) = (hash.0 as usize, self.view().buckets);
+        self.evict_from((0..SAMPLE).map(|i| &in_use[start.wrapping_add(i) & (in_use.len() - 1)]), port)
     }
 
     /// The same, but the newcomer needs a slot in its own two buckets.

@@ -20,9 +20,14 @@
 //! **Hash**: a multiply folded to 64 bits, keyed with a random seed at start, because guests
 //! choose their addresses: with a fixed hash they could choose each other's buckets too.
 //!
+//! **It grows.** Memory for the capacity is there from the start, but only so many buckets are in
+//! use as hold the entries at 1.5 a bucket: see `grow.rs`. A host with few stations keeps them in
+//! the cache, and in few pages, however large the table may become.
+//!
 //! **When it is full** the port that holds most pays: see `evict.rs`.
 
 mod evict;
+mod grow;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -34,6 +39,7 @@ use std::sync::atomic::{
 };
 
 use crate::{MAX_PORTS, MacAddr, PortIdx, SegmentId, prefetch::prefetch};
+use grow::Growth;
 pub use sweep::Entry;
 use value::Value;
 
@@ -154,7 +160,7 @@ impl Bucket {
 /// See the module.
 pub struct MacTable {
     buckets: Box<[Bucket]>,
-    mask: usize,
+    growth: Growth,
     seed: [u64; 2],
     capacity: u32,
     total: AtomicU32,
@@ -180,7 +186,7 @@ impl MacTable {
         let buckets = (capacity as usize * 2).div_ceil(WAYS).next_power_of_two().max(16);
         MacTable {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            mask: buckets - 1,
+            growth: Growth::new(buckets),
             // An even multiplier would lose the key's high bits.
             seed: [seed[0], seed[1] | 1],
             capacity,
@@ -196,12 +202,18 @@ impl MacTable {
         }
     }
 
+    /// Where its buckets are in memory, in octets: for whoever can ask for larger pages there.
+    pub fn memory(&self) -> (*const u8, usize) {
+        (self.buckets.as_ptr().cast(), size_of_val(&*self.buckets))
+    }
+
     /// For lookups, a whole burst of them.
     #[inline(always)]
     pub fn view(&self) -> View<'_> {
+        let buckets = &self.buckets[..self.growth.in_use()];
         // Known here, it need not be checked for each frame.
-        assert!(!self.buckets.is_empty());
-        View { buckets: &self.buckets, seed: self.seed }
+        assert!(!buckets.is_empty());
+        View { buckets, seed: self.seed, table: self }
     }
 
     /// See [`View::hash`].
@@ -226,8 +238,8 @@ impl MacTable {
     /// most addresses the port may have learned.
     pub fn learn(&self, key: Key, hash: Hash, port: PortIdx, now_s: u32, limit: Option<u32>) -> Learned {
         let fresh = Value::new(port, hash, now_s, false);
-        if let Some((cell, v)) = self.find_either(key, hash) {
-            if v.is_static() {
+        if let Some((cell, v)) = self.find_anywhere(key, hash) {
+            if v.is_static() || v.0 == fresh.0 {
                 return Learned::Known;
             }
             if v.port() == port {
@@ -266,8 +278,20 @@ impl MacTable {
         over
     }
 
-    fn find_either(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
-        find(self.first(hash), key, hash).or_else(|| find(self.second(hash), key, hash))
+    /// The buckets that may hold a key: the two of now, and while the table grows, the two of before.
+    fn candidates(&self, hash: Hash) -> impl Iterator<Item = &Bucket> {
+        let before = self.growth.in_use_before().map(|n| View { buckets: &self.buckets[..n], ..self.view() });
+        [Some(self.view()), before].into_iter().flatten().flat_map(move |v| [v.first(hash), v.second(hash)])
+    }
+
+    fn find_anywhere(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
+        self.candidates(hash).find_map(|b| find(b, key, hash))
+    }
+
+    /// For a key that is not where a worker's view has it.
+    #[inline(never)]
+    fn lookup_anywhere(&self, key: Key, hash: Hash) -> Option<PortIdx> {
+        self.find_anywhere(key, hash).map(|(_, v)| v.port())
     }
 
     /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
@@ -276,7 +300,7 @@ impl MacTable {
         let hash = self.hash(key);
         let wanted = Value::new(port, hash, 0, true);
         loop {
-            let Some((cell, v)) = self.find_either(key, hash) else {
+            let Some((cell, v)) = self.find_anywhere(key, hash) else {
                 if !self.insert(key, hash, wanted) {
                     return false;
                 }
@@ -289,7 +313,7 @@ impl MacTable {
             }
         }
         // A worker may have learned it in another slot while it was entered.
-        for bucket in [self.first(hash), self.second(hash)] {
+        for bucket in self.candidates(hash) {
             for i in 0..WAYS {
                 if bucket.keys[i].load(Acquire) == key.0 && !Value(bucket.values[i].load(Acquire)).is_static() {
                     self.clear(bucket, i, key.0);
@@ -304,7 +328,7 @@ impl MacTable {
         let hash = self.hash(key);
         let mut removed = false;
         // Twice at most in the table (see the module), but a bucket can be both.
-        for bucket in [self.first(hash), self.second(hash)] {
+        for bucket in self.candidates(hash) {
             for i in 0..WAYS {
                 if bucket.keys[i].load(Acquire) == key.0 {
                     removed |= self.clear(bucket, i, key.0).is_some();
@@ -338,6 +362,12 @@ impl MacTable {
         if self.total.load(Relaxed) >= self.capacity && !self.evict_for_capacity(hash, value.port()) {
             return false;
         }
+        self.grow();
+        self.place(key, hash, value)
+    }
+
+    /// Puts `value` into one of its two buckets, if need be in place of another's.
+    fn place(&self, key: Key, hash: Hash, value: Value) -> bool {
         for _ in 0..2 {
             for bucket in [self.first(hash), self.second(hash)] {
                 for i in 0..WAYS {
@@ -402,8 +432,10 @@ impl MacTable {
 /// table's own, beside counts that others write, would be loaded again and again.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
+    /// Those in use, a power of two.
     buckets: &'a [Bucket],
     seed: [u64; 2],
+    table: &'a MacTable,
 }
 
 impl<'a> View<'a> {
@@ -434,9 +466,9 @@ impl<'a> View<'a> {
     /// The port that `key` is behind.
     #[inline(always)]
     pub fn lookup(self, key: Key, hash: Hash) -> Option<PortIdx> {
-        match find(self.first(hash), key, hash) {
+        match find(self.first(hash), key, hash).or_else(|| find(self.second(hash), key, hash)) {
             Some((_, v)) => Some(v.port()),
-            None => find(self.second(hash), key, hash).map(|(_, v)| v.port()),
+            None => self.table.lookup_anywhere(key, hash),
         }
     }
 

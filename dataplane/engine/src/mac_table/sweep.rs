@@ -25,9 +25,10 @@ impl MacTable {
     /// the table (parts is brought to at least 1); those it answers `false` for are removed.
     /// Entries that come, go or move meanwhile may be seen or not. How many were removed.
     fn retain_part(&self, part: usize, parts: usize, mut visit: impl FnMut(&Entry) -> bool) -> u64 {
-        let size = self.buckets.len().div_ceil(parts.max(1));
+        let buckets = self.view().buckets;
+        let size = buckets.len().div_ceil(parts.max(1));
         let mut removed = 0;
-        for bucket in self.buckets.iter().skip(part * size).take(size) {
+        for bucket in buckets.iter().skip(part * size).take(size) {
             for i in 0..WAYS {
                 let key = bucket.keys[i].load(Acquire);
                 if key == 0 || key & BUSY != 0 {
@@ -62,7 +63,10 @@ impl MacTable {
 
     /// Removes the learned entries that `matches`; how many there were. Static ones stay.
     pub fn flush(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
-        self.retain_part(0, 1, |e| e.is_static || !matches(e))
+        let removed = self.retain_part(0, 1, |e| e.is_static || !matches(e));
+        // What moved from before the eye to behind it while the table grew.
+        let growing = self.growth.in_use_before().is_some();
+        removed + if growing { self.retain_part(0, 1, |e| e.is_static || !matches(e)) } else { 0 }
     }
 
     /// Removes static and learned entries alike; how many there were. Nobody enters such entries
@@ -88,7 +92,8 @@ impl MacTable {
         ageing_s: impl Fn(SegmentId) -> u32,
         mut forgotten: impl FnMut(&Entry),
     ) -> u64 {
-        let parts = parts.clamp(1, self.buckets.len());
+        self.finish_growing();
+        let parts = parts.clamp(1, self.view().buckets.len());
         let part = self.sweep_at.fetch_add(1, Relaxed) as usize % parts;
         let aged = self.retain_part(part, parts, |e| {
             let keep = e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment);
@@ -104,8 +109,9 @@ impl MacTable {
 
     /// Removes entries that a lookup can't reach because their first bucket holds the key too.
     fn remove_twins(&self, part: usize, parts: usize) {
-        let size = self.buckets.len().div_ceil(parts);
-        for bucket in self.buckets.iter().skip(part * size).take(size) {
+        let buckets = self.view().buckets;
+        let size = buckets.len().div_ceil(parts);
+        for bucket in buckets.iter().skip(part * size).take(size) {
             for i in 0..WAYS {
                 let key = bucket.keys[i].load(Acquire);
                 if key == 0 || key & BUSY != 0 {

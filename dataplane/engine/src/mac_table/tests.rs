@@ -40,6 +40,37 @@ fn holds_its_whole_capacity_without_eviction() {
     assert_eq!((s.entries, s.evictions, s.refused_full), (u64::from(n), 0, 0));
 }
 
+/// Whoever is known is found at every moment, however often the table doubles meanwhile, and a
+/// worker that holds a view of before finds it too.
+#[test]
+fn growing_hides_nobody() {
+    let t = table(400_000);
+    let old = t.view();
+    for i in 0..1_000 {
+        learn(&t, key(i), (i % 7) as usize, 1);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            (1_000..300_000).for_each(|i| drop(learn(&t, key(i), (i % 7) as usize, 1)));
+            t.sweep(1, 1, |_| 300, |_| ());
+            done.store(true, Relaxed);
+        });
+        while !done.load(Relaxed) {
+            // A key that is moved in the very moment is looked for again by the next frame.
+            let lost = (0..1_000).filter(|i| lookup(&t, key(*i)) != Some((*i % 7) as usize)).count();
+            assert!(lost <= 1, "{lost} of 1,000 not found");
+        }
+    });
+    assert!(t.growth.in_use_before().is_none());
+    assert!(t.view().buckets.len() > 100 * old.buckets.len());
+    for i in 0..300_000 {
+        assert_eq!(old.lookup(key(i), t.hash(key(i))), Some(port((i % 7) as usize)), "{i}");
+    }
+    let s = t.statistics();
+    assert_eq!((s.entries, s.evictions), (300_000, 0));
+}
+
 #[test]
 fn a_flooding_port_evicts_only_itself() {
     let t = table(1_000);
