@@ -33,9 +33,12 @@ mod sweep;
 mod tests;
 mod value;
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+use std::{
+    num::NonZeroU64,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 
 use crate::{MAX_PORTS, MacAddr, PortIdx, SegmentId, prefetch::prefetch};
@@ -154,6 +157,17 @@ impl Bucket {
             way = if self.keys[i].load(Relaxed) == key.0 { i } else { way };
         }
         way
+    }
+
+    /// The value of `key`, if it is here. The key is read again after it, so that both belong together.
+    #[inline(always)]
+    fn get(&self, key: Key) -> Option<NonZeroU64> {
+        let i = self.way_of(key);
+        if self.keys[i].load(Acquire) != key.0 {
+            return None;
+        }
+        let v = self.values[i].load(Acquire);
+        if self.keys[i].load(Relaxed) == key.0 { NonZeroU64::new(v) } else { None }
     }
 }
 
@@ -466,8 +480,9 @@ impl<'a> View<'a> {
     /// The port that `key` is behind.
     #[inline(always)]
     pub fn lookup(self, key: Key, hash: Hash) -> Option<PortIdx> {
-        match find(self.first(hash), key, hash).or_else(|| find(self.second(hash), key, hash)) {
-            Some((_, v)) => Some(v.port()),
+        let found = self.first(hash).get(key).or_else(|| self.second(hash).get(key));
+        match found {
+            Some(v) => Some(Value(v.get()).port()),
             None => self.table.lookup_anywhere(key, hash),
         }
     }
@@ -489,9 +504,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// The slot of `key` in one bucket. The key is read again after the value, so that both belong
-/// together; the value's check octet guards against a slot reused in between.
-#[inline(always)]
+/// The slot of `key` in one bucket. The value's check octet guards whoever writes to the slot then
+/// against one that was reused in between.
 fn find(bucket: &Bucket, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
     let i = bucket.way_of(key);
     if bucket.keys[i].load(Acquire) != key.0 {

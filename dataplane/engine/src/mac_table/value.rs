@@ -3,19 +3,20 @@
 use super::Hash;
 use crate::PortIdx;
 
-/// From the top: 8 bits of the key's hash as a check, 1 of "static", 7 unused, 16 of port, 32 of the
-/// second it was last seen.
+/// From the top: 8 bits of the key's hash as a check, 1 of "static", 1 always set, 6 unused, 16 of
+/// port, 32 of the second it was last seen. So 0 is no value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Value(pub(super) u64);
 
 const STATIC: u64 = 1 << 55;
+const VALID: u64 = 1 << 54;
 /// Bits of the hash that name neither bucket of the largest table, in the same place.
 const CHECK: u64 = 0xff << 56;
 
 impl Value {
     #[inline(always)]
     pub(super) fn new(port: PortIdx, hash: Hash, stamp_s: u32, is_static: bool) -> Self {
-        let flag = if is_static { STATIC } else { 0 };
+        let flag = if is_static { STATIC | VALID } else { VALID };
         Value((port.get() as u64) << 32 | flag | u64::from(stamp_s)).of(hash)
     }
 

@@ -13,9 +13,6 @@ use crate::{
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
 };
 
-/// How far ahead a header's cache line is asked for.
-const AHEAD: usize = 4;
-
 /// What is known of a burst as a whole.
 #[derive(Clone, Copy)]
 pub(crate) struct Parsed {
@@ -36,16 +33,16 @@ pub(crate) struct Parsed {
 #[inline(always)]
 pub(crate) fn run<F: Frame>(cx: Context<'_>, port: &Port, burst: &[F], meta: &mut [Meta]) -> Parsed {
     let mut all = Parsed { octets: 0, largest: 0, plain: true, same_class: true, refused: Refused::NONE };
-    let macs = cx.macs.view();
-    let (mut any_bits, mut common_bits) = (0, u64::MAX);
-    burst.iter().take(AHEAD).for_each(F::prefetch);
-    for (i, (frame, m)) in burst.iter().zip(meta).enumerate() {
-        if let Some(next) = burst.get(i + AHEAD) {
-            next.prefetch();
-        }
+    // A loop of its own over the descriptors: the headers' cache lines are on their way meanwhile.
+    for frame in burst {
+        frame.prefetch();
         all.octets += u64::from(frame.len());
         all.largest = all.largest.max(frame.len());
         all.plain &= frame.is_plain();
+    }
+    let macs = cx.macs.view();
+    let (mut any_bits, mut common_bits) = (0, u64::MAX);
+    for (i, (frame, m)) in burst.iter().zip(meta).enumerate() {
         if let Err(reason) = parse(macs, port, frame.head(), m) {
             m.fate = Fate::drop(reason);
             all.refused.add(i);
