@@ -8,7 +8,7 @@ E2E_THREADS ?= 2
 CONFIG ?=
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
-.PHONY: help build run guests test lint unit e2e bench fuzz install uninstall clean
+.PHONY: help build run guests test lint unit instructions e2e bench fuzz install uninstall clean
 
 help:
 	@echo "make run                  build, start the switch and three namespaces to try it on"
@@ -31,7 +31,7 @@ guests:
 	configs/packages.sh guests
 	configs/demo/guests.sh
 
-test: lint unit e2e
+test: lint unit instructions e2e
 
 lint:
 	configs/packages.sh build
@@ -42,6 +42,11 @@ lint:
 unit:
 	configs/packages.sh build
 	cargo test --locked --workspace
+
+# The hot path must not grow unnoticed: instructions per frame against the committed figures.
+instructions:
+	configs/packages.sh build test
+	bench/instructions.py
 
 e2e: build
 	configs/packages.sh run guests test
