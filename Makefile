@@ -15,7 +15,7 @@ help:
 	@echo "make run CONFIG=FILE      build and run this host's switch, configured by FILE"
 	@echo "make guests               add two QEMU guests to the running demonstration"
 	@echo "make test                 all tests: unit, property, end to end"
-	@echo "make bench                compare with dpdk-testpmd and Open vSwitch"
+	@echo "make bench                compare with dpdk-testpmd and Open vSwitch (QUICK=1: a shorter one)"
 	@echo "make fuzz                 fuzz the engine for a minute (installs cargo-fuzz)"
 	@echo "make install              install binaries, systemd units, man pages and completions"
 
@@ -55,7 +55,7 @@ e2e: build
 
 bench: build
 	configs/packages.sh bench
-	bench/forwarding.py
+	bench/run.py $(if $(QUICK),--quick) $(SCENARIOS)
 
 fuzz:
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz

@@ -1,11 +1,11 @@
-"""Who is measured: Dunlin, DPDK's testpmd and Open vSwitch, each on two net_pcap ports.
+"""Who is measured: Dunlin, DPDK's testpmd and Open vSwitch, each on the ports of a case.
 
 A contender has
     needs       the files and programs that must be there
-    memory_mb   hugepages for so many frames in the ports' files; None if it cannot have so many
-    settle_s    seconds it takes, with so many frames, beyond the usual warm-up
-    start       brings it to forwarding between `run.devices`
-    sample      cumulative cycles of the worker, frames it received, frames it sent
+    memory_mb   hugepages that a case takes; None if it cannot have so many frames
+    settle_s    seconds it takes beyond the usual warm-up
+    start       brings it to forwarding between the case's ports
+    sample      cumulative cycles of the workers, frames they received, frames they sent
 """
 
 import contextlib
@@ -45,9 +45,10 @@ tsc = tsc_reader()
 class Run:
     """One contender at work: its processes and its folder, all gone at the end of the block."""
 
-    def __init__(self, folder, files, core, other_core, hugepages):
+    def __init__(self, folder, case, core, other_core, hugepages):
         self.core, self.other_core, self.hugepages, self.processes = core, other_core, hugepages, []
-        self.devices = [f"net_pcap{i},rx_pcap={f},infinite_rx=1" for i, f in enumerate(files)]
+        # The second worker shares its core with everything that is not measured.
+        self.workers = [core, other_core][:case.workers]
         self.dir = Path(tempfile.mkdtemp(dir=folder))
         self.env = {**os.environ, "OVS_RUNDIR": str(self.dir)}
 
@@ -105,34 +106,40 @@ class Run:
         for p in self.processes:
             for task in Path(f"/proc/{p.pid}/task").iterdir():
                 with contextlib.suppress(OSError):
-                    if os.sched_getaffinity(int(task.name)) == {self.core}:
+                    pinned = os.sched_getaffinity(int(task.name))
+                    if pinned == {self.core}:
                         workers.append(task)
+                    elif len(self.workers) > 1 and len(pinned) == 1:
+                        continue
                     else:
                         os.sched_setaffinity(int(task.name), {self.other_core})
         return workers
 
 
-def with_files_mb(frames):
+def with_files_mb(case):
     """The driver keeps every frame of its file in a buffer; not all of the memory is for buffers."""
-    return 256 + frames * 4 // 1024
+    return 256 + case.frames * 4 // 1024
 
 
 class Dunlin:
     def __init__(self, binaries):
         self.needs = [str(binaries / b) for b in ("dunlin-dataplane", "dunlin-control", "dunlin")]
 
-    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda frames: 0)
+    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda case: 0)
 
-    def start(self, run, frames):
+    def start(self, run, case):
         dataplane, control, self.cli = self.needs
         api, self.socket = run.dir / "dataplane.sock", run.dir / "control.sock"
         huge = [] if run.hugepages else ["--no-huge"]
-        run.daemon(dataplane, "--cores", run.core, "--memory", self.memory_mb(frames), *huge, "--socket", api,
+        cores = ",".join(map(str, run.workers))
+        run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api,
                    "--mac-table-size", 1_000_000, ready=api.exists)
         run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
                    "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
-        port = '[[port]]\nname = "p{}"\nkind = "nic"\nqueues = 1\ndevice = "{}"\n'
-        ports = [port.format(i, d) for i, d in enumerate(run.devices)]
+        nic, guest = 'kind = "nic"\nqueues = {}\ndevice = "{}"', 'kind = "vhost-user"\nsocket = "{1}"'
+        kind = guest if case.guests else nic
+        ports = [f'[[port]]\nname = "p{i}"\n{kind.format(p.queues, p.device)}\n{p.dunlin}\n'
+                 for i, p in enumerate(case.ports)]
         (run.dir / "bench.toml").write_text('[dataplane]\nidle = "poll"\n' + "".join(ports))
         run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
 
@@ -143,8 +150,8 @@ class Dunlin:
         state = self.status(run)["dataplane"]
         if errors := [p["error"] for p in state["ports"] if p["error"]]:
             raise Failed(errors[0])
-        worker = state["workers"][0]
-        return worker["busy_cycles"], worker["frames"], sum(p["counters"]["tx_frames"] for p in state["ports"])
+        cycles, frames = (sum(w[k] for w in state["workers"]) for k in ("busy_cycles", "frames"))
+        return cycles, frames, sum(p["counters"]["tx_frames"] for p in state["ports"])
 
 
 class Testpmd:
@@ -153,18 +160,18 @@ class Testpmd:
     def __init__(self, mode):
         self.mode = mode
 
-    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda frames: 0)
+    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda case: 0)
 
-    def start(self, run, frames):
-        memory = ["--in-memory"] if run.hugepages else ["--no-huge", "--no-shconf", "-m", self.memory_mb(frames)]
-        vdevs = [a for d in run.devices for a in ("--vdev", d)]
+    def start(self, run, case):
+        memory = ["--in-memory"] if run.hugepages else ["--no-huge", "--no-shconf", "-m", self.memory_mb(case)]
+        vdevs = [a for p in case.ports for a in ("--vdev", p.device)]
         self.prompt = lambda: b"testpmd>" in self.output()
         self.output = lambda: (run.dir / "0.log").read_bytes()
         # stdbuf: line by line, or what it prints into a file comes late.
         self.process = run.daemon(
             "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{run.other_core},1@{run.core}", "--no-pci", "--no-telemetry",
             *memory, *vdevs, "--", "--interactive", "--auto-start", "--nb-cores=1", "--no-flush-rx",
-            f"--forward-mode={self.mode}", f"--total-num-mbufs={frames + 16384}",
+            f"--forward-mode={self.mode}", f"--total-num-mbufs={case.frames + 16384}",
             ready=self.prompt, stdin=subprocess.PIPE)
 
     def sample(self, run):
@@ -182,15 +189,15 @@ class Testpmd:
 class OpenVSwitch:
     needs = ["ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl", "unshare", OVS_SWITCHD, OVS_SCHEMA]
 
-    def memory_mb(self, frames):
+    def memory_mb(self, case):
         # Its pool has 262,144 buffers at most, whatever the memory.
-        return 1024 if frames <= 250_000 else None
+        return 1024 if case.frames <= 250_000 else None
 
-    def settle_s(self, frames):
+    def settle_s(self, case):
         # It sets up a flow for every pair of addresses, one by one.
-        return frames / 20_000
+        return case.frames / 20_000
 
-    def start(self, run, frames):
+    def start(self, run, case):
         if not run.hugepages:
             raise Failed("it does not start without hugepages")
         self.db, self.control = f"unix:{run.dir}/db.sock", run.dir / "switchd.ctl"
@@ -199,16 +206,18 @@ class OpenVSwitch:
                    ready=(run.dir / "db.sock").exists)
         self.vsctl(run, "--no-wait", "--", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
                    'other_config:dpdk-extra="--no-pci --no-telemetry --in-memory"',
-                   f"other_config:pmd-cpu-mask={1 << run.core:#x}")
+                   f"other_config:pmd-cpu-mask={sum(1 << c for c in run.workers):#x}")
         # In a network namespace of its own: its bridge's kernel interface is nobody else's business.
         run.daemon("unshare", "--net", OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)
-        ports = [a for i, d in enumerate(run.devices) for a in (
-            "--", "add-port", "bench", f"p{i}", "--", "set", "interface", f"p{i}", "type=dpdk",
-            f'options:dpdk-devargs="{d}"')]
+        kind = ("type=dpdkvhostuserclient", 'options:vhost-server-path="{}"') if case.guests else (
+            "type=dpdk", 'options:dpdk-devargs="{}"')
+        ports = [a for i, p in enumerate(case.ports) for a in (
+            "--", "add-port", "bench", f"p{i}", *p.ovs, "--", "set", "interface", f"p{i}", kind[0],
+            kind[1].format(p.device), f"options:n_rxq={p.queues}")]
         # No flow but the default one, NORMAL: learning and forwarding.
         self.vsctl(run, "--timeout=60", "add-br", "bench", "--", "set", "bridge", "bench", "datapath_type=netdev",
                    "other_config:mac-table-size=1000000", *ports)
-        for i in range(len(run.devices)):
+        for i in range(len(case.ports)):
             if (error := self.vsctl(run, "get", "interface", f"p{i}", "error").strip()) != "[]":
                 raise Failed(error)
 
@@ -218,8 +227,51 @@ class OpenVSwitch:
     def sample(self, run):
         appctl = ["ovs-appctl", "--timeout=60", "-t", self.control]
         worker = run.call(*appctl, "dpif-netdev/pmd-stats-show").split("main thread:")[0]
-        total = re.search(r"avg cycles per packet: \S+ \((\d+)/(\d+)\)", worker)
-        if not total:
+        busy = re.findall(r"avg processing cycles per packet: \S+ \((\d+)/(\d+)\)", worker)
+        if not busy:
             raise Failed("no frame was received")
+        cycles, frames = (sum(int(b[i]) for b in busy) for i in (0, 1))
         sent = re.findall(r"TX packets:(\d+)", run.call(*appctl, "dpctl/show", "-s"))
-        return int(total[1]), int(total[2]), sum(map(int, sent))
+        return cycles, frames, sum(map(int, sent))
+
+
+class Guests:
+    """Two guests in one testpmd: virtio-user ports that send to each other as fast as they can, on the
+    other core. They serve the sockets; the switch connects."""
+
+    MEMORY_MB = 512
+
+    def __init__(self, run, case):
+        self.run = run
+        macs = [f"52:54:00:00:00:0{i}" for i in (1, 2)]
+        vdevs = [a for i, s in enumerate(case.guests) for a in (
+            "--vdev", f"net_virtio_user{i},path={s},server=1,queues=1,queue_size=1024,mac={macs[i]}")]
+        peers = [f"--eth-peer={i},{macs[1 - i]}" for i in (0, 1)]
+        log = run.dir / "guests.log"
+        self.output = lambda: log.read_bytes()
+        # It blocks until the switch has connected: ready is asked for later.
+        self.process = run.daemon(
+            "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{run.other_core},1@{run.other_core}", "--no-pci",
+            "--no-telemetry", "--in-memory", "--single-file-segments", "-m", self.MEMORY_MB // 2, *vdevs, "--",
+            "--interactive", "--nb-cores=1", "--forward-mode=flowgen", f"--txpkts={case.size}", *peers,
+            "--total-num-mbufs=16384", ready=lambda: all(s.exists() for s in case.guests), stdin=subprocess.PIPE)
+        log.symlink_to(self.process.log)
+
+    def tell(self, command):
+        self.process.stdin.write(command.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def start(self):
+        self.run.wait(self.process, lambda: b"testpmd>" in self.output())
+        self.tell("start")
+
+    def received(self):
+        """Frames that both got."""
+        seen = len(self.output())
+        self.tell("show port stats all")
+
+        def counts():
+            return [int(n) for n in re.findall(rb"RX-packets: *(\d+)", self.output()[seen:])]
+
+        self.run.wait(self.process, lambda: len(counts()) == 2)
+        return sum(counts())
