@@ -15,9 +15,9 @@
 
 pub mod counters;
 pub mod frame;
+mod intrinsics;
 pub mod mac_table;
 pub mod pipeline;
-mod prefetch;
 pub mod reason;
 pub mod snapshot;
 mod stage;

@@ -32,9 +32,9 @@ impl MacTable {
         let mut worst: Option<((u32, u32), &Bucket, usize, u64)> = None;
         for bucket in buckets {
             for i in 0..WAYS {
-                let key = bucket.keys[i].load(Acquire);
+                let key = bucket.keys.0[i].load(Acquire);
                 let v = Value(bucket.values[i].load(Acquire));
-                if key == 0 || key & BUSY != 0 || v.is_static() || !v.belongs_to(self.hash(Key(key))) {
+                if key == 0 || key == BUSY || v.is_static() || !v.belongs_to(self.hash(Key(key))) {
                     continue;
                 }
                 let holds = self.per_port[v.port().get()].load(Relaxed);

@@ -103,8 +103,8 @@ impl MacTable {
     /// Moves the entries of `bucket` that belong elsewhere now.
     fn move_strangers(&self, bucket: &Bucket) {
         for i in 0..WAYS {
-            let key = bucket.keys[i].load(Acquire);
-            if key == 0 || key & BUSY != 0 {
+            let key = bucket.keys.0[i].load(Acquire);
+            if key == 0 || key == BUSY {
                 continue;
             }
             let hash: Hash = self.hash(Key(key));

@@ -6,12 +6,11 @@
 //! not hold it. There are at least twice as many slots as the table's capacity, so that two
 //! buckets are hardly ever full together; when they are, one resident moves to its other bucket.
 //!
-//! **Key**: MAC in the upper 48 bits, segment in the lower 16. A learned address is never a group
-//! address, so the key's I/G bit is free: set, it says that a writer is busy with the slot.
+//! **Key**: MAC in the upper 48 bits, segment in the lower 16. All bits set, which no key is, it says
+//! that a writer is busy with the slot; 0 that it is empty.
 //! **Value**: see [`value`].
 //!
-//! **What is atomic.** A writer takes a slot by setting the key's busy bit with a compare-and-
-//! swap, writes the value, then the key. A reader takes key, value and key again: a slot that
+//! **What is atomic.** A writer takes a slot by a compare-and-swap of its key for "busy", writes the value, then the key. A reader takes key, value and key again: a slot that
 //! changed under it does not match. The refresh of an entry is one compare-and-swap of the value,
 //! made only when the second has changed, so that lines of busy addresses stay shared. Two
 //! workers that learn one address at the same instant may enter it twice; readers then see the
@@ -38,17 +37,21 @@ use std::{
     sync::atomic::{
         AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
+        fence,
     },
 };
 
-use crate::{MAX_PORTS, MacAddr, PortIdx, SegmentId, prefetch::prefetch};
+use crate::{
+    MAX_PORTS, MacAddr, PortIdx, SegmentId,
+    intrinsics::{Words, prefetch},
+};
 use grow::Growth;
 pub use sweep::Entry;
 use value::Value;
 
 const WAYS: usize = 4;
-/// The I/G bit of the address in a key.
-const BUSY: u64 = 1 << 56;
+/// In the place of a key: a writer is at work. (Segment 65,535 does not exist.)
+const BUSY: u64 = u64::MAX;
 
 /// Address and segment in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,7 +73,7 @@ impl Key {
     /// Whether the address is a group's.
     #[inline(always)]
     pub const fn is_multicast(self) -> bool {
-        self.0 & BUSY != 0
+        self.0 >> 56 & 1 != 0
     }
 
     /// The address.
@@ -141,33 +144,29 @@ pub struct Statistics {
 #[repr(align(64))]
 #[derive(Default)]
 struct Bucket {
-    keys: [AtomicU64; WAYS],
+    keys: Words,
     values: [AtomicU64; WAYS],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    /// The way that holds `key`, if any does. Chosen without a branch: which way it is depends on
-    /// who came first, and a processor that guesses pays for each wrong guess.
+    /// The way that holds `key`, if any does.
     #[inline(always)]
-    fn way_of(&self, key: Key) -> usize {
-        let mut way = 0;
-        for i in 1..WAYS {
-            way = if self.keys[i].load(Relaxed) == key.0 { i } else { way };
-        }
-        way
+    fn way_of(&self, key: Key) -> Option<usize> {
+        let ways = self.keys.equal(key.0);
+        // Below WAYS, and the compiler sees it.
+        if ways == 0 { None } else { Some(ways.trailing_zeros() as usize & (WAYS - 1)) }
     }
 
     /// The value of `key`, if it is here. The key is read again after it, so that both belong together.
     #[inline(always)]
     fn get(&self, key: Key) -> Option<NonZeroU64> {
-        let i = self.way_of(key);
-        if self.keys[i].load(Acquire) != key.0 {
-            return None;
-        }
+        let i = self.way_of(key)?;
+        // Not before the key was seen.
+        fence(Acquire);
         let v = self.values[i].load(Acquire);
-        if self.keys[i].load(Relaxed) == key.0 { NonZeroU64::new(v) } else { None }
+        if self.keys.0[i].load(Relaxed) == key.0 { NonZeroU64::new(v) } else { None }
     }
 }
 
@@ -227,7 +226,7 @@ impl MacTable {
         let buckets = &self.buckets[..self.growth.in_use()];
         // Known here, it need not be checked for each frame.
         assert!(!buckets.is_empty());
-        View { buckets, seed: self.seed, table: self }
+        View { buckets, seed: self.seed }
     }
 
     /// See [`View::hash`].
@@ -235,9 +234,9 @@ impl MacTable {
         self.view().hash(key)
     }
 
-    /// See [`View::lookup`].
+    /// The port that `key` is behind, wherever the entry is while the table grows.
     pub fn lookup(&self, key: Key, hash: Hash) -> Option<PortIdx> {
-        self.view().lookup(key, hash)
+        self.find_anywhere(key, hash).map(|(_, v)| v.port())
     }
 
     fn first(&self, hash: Hash) -> &Bucket {
@@ -302,12 +301,6 @@ impl MacTable {
         self.candidates(hash).find_map(|b| find(b, key, hash))
     }
 
-    /// For a key that is not where a worker's view has it.
-    #[inline(never)]
-    fn lookup_anywhere(&self, key: Key, hash: Hash) -> Option<PortIdx> {
-        self.find_anywhere(key, hash).map(|(_, v)| v.port())
-    }
-
     /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
     /// moment is it absent or learned instead. `false` if the table is full.
     pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
@@ -329,7 +322,7 @@ impl MacTable {
         // A worker may have learned it in another slot while it was entered.
         for bucket in self.candidates(hash) {
             for i in 0..WAYS {
-                if bucket.keys[i].load(Acquire) == key.0 && !Value(bucket.values[i].load(Acquire)).is_static() {
+                if bucket.keys.0[i].load(Acquire) == key.0 && !Value(bucket.values[i].load(Acquire)).is_static() {
                     self.clear(bucket, i, key.0);
                 }
             }
@@ -344,7 +337,7 @@ impl MacTable {
         // Twice at most in the table (see the module), but a bucket can be both.
         for bucket in self.candidates(hash) {
             for i in 0..WAYS {
-                if bucket.keys[i].load(Acquire) == key.0 {
+                if bucket.keys.0[i].load(Acquire) == key.0 {
                     removed |= self.clear(bucket, i, key.0).is_some();
                 }
             }
@@ -385,7 +378,7 @@ impl MacTable {
         for _ in 0..2 {
             for bucket in [self.first(hash), self.second(hash)] {
                 for i in 0..WAYS {
-                    if bucket.keys[i].load(Relaxed) == 0 && self.fill(bucket, i, key, value) {
+                    if bucket.keys.0[i].load(Relaxed) == 0 && self.fill(bucket, i, key, value) {
                         return true;
                     }
                 }
@@ -399,11 +392,11 @@ impl MacTable {
 
     /// Takes an empty slot; `false` if another writer was faster.
     fn fill(&self, bucket: &Bucket, i: usize, key: Key, value: Value) -> bool {
-        if bucket.keys[i].compare_exchange(0, key.0 | BUSY, AcqRel, Relaxed).is_err() {
+        if bucket.keys.0[i].compare_exchange(0, BUSY, AcqRel, Relaxed).is_err() {
             return false;
         }
         bucket.values[i].store(value.0, Release);
-        bucket.keys[i].store(key.0, Release);
+        bucket.keys.0[i].store(key.0, Release);
         self.total.fetch_add(1, Relaxed);
         self.per_port[value.port().get()].fetch_add(1, Relaxed);
         true
@@ -411,10 +404,10 @@ impl MacTable {
 
     /// Empties a slot that holds `key`; its last value, or `None` if another writer was faster.
     fn clear(&self, bucket: &Bucket, i: usize, key: u64) -> Option<Value> {
-        bucket.keys[i].compare_exchange(key, key | BUSY, AcqRel, Relaxed).ok()?;
+        bucket.keys.0[i].compare_exchange(key, BUSY, AcqRel, Relaxed).ok()?;
         // From here a refresh by someone who found the entry before fails: the value is gone.
         let v = Value(bucket.values[i].swap(0, AcqRel));
-        bucket.keys[i].store(0, Release);
+        bucket.keys.0[i].store(0, Release);
         self.total.fetch_sub(1, Relaxed);
         self.per_port[v.port().get()].fetch_sub(1, Relaxed);
         Some(v)
@@ -424,8 +417,8 @@ impl MacTable {
     fn make_room(&self, hash: Hash) -> bool {
         for bucket in [self.first(hash), self.second(hash)] {
             for i in 0..WAYS {
-                let key = bucket.keys[i].load(Acquire);
-                if key == 0 || key & BUSY != 0 {
+                let key = bucket.keys.0[i].load(Acquire);
+                if key == 0 || key == BUSY {
                     continue;
                 }
                 let h = self.hash(Key(key));
@@ -449,7 +442,6 @@ pub struct View<'a> {
     /// Those in use, a power of two.
     buckets: &'a [Bucket],
     seed: [u64; 2],
-    table: &'a MacTable,
 }
 
 impl<'a> View<'a> {
@@ -481,10 +473,7 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn lookup(self, key: Key, hash: Hash) -> Option<PortIdx> {
         let found = self.first(hash).get(key).or_else(|| self.second(hash).get(key));
-        match found {
-            Some(v) => Some(Value(v.get()).port()),
-            None => self.table.lookup_anywhere(key, hash),
-        }
+        found.map(|v| Value(v.get()).port())
     }
 
     /// What addresses that are known at `port` and were seen in this second have in common, for
@@ -499,18 +488,15 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn is_known(self, key: Key, hash: Hash, known: Known) -> bool {
         let bucket = self.first(hash);
-        let i = bucket.way_of(key);
-        bucket.keys[i].load(Relaxed) == key.0 && bucket.values[i].load(Relaxed) == known.0.of(hash).0
+        bucket.way_of(key).is_some_and(|i| bucket.values[i].load(Relaxed) == known.0.of(hash).0)
     }
 }
 
 /// The slot of `key` in one bucket. The value's check octet guards whoever writes to the slot then
 /// against one that was reused in between.
 fn find(bucket: &Bucket, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
-    let i = bucket.way_of(key);
-    if bucket.keys[i].load(Acquire) != key.0 {
-        return None;
-    }
+    let i = bucket.way_of(key)?;
+    fence(Acquire);
     let v = Value(bucket.values[i].load(Acquire));
-    (v.belongs_to(hash) && bucket.keys[i].load(Relaxed) == key.0).then_some((&bucket.values[i], v))
+    (v.belongs_to(hash) && bucket.keys.0[i].load(Relaxed) == key.0).then_some((&bucket.values[i], v))
 }

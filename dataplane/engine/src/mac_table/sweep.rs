@@ -30,8 +30,8 @@ impl MacTable {
         let mut removed = 0;
         for bucket in buckets.iter().skip(part * size).take(size) {
             for i in 0..WAYS {
-                let key = bucket.keys[i].load(Acquire);
-                if key == 0 || key & BUSY != 0 {
+                let key = bucket.keys.0[i].load(Acquire);
+                if key == 0 || key == BUSY {
                     continue;
                 }
                 let v = Value(bucket.values[i].load(Acquire));
@@ -113,13 +113,13 @@ impl MacTable {
         let size = buckets.len().div_ceil(parts);
         for bucket in buckets.iter().skip(part * size).take(size) {
             for i in 0..WAYS {
-                let key = bucket.keys[i].load(Acquire);
-                if key == 0 || key & BUSY != 0 {
+                let key = bucket.keys.0[i].load(Acquire);
+                if key == 0 || key == BUSY {
                     continue;
                 }
-                let before = bucket.keys[..i].iter().any(|k| k.load(Acquire) == key);
+                let before = bucket.keys.0[..i].iter().any(|k| k.load(Acquire) == key);
                 let first = self.first(self.hash(Key(key)));
-                let elsewhere = !std::ptr::eq(first, bucket) && first.keys.iter().any(|k| k.load(Acquire) == key);
+                let elsewhere = !std::ptr::eq(first, bucket) && first.keys.0.iter().any(|k| k.load(Acquire) == key);
                 let is_static = Value(bucket.values[i].load(Acquire)).is_static();
                 if (before || elsewhere) && !is_static {
                     self.clear(bucket, i, key);

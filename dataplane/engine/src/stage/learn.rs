@@ -1,31 +1,42 @@
 //! Learn: the source address is behind the ingress port.
+//!
+//! Refuses frames of a VLAN that the port does not carry, and frames whose source is no station's
+//! address (group, broadcast or zero: what Linux's bridge refuses by `is_valid_ether_addr`). None of
+//! these is ever known, so the frames of a station that is known are not asked.
 
 use crate::{
-    DropReason, Output,
+    DropReason, MacAddr, Output, SegmentId,
     frame::MacLearned,
     mac_table::Learned,
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
 };
 
-/// The frames that go no further, because the port is at its limit.
+/// The frames that go no further.
 #[inline(always)]
 pub(crate) fn run<F>(cx: Context<'_>, port: &Port, meta: &mut [Meta], out: &mut impl Output<F>) -> Refused {
     let macs = cx.macs.view();
     let known = macs.known_at(port.idx, cx.now.s);
     let mut refused = Refused::NONE;
     for (i, m) in meta.iter_mut().enumerate() {
-        if !macs.is_known(m.src, m.src_hash, known) && !learn(cx, port, m, out) {
-            m.fate = Fate::drop(DropReason::MacLimit);
+        if !macs.is_known(m.src, m.src_hash, known)
+            && let Err(reason) = learn(cx, port, m, out)
+        {
+            m.fate = Fate::drop(reason);
             refused.add(i);
         }
     }
     refused
 }
 
-/// Whether the frame may go on.
 #[inline(never)]
-fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> bool {
+fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<(), DropReason> {
+    if m.src.segment() == SegmentId::NONE {
+        return Err(DropReason::IngressVlan);
+    }
+    if m.src.is_multicast() || m.src.mac() == MacAddr::default() {
+        return Err(DropReason::InvalidSource);
+    }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
     };
@@ -33,7 +44,8 @@ fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) ->
         Learned::Known | Learned::Full => {}
         Learned::New => tell(None),
         Learned::Moved { from } => tell(Some(from)),
-        Learned::Limited => return !port.mac_limit.is_some_and(|l| l.drop),
+        Learned::Limited if port.mac_limit.is_some_and(|l| l.drop) => return Err(DropReason::MacLimit),
+        Learned::Limited => {}
     }
-    true
+    Ok(())
 }

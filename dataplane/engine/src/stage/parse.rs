@@ -1,8 +1,7 @@
 //! Parse: addresses and outer tag out of the frame; with [`ingress_vlan`] in the same loop, because
 //! a store and a load of both keys less is worth more than a loop of its own.
 //!
-//! Refuses frames too short to have them, and frames whose source is no station's address (group,
-//! broadcast or zero: what Linux's bridge refuses by `is_valid_ether_addr`).
+//! Refuses frames too short to have them.
 
 use crate::{
     DropReason, Frame, SegmentId,
@@ -69,10 +68,7 @@ fn parse(macs: View<'_>, port: &Port, head: &[u8], m: &mut Meta) -> Result<(), D
     macs.prefetch(m.src_hash);
     macs.prefetch(m.dst_hash);
     m.class = class;
-    if m.src.is_multicast() || second >> 16 == 0 {
-        return Err(DropReason::InvalidSource);
-    }
-    if segment == SegmentId::NONE { Err(DropReason::IngressVlan) } else { Ok(()) }
+    Ok(())
 }
 
 /// The class and segment of a frame with a tag.
