@@ -249,12 +249,12 @@ class Guests:
         peers = [f"--eth-peer={i},{macs[1 - i]}" for i in (0, 1)]
         log = run.dir / "guests.log"
         self.output = lambda: log.read_bytes()
-        # It blocks until the switch has connected: ready is asked for later.
+        # It waits for the switch at the first socket before it makes the second: ready is asked for later.
         self.process = run.daemon(
             "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{run.other_core},1@{run.other_core}", "--no-pci",
             "--no-telemetry", "--in-memory", "--single-file-segments", "-m", self.MEMORY_MB // 2, *vdevs, "--",
             "--interactive", "--nb-cores=1", "--forward-mode=flowgen", f"--txpkts={case.size}", *peers,
-            "--total-num-mbufs=16384", ready=lambda: all(s.exists() for s in case.guests), stdin=subprocess.PIPE)
+            "--total-num-mbufs=16384", ready=case.guests[0].exists, stdin=subprocess.PIPE)
         log.symlink_to(self.process.log)
 
     def tell(self, command):

@@ -89,6 +89,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    #[allow(dead_code, reason = "one of those who share this file names them by itself")]
     pub const ALL: [(&'static str, Kind); 4] = [
         ("forward", Kind::Forward),
         ("trunk_to_access", Kind::TrunkToAccess),

@@ -52,7 +52,9 @@ fn growing_hides_nobody() {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {
-            (1_000..300_000).for_each(|i| drop(learn(&t, key(i), (i % 7) as usize, 1)));
+            for i in 1_000..300_000 {
+                learn(&t, key(i), (i % 7) as usize, 1);
+            }
             t.sweep(1, 1, |_| 300, |_| ());
             done.store(true, Relaxed);
         });
