@@ -64,6 +64,10 @@ impl v1::control_server::Control for Server {
         self.dataplane().await?.flush_macs(r.into_inner()).await
     }
 
+    async fn rebalance(&self, r: Request<dp::RebalanceRequest>) -> Result<Response<dp::Rebalanced>, Status> {
+        self.dataplane().await?.rebalance(r.into_inner()).await
+    }
+
     type WatchStream = Streamed<dp::Event>;
 
     async fn watch(&self, _: Request<dp::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -92,6 +92,8 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
     if let Some(state) = &status.dataplane {
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
+        let moved = [(vec![], state.queue_moves)];
+        page.counters("dunlin_queue_moves_total", "Receive queues moved between workers.", &[], moved)?;
         macs(&page, &state.macs.unwrap_or_default())?;
         let flapping = [(vec![], state.flaps.len() as f64)];
         page.gauges("dunlin_mac_flapping", "Addresses that flap, or did in the last minutes.", &[], flapping)?;
@@ -189,6 +191,10 @@ fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
     for (name, help, value) in WORKER_COUNTS {
         page.counters(name, help, &["core"], with_core().map(|(c, w)| (vec![c], value(w))))?;
     }
+    let queues: Vec<(&dp::WorkerQueue, String)> =
+        workers.iter().flat_map(|w| &w.queues).map(|q| (q, q.queue.to_string())).collect();
+    let frames = queues.iter().map(|(q, n)| (vec![q.port.as_str(), n.as_str()], q.frames));
+    page.counters("dunlin_queue_frames_total", "Frames received by the queue.", &["port", "queue"], frames)?;
     let busy = with_core().map(|(c, w)| (vec![c], w.busy_share));
     page.gauges("dunlin_worker_busy_ratio", "Share of the last second in rounds that had frames.", &["core"], busy)?;
     let cycles = with_core().map(|(c, w)| (vec![c], w.cycles_per_frame));

@@ -125,7 +125,12 @@ fn settings(config: &Config) -> Result<dp::Settings, Bad> {
     if !(1..=10_000).contains(&max_sleep_us) {
         return bad("dataplane", "max_sleep_us", format!("{max_sleep_us} is not in 1 to 10000"));
     }
-    Ok(dp::Settings { poll, max_sleep_us })
+    let rebalance = match d.rebalance.as_str() {
+        "" | "off" => false,
+        "auto" => true,
+        other => return bad("dataplane", "rebalance", format!("'{other}' is neither 'off' nor 'auto'")),
+    };
+    Ok(dp::Settings { poll, max_sleep_us, rebalance })
 }
 
 fn bridge(b: &Bridge) -> Result<dp::Bridge, Bad> {
@@ -164,6 +169,7 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
         vlan: Some(vlan(&object, p)?),
         mtu,
         protected: p.protected,
+        workers: p.workers.clone(),
         mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop }),
         storm: Some(dp::StormLimits {
             broadcast_fps: fps("storm_broadcast_fps", p.storm_broadcast_fps)?,

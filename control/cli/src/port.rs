@@ -100,6 +100,9 @@ struct Settings {
     /// No frames between protected ports
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     protected: Option<bool>,
+    /// Cores whose workers poll it [default: any]
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    workers: Option<Vec<u32>>,
     /// Most addresses learned
     #[arg(long, value_name = "N")]
     mac_limit: Option<u32>,
@@ -138,6 +141,7 @@ impl Settings {
         p.server = self.server.unwrap_or(p.server);
         p.queues = self.queues.or(p.queues);
         p.mtu = self.mtu.or(p.mtu);
+        p.workers = self.workers.clone().unwrap_or_else(|| p.workers.clone());
         p.protected = self.protected.unwrap_or(p.protected);
         p.vlan = self.vlan.or(p.vlan);
         p.mac_limit = self.mac_limit.or(p.mac_limit);

@@ -64,6 +64,10 @@ impl v1::dataplane_server::Dataplane for Server {
         Ok(Response::new(v1::Flushed { entries }))
     }
 
+    async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::Rebalanced>, Status> {
+        Ok(Response::new(v1::Rebalanced { moves: self.with(Switch::rebalance).await? }))
+    }
+
     type WatchStream = Streamed<v1::Event>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -10,7 +10,11 @@ use dunlin_dpdk::{
     quiescent::Guard,
     tap, vhost,
 };
-use dunlin_engine::{BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, counters::Counters, frame::MacLearned};
+use dunlin_engine::{
+    BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx,
+    counters::{Count, Counters},
+    frame::MacLearned,
+};
 use parking_lot::Mutex;
 
 use crate::{packet::Packet, worker::WorkerShared};
@@ -21,6 +25,8 @@ pub struct RxHandle {
     pub queue: RxKind,
     /// A kernel interface, whose stack may leave checksums unfinished.
     pub complete_checksums: bool,
+    /// Frames received by it; the worker's that has it to count, and anyone's to read.
+    pub frames: Arc<Count>,
 }
 
 pub enum RxKind {

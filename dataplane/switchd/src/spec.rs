@@ -62,6 +62,17 @@ pub fn bridge(b: &v1::Bridge) -> Result<BridgeSpec, BadField> {
     Ok(BridgeSpec { ageing_s: b.ageing_s })
 }
 
+/// The cores of `workers` that a port's receive queues are pinned to.
+pub fn pinned(p: &v1::Port, workers: &[usize]) -> Result<Vec<usize>, BadField> {
+    let cores: Vec<usize> = p.workers.iter().map(|c| *c as usize).collect();
+    match cores.iter().find(|c| !workers.contains(c)) {
+        Some(c) => {
+            Err(bad(format!("port '{}'", p.name), "workers", format!("core {c} is no worker; there are {workers:?}")))
+        }
+        None => Ok(cores),
+    }
+}
+
 /// A port and its device.
 pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
     check_name("port", &p.name)?;
@@ -152,8 +163,20 @@ pub fn static_mac(m: &v1::StaticMac) -> Result<(StaticSpec, String), BadField> {
     Ok((StaticSpec { bridge: m.bridge.clone(), vid: m.vlan as u16, mac }, m.port.clone()))
 }
 
+/// What holds for all workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    pub idle: Idle,
+    /// Queues move to less busy workers by themselves.
+    pub rebalance: bool,
+}
+
 /// The workers' settings.
-pub fn settings(s: &v1::Settings) -> Result<Idle, BadField> {
+pub fn settings(s: &v1::Settings) -> Result<Settings, BadField> {
+    Ok(Settings { idle: idle(s)?, rebalance: s.rebalance })
+}
+
+fn idle(s: &v1::Settings) -> Result<Idle, BadField> {
     if s.poll {
         return Ok(Idle { max_sleep: None });
     }

@@ -62,6 +62,13 @@ pub enum Command {
     AddRx(RxHandle),
     /// All queues of the port come back.
     RemoveRx(PortIdx, mpsc::Sender<Vec<RxHandle>>),
+    /// One queue of the port is handed to another worker.
+    MoveRx {
+        port: PortIdx,
+        number: u16,
+        to: Arc<WorkerShared>,
+        reply: mpsc::Sender<()>,
+    },
     SetIdle(Idle),
     Stop,
 }
@@ -225,6 +232,7 @@ impl Worker {
             let n = rx.receive(guard, burst, &self.shared.counters);
             if n > 0 {
                 frames += n as u64;
+                rx.frames.add(n as u64);
                 bursts += 1;
                 pipeline.run(cx, rx.port, burst, &mut out);
             }
@@ -263,9 +271,10 @@ impl Worker {
         let mut inbox = shared.inbox.lock();
         self.version = shared.version.load(Acquire);
         self.snapshot = inbox.snapshot.clone();
-        for command in inbox.commands.drain(..) {
-            self.obey(command);
-        }
+        let commands = std::mem::take(&mut inbox.commands);
+        // Not held any longer: a command may go on to another worker, whose own may come here.
+        drop(inbox);
+        commands.into_iter().for_each(|c| self.obey(c));
     }
 
     fn obey(&mut self, command: Command) {
@@ -278,6 +287,11 @@ impl Worker {
                 let (back, keep) = std::mem::take(&mut self.rx).into_iter().partition(|r| r.port == port);
                 self.rx = keep;
                 drop(reply.send(back));
+            }
+            Command::MoveRx { port, number, to, reply } => {
+                let at = self.rx.iter().position(|r| r.port == port && r.number() == number);
+                to.tell(None, at.map(|at| Command::AddRx(self.rx.remove(at))));
+                let _ = reply.send(());
             }
             Command::SetIdle(idle) => self.idle = idle,
             Command::Stop => self.stop = true,

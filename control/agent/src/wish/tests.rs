@@ -56,7 +56,7 @@ fn defaults_are_filled_in() {
     assert_eq!(t.set_bridges, [dp::Bridge { name: "br0".into(), ageing_s: 300 }]);
     let p = &t.set_ports[0];
     assert_eq!((p.bridge.as_str(), p.mtu, p.vlan.as_ref().unwrap().mode()), ("br0", 1500, dp::vlan::Mode::Trunk));
-    assert_eq!(t.settings, Some(dp::Settings { poll: false, max_sleep_us: 100 }));
+    assert_eq!(t.settings, Some(dp::Settings { poll: false, max_sleep_us: 100, rebalance: false }));
 }
 
 #[test]

@@ -17,5 +17,6 @@ mod churn;
 mod guests;
 mod metrics;
 mod offload;
+mod placement;
 mod resilience;
 mod vlan;

@@ -4,10 +4,11 @@
 //! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
 //! a quiescent state before anything the old one names is closed or used again.
 //!
-//! `transaction.rs` applies changes, `monitor.rs` follows links, guests, ages and moves, `state.rs`
+//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `state.rs`
 //! reports.
 
 mod monitor;
+mod placement;
 mod state;
 pub use monitor::unix_ms;
 mod transaction;
@@ -27,8 +28,8 @@ use crate::{
     events::Events,
     pools::Pools,
     queues::{RxHandle, RxKind},
-    spec::{DeviceSpec, StaticSpec},
-    worker::{Clock, Command, Idle, WorkerShared},
+    spec::{DeviceSpec, Settings, StaticSpec},
+    worker::{Clock, Command, WorkerShared},
 };
 
 /// What the process was started with.
@@ -57,7 +58,9 @@ pub struct Switch {
     statics: BTreeMap<StaticSpec, String>,
     macs: Arc<MacTable>,
     clock: Clock,
-    idle: Idle,
+    settings: Settings,
+    queue_moves: u64,
+    auto_ticks: u32,
     removed: PortTotals,
     events: Arc<Events>,
     changed: Arc<dyn Fn() + Send + Sync>,
@@ -66,7 +69,7 @@ pub struct Switch {
 
 struct WorkerSide {
     shared: Arc<WorkerShared>,
-    queues: Vec<(String, u16)>,
+    queues: Vec<placement::QueueSide>,
     sample: state::LoopSample,
     recent: state::LoopSample,
 }
@@ -80,6 +83,8 @@ struct PortSide {
     /// Queues that the guest has not enabled yet.
     spare_rx: Vec<RxKind>,
     complete_checksums: bool,
+    /// Cores whose workers alone may poll it; any, if none is named.
+    pinned: Vec<usize>,
     up: bool,
     guest: (bool, bool),
     base: PortTotals,
@@ -122,7 +127,9 @@ impl Switch {
             statics: BTreeMap::new(),
             macs: p.macs,
             clock: p.clock,
-            idle: Idle::default(),
+            settings: Settings::default(),
+            queue_moves: 0,
+            auto_ticks: 0,
             removed: PortTotals::default(),
             events: p.events,
             changed: p.changed,
@@ -161,19 +168,11 @@ impl Switch {
         }
     }
 
-    /// Gives one receive queue to the worker that has fewest.
-    fn give_rx(&mut self, name: &str, port: PortIdx, queue: RxKind, complete_checksums: bool) {
-        let rx = RxHandle { port, queue, complete_checksums };
-        let w = self.workers.iter_mut().min_by_key(|w| w.queues.len()).expect("there is a worker");
-        w.queues.push((name.to_owned(), rx.number()));
-        w.shared.tell(None, [Command::AddRx(rx)]);
-    }
-
     /// Takes all receive queues of a port back; afterwards nothing more arrives by it.
     fn take_rx(&mut self, name: &str, idx: PortIdx) -> Vec<RxHandle> {
         let mut back = Vec::new();
         for w in &mut self.workers {
-            w.queues.retain(|(port, _)| port != name);
+            w.queues.retain(|q| q.port != name);
             back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, reply)).unwrap_or_default());
         }
         back

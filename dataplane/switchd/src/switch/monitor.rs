@@ -58,7 +58,7 @@ impl Switch {
                 let given = usize::from(dunlin_dpdk::vhost::MAX_QUEUE_PAIRS) - p.spare_rx.len();
                 for _ in given..usize::from(g.queue_pairs) {
                     let queue = p.spare_rx.remove(0);
-                    more_queues.push((name.clone(), p.idx, queue, p.complete_checksums));
+                    more_queues.push((name.clone(), queue));
                 }
             }
             if up != p.up {
@@ -72,8 +72,8 @@ impl Switch {
                 }
             }
         }
-        for (name, idx, queue, complete) in more_queues {
-            self.give_rx(&name, idx, queue, complete);
+        for (name, queue) in more_queues {
+            self.give_rx(&name, queue);
         }
         if changed && let Err(e) = self.publish() {
             tracing::error!("following links: {e}");
@@ -109,6 +109,7 @@ impl Switch {
             .0
             .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
         self.sample_workers();
+        self.rebalance_automatically();
     }
 
     fn port_name(&self, idx: PortIdx) -> String {

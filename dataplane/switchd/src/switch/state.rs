@@ -43,7 +43,12 @@ impl WorkerSide {
             queues: self
                 .queues
                 .iter()
-                .map(|(port, queue)| v1::WorkerQueue { port: port.clone(), queue: u32::from(*queue) })
+                .map(|q| v1::WorkerQueue {
+                    port: q.port.clone(),
+                    queue: u32::from(q.number),
+                    frames: q.frames.get(),
+                    share: q.share,
+                })
                 .collect(),
             polls: all.polls,
             bursts: all.bursts,
@@ -97,6 +102,7 @@ impl Switch {
                 .map(|(name, p)| v1::PoolState { name: name.into(), size: p.size(), in_use: p.in_use() })
                 .collect(),
             flaps: self.flap_reports(),
+            queue_moves: self.queue_moves,
         }
     }
 
@@ -148,6 +154,8 @@ impl Switch {
                 slept_cycles: now.slept_cycles - then.slept_cycles,
             };
             w.sample = now;
+            let busy = w.recent.busy_cycles as f64 / w.recent.total_cycles.max(1) as f64;
+            w.queues.iter_mut().for_each(|q| q.sample(w.recent.frames, busy));
         }
     }
 

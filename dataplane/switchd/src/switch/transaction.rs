@@ -23,8 +23,8 @@ use crate::{
     device::{Device, Opened, clean_up},
     events::port_event,
     queues::RxKind,
-    spec::{self, BadField, DeviceSpec, StaticSpec},
-    worker::{Command, Idle},
+    spec::{self, BadField, DeviceSpec, Settings, StaticSpec},
+    worker::Command,
 };
 
 /// Why a transaction was refused.
@@ -52,10 +52,11 @@ pub enum Refused {
 struct WantedPort {
     spec: PortSpec,
     device: DeviceSpec,
+    pinned: Vec<usize>,
 }
 
-/// Name and number of a port, a receive queue of it, and whether checksums are completed there.
-type NewRx = (String, PortIdx, RxKind, bool);
+/// Name of a port, a receive queue of it.
+type NewRx = (String, RxKind);
 
 /// A transaction, understood.
 struct Plan {
@@ -63,7 +64,7 @@ struct Plan {
     set: BTreeMap<String, WantedPort>,
     gone: Vec<String>,
     statics: BTreeMap<StaticSpec, String>,
-    idle: Idle,
+    settings: Settings,
 }
 
 impl Switch {
@@ -120,7 +121,8 @@ impl Switch {
         let mut set = BTreeMap::new();
         for p in &t.set_ports {
             let (spec, device) = spec::port(p)?;
-            if set.insert(p.name.clone(), WantedPort { spec, device }).is_some() {
+            let pinned = spec::pinned(p, &self.options.cores)?;
+            if set.insert(p.name.clone(), WantedPort { spec, device, pinned }).is_some() {
                 return Err(Refused::Inconsistent(format!("port '{}': set twice in one transaction", p.name)));
             }
         }
@@ -156,10 +158,10 @@ impl Switch {
             }
         }
         let statics = self.plan_statics(t, &topology)?;
-        let idle = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.idle);
+        let settings = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.settings);
         // The numbering of VLANs can fail too: find out now.
         topology.clone().snapshot()?;
-        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, idle })
+        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, settings })
     }
 
     fn plan_statics(&self, t: &v1::Transaction, topology: &Topology) -> Result<BTreeMap<StaticSpec, String>, Refused> {
@@ -302,7 +304,7 @@ impl Switch {
                 port.device = Ok(device);
                 port.complete_checksums = complete_checksums;
                 self.give_tx(idx, tx);
-                rx.into_iter().map(|queue| (name.to_owned(), idx, queue, complete_checksums)).collect()
+                rx.into_iter().map(|queue| (name.to_owned(), queue)).collect()
             }
             Err(why) => {
                 port.device = Err(why);
@@ -312,8 +314,8 @@ impl Switch {
     }
 
     fn give_all_rx(&mut self, rx: Vec<NewRx>) {
-        for (name, idx, queue, complete_checksums) in rx {
-            self.give_rx(&name, idx, queue, complete_checksums);
+        for (name, queue) in rx {
+            self.give_rx(&name, queue);
         }
     }
 
@@ -356,10 +358,10 @@ impl Switch {
         self.forget_retired();
         self.flush_departed();
         self.set_statics(plan.statics);
-        if self.idle != plan.idle {
-            self.idle = plan.idle;
-            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.idle)]));
+        if self.settings.idle != plan.settings.idle {
+            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
         }
+        self.settings = plan.settings;
         self.generation = t.generation;
         self.follow_links();
         Ok(())
@@ -376,7 +378,8 @@ impl Switch {
                 {
                     tracing::warn!("port '{name}': {e}; the switch keeps to the new MTU, the device does not");
                 }
-                (p.mtu, p.bridge, p.spec) = (want.spec.mtu, want.spec.bridge, want.device);
+                (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, want.spec.bridge, want.device, want.pinned);
+                self.follow_pins(name);
                 v1::port_event::Kind::Changed
             }
             None => {
@@ -388,6 +391,7 @@ impl Switch {
                     device: Err("not opened".into()),
                     spare_rx: Vec::new(),
                     complete_checksums: false,
+                    pinned: want.pinned,
                     up: false,
                     guest: (false, false),
                     base: self.totals(idx),

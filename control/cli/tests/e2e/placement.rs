@@ -1,0 +1,84 @@
+//! Receive queues and the workers that poll them.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    host::Host,
+    net::{Netns, eventually},
+};
+
+/// The ports whose queues the worker on `core` polls.
+fn polled_by(host: &Host, core: u64) -> Vec<String> {
+    let workers = host.json("worker list");
+    let worker = workers.as_array().unwrap().iter().find(|w| w["core"] == core).expect("a worker").clone();
+    worker["queues"].as_array().unwrap().iter().map(|q| q["port"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A queue wanders from worker to worker under traffic; the flow does not notice.
+#[test]
+fn a_queue_that_moves_loses_and_reorders_nothing() {
+    let (a, b) = (Netns::new(), Netns::new());
+    let host = Host::with_options("--cores 0,1");
+    host.add_host("a", &a, "--workers 0");
+    host.add_host("b", &b, "--workers 1");
+    assert_eq!((polled_by(&host, 0), polled_by(&host, 1)), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    // Known, so that nothing floods back.
+    b.send("--src 52:54:00:00:00:0b");
+    let receiver = b.receive("--seconds 8");
+    let until = Instant::now() + Duration::from_secs(6);
+    std::thread::scope(|s| {
+        s.spawn(|| a.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --count 25000 --rate 5000"));
+        let mut moves = 0;
+        while Instant::now() < until {
+            moves += 1;
+            host.dunlin(&format!("port set a --workers {}", moves % 2));
+        }
+        assert!(moves > 20, "{moves} moves");
+    });
+    let moved = host.json("status")["dataplane"]["queue_moves"].as_u64().unwrap();
+    let lines = receiver.finish();
+    let summary = lines.last().expect("a summary");
+    println!("{moved} moves: {summary}");
+    assert!(moved > 20, "{moved}");
+    let count = |key| crate::net::number(summary, key);
+    assert_eq!((count("received"), count("distinct"), count("lost"), count("disorder")), (25_000, 25_000, 0, 0));
+}
+
+#[test]
+fn a_core_that_is_no_worker_is_refused() {
+    let ns = Netns::new();
+    let host = Host::with_options("--cores 0");
+    host.add_host("a", &ns, "");
+    let error = host.refused("port set a --workers 1");
+    assert!(error.contains("port 'a': workers: core 1 is no worker; there are [0]"), "{error}");
+    assert_eq!(polled_by(&host, 0), ["a"]);
+}
+
+/// Two busy queues on one worker: one goes to the other, when asked and by itself.
+#[test]
+fn busy_queues_spread() {
+    let host = Host::with_options("--cores 0,1");
+    let together = || {
+        for i in 0..2 {
+            host.dunlin(&format!("port set p{i} --workers 0"));
+            host.dunlin(&format!("port set p{i} --unset workers"));
+        }
+        assert_eq!(polled_by(&host, 0).len(), 2);
+    };
+    for i in 0..2 {
+        // Frames without end, all of them invalid: load without receivers.
+        host.dunlin(&format!("port add p{i} --kind nic --device net_null{i},size=60 --queues 1"));
+    }
+    together();
+    eventually("the load is seen", 5.0, || {
+        let queues = host.json("worker list")[0]["queues"].clone();
+        queues.as_array().unwrap().iter().all(|q| q["share"].as_f64().unwrap() > 0.2)
+    });
+    let told = host.dunlin("worker rebalance");
+    assert!(told.contains("core 0 -> 1") && told.contains("1 queues moved"), "{told}");
+    assert_eq!((polled_by(&host, 0).len(), polled_by(&host, 1).len()), (1, 1));
+    assert!(host.dunlin("worker rebalance").contains("0 queues moved"));
+    together();
+    host.dunlin("worker set --rebalance auto");
+    eventually("it moves by itself", 20.0, || polled_by(&host, 1).len() == 1);
+}

@@ -1,0 +1,210 @@
+//! Which worker polls which receive queue: pinned by the operator, or where the load is least.
+//!
+//! A queue moves whole and between two rounds: the worker that has it sends what it received, then
+//! hands the queue to the other one itself. So no frame is lost, and frames of one flow, which the
+//! device puts into one queue, leave in the order they came.
+
+use std::sync::Arc;
+
+use dunlin_dataplane_api::v1;
+use dunlin_engine::counters::Count;
+
+use super::{PortSide, Switch, WorkerSide, ask};
+use crate::{
+    queues::{RxHandle, RxKind},
+    worker::Command,
+};
+
+/// Ticks between two looks of the automatic mode, which follows the mean over as many.
+const AUTO_TICKS: u32 = 20;
+/// Shares of a core by which the busiest worker must get better: for a move that was asked for, and
+/// for one of the automatic mode, so that queues do not wander to and fro.
+const GAIN: f64 = 0.02;
+const AUTO_GAIN: f64 = 0.15;
+
+/// One receive queue of a worker.
+pub(super) struct QueueSide {
+    pub port: String,
+    pub number: u16,
+    pub frames: Arc<Count>,
+    sampled: u64,
+    /// Share of its worker's core that its frames take: over the last tick, and over the last few.
+    pub share: f64,
+    mean_share: f64,
+}
+
+impl QueueSide {
+    /// Brings the shares up to date: of `busy_share` for `frames` of all queues.
+    pub fn sample(&mut self, frames: u64, busy_share: f64) {
+        let now = self.frames.get();
+        let own = now - std::mem::replace(&mut self.sampled, now);
+        self.share = if frames == 0 { 0.0 } else { busy_share * own as f64 / frames as f64 };
+        self.mean_share += (self.share - self.mean_share) / f64::from(AUTO_TICKS);
+    }
+}
+
+/// A queue that should move: from which worker, which of its queues, to which worker.
+type Move = (usize, usize, usize);
+
+/// The moves that bring the busiest worker down, each by at least `gain`; loads[worker][queue] is a
+/// queue's share of a core, and whether it may move.
+fn plan(mut loads: Vec<Vec<(f64, bool)>>, gain: f64) -> Vec<Move> {
+    let mut moves = Vec::new();
+    let total = |w: &[(f64, bool)]| w.iter().map(|q| q.0).sum::<f64>();
+    // Each move lowers the highest load, so this ends; a bound all the same.
+    while moves.len() < 64 {
+        let by_load = |a: &usize, b: &usize| total(&loads[*a]).total_cmp(&total(&loads[*b]));
+        let (Some(most), Some(least)) = ((0..loads.len()).max_by(by_load), (0..loads.len()).min_by(by_load)) else {
+            break;
+        };
+        let (high, low) = (total(&loads[most]), total(&loads[least]));
+        let after = |share: f64| (high - share).max(low + share);
+        let movable = loads[most].iter().enumerate().filter(|(_, q)| q.1 && q.0 > 0.0);
+        let best = movable.min_by(|(_, a), (_, b)| after(a.0).total_cmp(&after(b.0))).map(|(i, q)| (i, q.0));
+        let Some((queue, share)) = best.filter(|(_, share)| most != least && after(*share) <= high - gain) else {
+            break;
+        };
+        // Its place stays, empty, so that places mean the same for later moves.
+        loads[most][queue] = (0.0, false);
+        loads[least].push((share, false));
+        moves.push((most, queue, least));
+    }
+    moves
+}
+
+impl Switch {
+    /// Gives a receive queue to the worker it is pinned to, or to the one that has fewest.
+    pub(super) fn give_rx(&mut self, name: &str, queue: RxKind) {
+        let PortSide { idx, complete_checksums, .. } = self.ports[name];
+        let frames = Arc::new(Count::default());
+        let rx = RxHandle { port: idx, queue, complete_checksums, frames: frames.clone() };
+        let number = rx.number();
+        let fewest = (0..self.workers.len()).min_by_key(|w| self.workers[*w].queues.len());
+        let to = self.pinned_to(name, number).or(fewest).expect("there is a worker");
+        let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
+        self.workers[to].queues.push(side);
+        self.workers[to].shared.tell(None, [Command::AddRx(rx)]);
+    }
+
+    /// The worker that queue `number` of a port is pinned to.
+    fn pinned_to(&self, name: &str, number: u16) -> Option<usize> {
+        let cores = &self.ports.get(name)?.pinned;
+        let core = cores.get(usize::from(number) % cores.len().max(1))?;
+        self.workers.iter().position(|w| w.shared.core == *core)
+    }
+
+    /// Moves the queues of a port to where they are pinned.
+    pub(super) fn follow_pins(&mut self, name: &str) {
+        for from in 0..self.workers.len() {
+            // From the last to the first: a queue that leaves changes no place before it.
+            for at in (0..self.workers[from].queues.len()).rev() {
+                let q = &self.workers[from].queues[at];
+                if q.port == name
+                    && let Some(to) = self.pinned_to(name, q.number).filter(|to| *to != from)
+                {
+                    self.move_queue(from, at, to);
+                }
+            }
+        }
+    }
+
+    fn move_queue(&mut self, from: usize, at: usize, to: usize) -> v1::QueueMove {
+        let side = self.workers[from].queues.remove(at);
+        let (source, target) = (&self.workers[from].shared, &self.workers[to].shared);
+        let told = v1::QueueMove {
+            port: side.port.clone(),
+            queue: u32::from(side.number),
+            from_core: source.core as u32,
+            to_core: target.core as u32,
+        };
+        let (port, number) = (self.ports[&side.port].idx, side.number);
+        // Waited for, so that whoever takes the port's queues back later finds it with its new owner.
+        ask(source, |reply| Command::MoveRx { port, number, to: target.clone(), reply });
+        self.workers[to].queues.push(side);
+        self.queue_moves += 1;
+        told
+    }
+
+    /// Moves queues from busy workers to idle ones, as often as that helps.
+    pub fn rebalance(&mut self) -> Vec<v1::QueueMove> {
+        self.rebalance_by(|q| q.share, GAIN)
+    }
+
+    fn rebalance_by(&mut self, share: impl Fn(&QueueSide) -> f64, gain: f64) -> Vec<v1::QueueMove> {
+        let load = |w: &WorkerSide| {
+            let movable = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.pinned.is_empty());
+            w.queues.iter().map(|q| (share(q), movable(q))).collect()
+        };
+        let moves = plan(self.workers.iter().map(load).collect(), gain);
+        // By name: places shift with every move.
+        let named: Vec<_> = moves
+            .into_iter()
+            .map(|(from, at, to)| {
+                (from, self.workers[from].queues[at].port.clone(), self.workers[from].queues[at].number, to)
+            })
+            .collect();
+        let mut told = Vec::new();
+        for (from, port, number, to) in named {
+            let at = self.workers[from].queues.iter().position(|q| (&q.port, q.number) == (&port, number));
+            told.extend(at.map(|at| self.move_queue(from, at, to)));
+        }
+        told
+    }
+
+    /// One tick of the automatic mode.
+    pub(super) fn rebalance_automatically(&mut self) {
+        self.auto_ticks += 1;
+        if !self.settings.rebalance || self.auto_ticks < AUTO_TICKS {
+            return;
+        }
+        self.auto_ticks = 0;
+        for m in self.rebalance_by(|q| q.mean_share, AUTO_GAIN) {
+            tracing::info!(
+                "queue {} of port '{}' moved from core {} to core {}",
+                m.queue,
+                m.port,
+                m.from_core,
+                m.to_core
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(shares: &[&[f64]]) -> Vec<Vec<(f64, bool)>> {
+        shares.iter().map(|w| w.iter().map(|s| (*s, true)).collect()).collect()
+    }
+
+    #[test]
+    fn the_busiest_worker_gives_what_helps_most() {
+        assert_eq!(plan(free(&[&[0.4, 0.4], &[]]), GAIN), [(0, 0, 1)]);
+        assert_eq!(plan(free(&[&[0.6, 0.2, 0.1], &[0.1]]), GAIN), [(0, 1, 1)]);
+        // One queue that fills a core can't be made smaller.
+        assert_eq!(plan(free(&[&[1.0], &[]]), GAIN), []);
+        assert_eq!(plan(free(&[&[0.3], &[0.3]]), GAIN), []);
+        assert_eq!(plan(Vec::new(), GAIN), []);
+        assert_eq!(plan(free(&[&[0.5, 0.5]]), GAIN), []);
+    }
+
+    #[test]
+    fn pinned_queues_stay_and_small_gains_move_nothing() {
+        assert_eq!(plan(vec![vec![(0.4, false), (0.3, true)], vec![]], GAIN), [(0, 1, 1)]);
+        assert_eq!(plan(free(&[&[0.3, 0.1], &[0.2]]), AUTO_GAIN), []);
+        assert_eq!(plan(free(&[&[0.3, 0.1], &[0.2]]), GAIN), [(0, 1, 1)]);
+    }
+
+    #[test]
+    fn many_queues_spread_evenly() {
+        let mut loads = free(&[&[0.1; 8], &[], &[]]);
+        for (from, at, to) in plan(loads.clone(), GAIN) {
+            let share = loads[from][at].0;
+            loads[from][at].0 = 0.0;
+            loads[to].push((share, false));
+        }
+        let most = loads.iter().map(|w| w.iter().map(|q| q.0).sum::<f64>()).fold(0.0, f64::max);
+        assert!(most < 0.31, "{loads:?}");
+    }
+}
