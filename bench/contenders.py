@@ -124,6 +124,7 @@ def with_files_mb(case):
 class Dunlin:
     def __init__(self, binaries):
         self.needs = [str(binaries / b) for b in ("dunlin-dataplane", "dunlin-control", "dunlin")]
+        self.options = []  # of the dataplane, in place of the usual ones
 
     memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda case: 0)
 
@@ -132,8 +133,9 @@ class Dunlin:
         api, self.socket = run.dir / "dataplane.sock", run.dir / "control.sock"
         huge = [] if run.hugepages else ["--no-huge"]
         cores = ",".join(map(str, run.workers))
-        run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api,
-                   "--mac-table-size", 1_000_000, ready=api.exists)
+        options = self.options or ["--mac-table-size", 1_000_000]
+        run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api, *options,
+                   ready=api.exists)
         run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
                    "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
         nic, guest = 'kind = "nic"\nqueues = {}\ndevice = "{}"', 'kind = "vhost-user"\nsocket = "{1}"'

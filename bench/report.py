@@ -106,9 +106,14 @@ def svg(scenario, table):
     return "\n".join([*out, "</svg>", ""])
 
 
-def save(folder, scenario, result, table):
+def write(folder, name, result):
     folder.mkdir(exist_ok=True)
-    path = folder / time.strftime(f"{scenario.name}-%Y%m%d-%H%M%S.json")
-    path.write_text(json.dumps({"scenario": scenario.name, **result, "summary": table}, indent=1) + "\n")
-    path.with_suffix(".svg").write_text(svg(scenario, table))
+    path = folder / time.strftime(f"{name}-%Y%m%d-%H%M%S.json")
+    path.write_text(json.dumps({"scenario": name, **result}, indent=1) + "\n")
     return Path(path)
+
+
+def save(folder, scenario, result, table):
+    path = write(folder, scenario.name, {**result, "summary": table})
+    path.with_suffix(".svg").write_text(svg(scenario, table))
+    return path

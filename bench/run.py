@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # leaves nothing beside the script
 
+import extra  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
 from contenders import Dunlin, Failed, Guests, OpenVSwitch, Run, Testpmd  # noqa: E402
@@ -114,7 +115,7 @@ class Bench:
 
 
 def arguments():
-    names = [s.name for s in scenarios.ALL]
+    names = [*(s.name for s in scenarios.ALL), *extra.ALL]
     p = argparse.ArgumentParser(description="Dunlin, the driver alone and Open vSwitch side by side.")
     p.add_argument("scenario", nargs="*", metavar="SCENARIO", help=f"{', '.join(names)} (default all)")
     p.add_argument("--bin", type=Path, default=HERE.parent / "target/release", metavar="DIR", help="Dunlin's binaries")
@@ -168,6 +169,16 @@ def main():
                               "notes": bench.notes, "runs": runs}
                     path = report.save(HERE / "results", scenario, result, table)
                     print(f"\nWritten to {os.path.relpath(path)}, and .svg")
+            for name in extra.ALL:
+                if args.scenario and name not in args.scenario or not bench.is_here(name, extra.NEEDS.get(name, [])):
+                    continue
+                try:
+                    rows = extra.run(bench, name)
+                except (Failed, OSError, subprocess.SubprocessError) as e:
+                    bench.note(f"{name} failed: {e}")
+                    continue
+                measured = True
+                report.write(HERE / "results", name, {"machine": describe(), "settings": settings, "rows": rows})
         except KeyboardInterrupt:
             print("interrupted: the scenario that was being measured is left out", file=sys.stderr)
     return 0 if measured else 1
