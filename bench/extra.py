@@ -131,7 +131,7 @@ def tcp(bench):
                                    f"ip -n {ns} link set {name} up", shell=True, check=True)
                 time.sleep(1)
                 driver = next(p["driver"] for p in state(cli)["ports"] if p["name"] == "b0")
-                run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1",
+                run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
                            ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
                 seconds = max(2, int(bench.args.seconds))
                 report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
