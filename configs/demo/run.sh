@@ -10,6 +10,8 @@ bin=target/release
 run=/run/dunlin
 memory=${MEMORY:-512}
 log=$run/log
+store=$run/demo.redb
+[ -z "$config" ] || store=/var/lib/dunlin/state.redb
 hosts=(blue green red)
 
 [ "$(id -u)" -eq 0 ] || { echo "run this as root: it makes interfaces and talks to DPDK" >&2; exit 1; }
@@ -56,8 +58,6 @@ fi
 
 # The last core forwards; the others stay with the rest of the machine.
 core=$(($(nproc) - 1))
-store=$run/demo.redb
-[ -z "$config" ] || store=/var/lib/dunlin/state.redb
 configs/demo/supervise.sh $log/dataplane.log $bin/dunlin-dataplane --cores $core --memory "$memory" "${pages[@]}" &
 pids=$!
 configs/demo/supervise.sh $log/control.log $bin/dunlin-control --store $store &

@@ -34,6 +34,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_iff, 0x4004_54ca, libc::ifreq);
     nix::ioctl_write_int_bad!(tun_set_persist, 0x4004_54cb);
     nix::ioctl_write_int_bad!(tun_set_offload, 0x4004_54d0);
+    nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_size, 0x4004_54d8, i32);
     nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 }
@@ -65,14 +66,16 @@ impl TapPort {
         while several && all.len() < queues {
             all.push(attach(name, true)?);
         }
+        set_up(name)?;
         for q in &all {
-            // SAFETY: the descriptor is an attached tap's; the arguments are integers.
+            // SAFETY: the descriptor is an attached tap's; the arguments are integers, one of them
+            // behind a pointer that lives. An interface that was there may have had another size.
             unsafe {
-                ioctl::tun_set_persist(q.as_raw_fd(), 1).map_err(|e| failed(name, e.desc()))?;
+                ioctl::tun_set_vnet_hdr_size(q.as_raw_fd(), &(vnet::LEN as i32)).map_err(|e| failed(name, e.desc()))?;
                 ioctl::tun_set_offload(q.as_raw_fd(), OFFLOADS).map_err(|e| failed(name, e.desc()))?;
+                ioctl::tun_set_persist(q.as_raw_fd(), 1).map_err(|e| failed(name, e.desc()))?;
             }
         }
-        set_up(name)?;
         Ok(TapPort { queues: all.into_iter().map(Arc::new).collect() })
     }
 

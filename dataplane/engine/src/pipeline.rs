@@ -186,11 +186,11 @@ impl Pipeline {
             return;
         };
         let meta = &mut self.meta;
-        let all = stage::parse::run(cx, port, burst, &mut meta[..]);
+        let mut all = stage::parse::run(cx, port, burst, &mut meta[..]);
         counted.rx_bytes.add(all.octets);
-        shed(cx, port, burst, meta, all.refused);
+        all.octets -= shed(cx, port, burst, meta, all.refused);
         let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
-        shed(cx, port, burst, meta, refused);
+        all.octets -= shed(cx, port, burst, meta, refused);
         let meta = &mut meta[..burst.len()];
         let same_fate = stage::lookup::run(cx, port, meta);
         stage::police::run(cx, port, meta);
@@ -206,21 +206,34 @@ impl Pipeline {
     }
 }
 
-/// Takes the refused frames out of the burst: the stages behind see none of them.
+/// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
 #[inline(always)]
-fn shed<F>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &mut [Meta; BURST], refused: Refused) {
-    if refused != Refused::NONE {
-        shed_some(cx, port, burst, meta, refused);
-    }
+fn shed<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    burst: &mut Burst<F>,
+    meta: &mut [Meta; BURST],
+    refused: Refused,
+) -> u64 {
+    if refused == Refused::NONE { 0 } else { shed_some(cx, port, burst, meta, refused) }
 }
 
 #[cold]
-fn shed_some<F>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &mut [Meta; BURST], refused: Refused) {
-    let (mut i, mut kept) = (0, 0);
-    burst.retain(|_| {
+fn shed_some<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    burst: &mut Burst<F>,
+    meta: &mut [Meta; BURST],
+    refused: Refused,
+) -> u64 {
+    let (mut i, mut kept, mut octets) = (0, 0, 0);
+    burst.retain(|f| {
         let keep = refused.0 >> i & 1 == 0;
         match meta[i].fate.verdict() {
-            Verdict::Drop(reason) if !keep => cx.drop(port.idx, reason, 1),
+            Verdict::Drop(reason) if !keep => {
+                octets += u64::from(f.len());
+                cx.drop(port.idx, reason, 1);
+            }
             _ => {
                 meta[kept] = meta[i];
                 kept += 1;
@@ -229,6 +242,7 @@ fn shed_some<F>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &mut [
         i += 1;
         keep
     });
+    octets
 }
 
 /// Hands every frame on by its fate.

@@ -180,7 +180,12 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
 fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let made_interface = Interface::read(interface, "ifindex").is_none();
     let tap = TapPort::open(interface, o.workers)?;
-    kernel_mtu(interface, mtu)?;
+    if let Err(e) = kernel_mtu(interface, mtu) {
+        if made_interface {
+            tap.remover().remove();
+        }
+        return Err(e);
+    }
     let (rx, tx) = (tap.rx(&o.pools.standard), tap.tx());
     let device = Device {
         kind: Kind::Tap { tap, name: interface.to_owned() },

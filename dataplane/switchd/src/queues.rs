@@ -183,6 +183,9 @@ impl Output<Packet> for Round<'_> {
         p.octets += octets;
         p.segments |= 1;
         p.waiting.extend(burst.drain(..));
+        if p.waiting.is_full() {
+            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+        }
     }
 
     fn learned(&mut self, event: MacLearned) {

@@ -82,3 +82,42 @@ fn busy_queues_spread() {
     host.dunlin("worker set --rebalance auto");
     eventually("it moves by itself", 20.0, || polled_by(&host, 1).len() == 1);
 }
+
+/// A file of frames with these destinations, for DPDK's pcap driver.
+fn frames(host: &Host, name: &str, source: u8, destinations: &[[u8; 6]]) -> String {
+    let mut file = Vec::new();
+    [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1].iter().for_each(|w| file.extend(w.to_le_bytes()));
+    for to in destinations {
+        [0u32, 0, 60, 60].iter().for_each(|w| file.extend(w.to_le_bytes()));
+        let mut frame = [&to[..], &[2, 0, 0, 0, 1, source], &[0x88, 0xb5]].concat();
+        frame.resize(60, 0);
+        file.extend(frame);
+    }
+    std::fs::write(host.path(name), file).unwrap();
+    host.path(name)
+}
+
+/// Queues of one worker fill the same port in one round, by whole bursts, by single frames and by
+/// copies, in every order: nothing is lost on the way, to the frame.
+#[test]
+fn many_queues_fill_one_port_in_one_round() {
+    let host = Host::start();
+    let (p, q, all) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [0xff; 6]);
+    for (name, mac, i) in [("p", "02:00:00:00:00:01", 0), ("q", "02:00:00:00:00:02", 1)] {
+        host.dunlin(&format!("port add {name} --kind nic --device net_null{i},no-rx=1 --queues 1"));
+        host.dunlin(&format!("mac add {mac} --port {name}"));
+    }
+    let both: Vec<[u8; 6]> = (0..64).map(|i| if i % 2 == 0 { p } else { q }).collect();
+    let one_alone: Vec<[u8; 6]> = (0..64).map(|i| if i % 32 == 0 { p } else { q }).collect();
+    for (i, to) in [&both[..], &[p; 64], &[all; 64], &one_alone, &[p; 64], &both].iter().enumerate() {
+        let file = frames(&host, &format!("{i}.pcap"), i as u8, to);
+        host.dunlin(&format!("port add r{i} --kind nic --device net_pcap{i},rx_pcap={file},infinite_rx=1 --queues 1"));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    (0..6).for_each(|i| drop(host.dunlin(&format!("port del r{i}"))));
+    assert!(host.count("p", "tx_frames") > 10_000);
+    for port in ["p", "q"] {
+        assert_eq!(host.count(port, "tx_bytes"), 60 * host.count(port, "tx_frames"), "{port}");
+        assert_eq!(host.drops(port, "tx_full"), 0, "{port}");
+    }
+}

@@ -13,7 +13,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{BUSY, Bucket, Hash, Key, MacTable, Value, WAYS};
+use super::{Bucket, Hash, Key, MacTable, Value, WAYS};
 
 /// Buckets in use at the start, if the table has so many.
 const START: usize = 1024;
@@ -29,6 +29,15 @@ pub(super) struct Growth {
     /// Old buckets done.
     moved: AtomicUsize,
     moving: AtomicBool,
+}
+
+/// The right to move entries, given back when dropped.
+pub(super) struct Mover<'a>(&'a AtomicBool);
+
+impl Drop for Mover<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Release);
+    }
 }
 
 impl Growth {
@@ -47,6 +56,11 @@ impl Growth {
         self.in_use.load(Acquire)
     }
 
+    /// `None` if another thread is at it.
+    fn become_mover(&self) -> Option<Mover<'_>> {
+        (!self.moving.swap(true, Acquire)).then_some(Mover(&self.moving))
+    }
+
     /// The number before, while entries of then may not have been moved.
     pub(super) fn in_use_before(&self) -> Option<usize> {
         let before = self.before.load(Acquire);
@@ -58,35 +72,41 @@ impl MacTable {
     /// Called for every address that is entered: doubles when that is due, and moves a few buckets.
     pub(super) fn grow(&self) {
         let g = &self.growth;
-        let in_use = g.in_use();
-        let due = self.total.load(Relaxed) as usize > in_use + in_use / 2 && in_use < self.buckets.len();
-        if (!due && g.in_use_before().is_none()) || g.moving.swap(true, Acquire) {
+        if !self.is_due() && g.in_use_before().is_none() {
             return;
         }
+        let Some(_mover) = g.become_mover() else { return };
+        // Asked again: only now nobody else changes it.
         match g.in_use_before() {
             Some(before) => self.move_some(before, STEP),
-            None if due => {
+            None if self.is_due() => {
                 g.moved.store(0, Relaxed);
                 g.in_use.store(g.in_use() * 2, Release);
             }
             None => {}
         }
-        g.moving.store(false, Release);
+    }
+
+    fn is_due(&self) -> bool {
+        let in_use = self.growth.in_use();
+        self.total.load(Relaxed) as usize > in_use + in_use / 2 && in_use < self.buckets.len()
+    }
+
+    /// Nothing moves because of growth until the result is dropped. Not for workers: it waits.
+    pub(super) fn hold_still(&self) -> Mover<'_> {
+        loop {
+            match self.growth.become_mover() {
+                Some(mover) => return mover,
+                None => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Moves all that is left, when addresses are not learned fast enough to do it.
     pub(super) fn finish_growing(&self) {
-        let g = &self.growth;
-        while g.in_use_before().is_some() {
-            if g.moving.swap(true, Acquire) {
-                std::hint::spin_loop();
-                continue;
-            }
-            // Only now nobody else ends or begins one.
-            if let Some(before) = g.in_use_before() {
-                self.move_some(before, before);
-            }
-            g.moving.store(false, Release);
+        let _mover = self.hold_still();
+        if let Some(before) = self.growth.in_use_before() {
+            self.move_some(before, before);
         }
     }
 
@@ -104,20 +124,31 @@ impl MacTable {
     fn move_strangers(&self, bucket: &Bucket) {
         for i in 0..WAYS {
             let key = bucket.keys.0[i].load(Acquire);
-            if key == 0 || key == BUSY {
-                continue;
-            }
             let hash: Hash = self.hash(Key(key));
             if [self.first(hash), self.second(hash)].iter().any(|b| std::ptr::eq(*b, bucket)) {
                 continue;
             }
-            let v = Value(bucket.values[i].load(Acquire));
-            // Entered there before it is taken out here: a reader finds it at every moment. If there
-            // is no room for it anywhere, it is forgotten like any that is evicted.
-            if v.belongs_to(hash) {
-                self.place(Key(key), hash, v);
+            let Some(v) = self.value_of(bucket, i, key) else { continue };
+            match self.place(Key(key), hash, v) {
+                Some(copy) => self.give_up(bucket, i, key, v, copy),
+                // There is no room for it anywhere: forgotten, like any that is evicted.
+                None if !v.is_static() => drop(self.clear(bucket, i, key)),
+                None => self.move_static(bucket, i, key, v),
             }
-            self.clear(bucket, i, key);
+        }
+    }
+
+    /// A static entry is never forgotten for others: a learned one makes room.
+    fn move_static(&self, bucket: &Bucket, i: usize, key: u64, v: Value) {
+        let hash = self.hash(Key(key));
+        for other in [self.first(hash), self.second(hash)] {
+            for j in 0..WAYS {
+                let resident = other.keys.0[j].load(Acquire);
+                let learned = self.value_of(other, j, resident).is_some_and(|v| !v.is_static());
+                if learned && self.clear(other, j, resident).is_some() && self.fill(other, j, Key(key), v) {
+                    return self.give_up(bucket, i, key, v, (other, j));
+                }
+            }
         }
     }
 }

@@ -304,6 +304,7 @@ impl MacTable {
     /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
     /// moment is it absent or learned instead. `false` if the table is full.
     pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
+        let _still = self.hold_still();
         let hash = self.hash(key);
         let wanted = Value::new(port, hash, 0, true);
         loop {
@@ -332,6 +333,7 @@ impl MacTable {
 
     /// Removes one address; whether it was there.
     pub fn remove(&self, key: Key) -> bool {
+        let _still = self.hold_still();
         let hash = self.hash(key);
         let mut removed = false;
         // Twice at most in the table (see the module), but a bucket can be both.
@@ -370,24 +372,54 @@ impl MacTable {
             return false;
         }
         self.grow();
-        self.place(key, hash, value)
+        self.place(key, hash, value).is_some()
     }
 
-    /// Puts `value` into one of its two buckets, if need be in place of another's.
-    fn place(&self, key: Key, hash: Hash, value: Value) -> bool {
+    /// Puts `value` into one of its two buckets, if need be in place of another's. Where it is then.
+    fn place(&self, key: Key, hash: Hash, value: Value) -> Option<(&Bucket, usize)> {
         for _ in 0..2 {
             for bucket in [self.first(hash), self.second(hash)] {
                 for i in 0..WAYS {
                     if bucket.keys.0[i].load(Relaxed) == 0 && self.fill(bucket, i, key, value) {
-                        return true;
+                        return Some((bucket, i));
                     }
                 }
             }
             if !self.make_room(hash) && !self.evict_for_slot(hash, value.port()) {
-                return false;
+                return None;
             }
         }
-        false
+        None
+    }
+
+    /// The value of a slot that holds `key`; `None` if it does not, or not any more.
+    fn value_of(&self, bucket: &Bucket, i: usize, key: u64) -> Option<Value> {
+        let v = Value(bucket.values[i].load(Acquire));
+        let whole = key != 0 && key != BUSY && v.belongs_to(self.hash(Key(key)));
+        (whole && bucket.keys.0[i].load(Relaxed) == key).then_some(v)
+    }
+
+    /// Ends a move: the entry of `key`, which had the value `v`, has a copy, and is taken out here.
+    /// Entered there before it is taken out here, it is found at every moment; what happened to it
+    /// in between happens to the copy.
+    fn give_up(&self, bucket: &Bucket, i: usize, key: u64, v: Value, copy: (&Bucket, usize)) {
+        let (to, j) = copy;
+        let Some(last) = self.clear(bucket, i, key) else {
+            // Removed meanwhile.
+            self.clear(to, j, key);
+            return;
+        };
+        if last.0 == v.0 {
+            return;
+        }
+        // Moved to another port, made static or seen again meanwhile.
+        if to.keys.0[j].load(Acquire) == key && to.values[j].compare_exchange(v.0, last.0, AcqRel, Relaxed).is_ok() {
+            self.per_port[v.port().get()].fetch_sub(1, Relaxed);
+            self.per_port[last.port().get()].fetch_add(1, Relaxed);
+        } else if last.is_static() {
+            self.clear(to, j, key);
+            self.place(Key(key), self.hash(Key(key)), last);
+        }
     }
 
     /// Takes an empty slot; `false` if another writer was faster.
@@ -418,15 +450,12 @@ impl MacTable {
         for bucket in [self.first(hash), self.second(hash)] {
             for i in 0..WAYS {
                 let key = bucket.keys.0[i].load(Acquire);
-                if key == 0 || key == BUSY {
-                    continue;
-                }
+                let Some(v) = self.value_of(bucket, i, key) else { continue };
                 let h = self.hash(Key(key));
                 let other = [self.first(h), self.second(h)].into_iter().find(|b| !std::ptr::eq(*b, bucket));
-                let v = Value(bucket.values[i].load(Acquire));
-                // Entered there before it is taken out here: a reader finds it at every moment.
-                if other.is_some_and(|o| (0..WAYS).any(|j| self.fill(o, j, Key(key), v))) {
-                    self.clear(bucket, i, key);
+                let free = |o: &Bucket| (0..WAYS).find(|j| self.fill(o, *j, Key(key), v));
+                if let Some((o, j)) = other.and_then(|o| Some((o, free(o)?))) {
+                    self.give_up(bucket, i, key, v, (o, j));
                     return true;
                 }
             }

@@ -31,13 +31,7 @@ impl MacTable {
         for bucket in buckets.iter().skip(part * size).take(size) {
             for i in 0..WAYS {
                 let key = bucket.keys.0[i].load(Acquire);
-                if key == 0 || key == BUSY {
-                    continue;
-                }
-                let v = Value(bucket.values[i].load(Acquire));
-                if !v.belongs_to(self.hash(Key(key))) {
-                    continue;
-                }
+                let Some(v) = self.value_of(bucket, i, key) else { continue };
                 let entry = Entry {
                     segment: Key(key).segment(),
                     mac: Key(key).mac(),
@@ -63,16 +57,15 @@ impl MacTable {
 
     /// Removes the learned entries that `matches`; how many there were. Static ones stay.
     pub fn flush(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
-        let removed = self.retain_part(0, 1, |e| e.is_static || !matches(e));
-        // What moved from before the eye to behind it while the table grew.
-        let growing = self.growth.in_use_before().is_some();
-        removed + if growing { self.retain_part(0, 1, |e| e.is_static || !matches(e)) } else { 0 }
+        let _still = self.hold_still();
+        self.retain_part(0, 1, |e| e.is_static || !matches(e))
     }
 
     /// Removes static and learned entries alike; how many there were. Nobody enters such entries
     /// meanwhile, but a worker may move one from a bucket to come to one that was passed: so it
     /// looks again until it finds none.
     pub fn purge(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
+        let _still = self.hold_still();
         let mut removed = 0;
         loop {
             match self.retain_part(0, 1, |e| !matches(e)) {
@@ -115,6 +108,12 @@ impl MacTable {
             for i in 0..WAYS {
                 let key = bucket.keys.0[i].load(Acquire);
                 if key == 0 || key == BUSY {
+                    continue;
+                }
+                // A value of another key's, left by two writers that met: no lookup can use it.
+                let is_whole = |key| Value(bucket.values[i].load(Acquire)).belongs_to(self.hash(Key(key)));
+                if !is_whole(key) && bucket.keys.0[i].load(Acquire) == key && !is_whole(key) {
+                    self.clear(bucket, i, key);
                     continue;
                 }
                 let before = bucket.keys.0[..i].iter().any(|k| k.load(Acquire) == key);

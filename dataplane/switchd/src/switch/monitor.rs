@@ -6,7 +6,7 @@ use std::{
 };
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned, mac_table::Entry};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned};
 
 use super::Switch;
 use crate::events::{guest_event, port_event};
@@ -20,6 +20,36 @@ const FLAP_KEPT_MS: u64 = 300_000;
 const FLAP_TRACKED: usize = 4096;
 /// The mac table is swept in this many steps.
 const SWEEP_PARTS: usize = 16;
+
+/// Learned and moved addresses taken from one worker in one tick.
+const LEARNED_A_TICK: usize = 8192;
+/// Learned and aged addresses told in one tick: events of ports and guests must not drown in them.
+const TOLD_A_TICK: u64 = 1024;
+
+/// What was told of addresses in this tick, and how many were too many.
+#[derive(Default)]
+struct Told {
+    told: u64,
+    untold: u64,
+}
+
+impl Told {
+    fn tell(
+        &mut self,
+        switch: &Switch,
+        what: fn(v1::MacAt) -> v1::event::What,
+        segment: SegmentId,
+        mac: MacAddr,
+        port: PortIdx,
+    ) {
+        if self.told == TOLD_A_TICK {
+            self.untold += 1;
+        } else if let Some(at) = switch.mac_at(segment, mac, port) {
+            self.told += 1;
+            switch.events.send(what(at));
+        }
+    }
+}
 
 #[derive(Default)]
 pub struct Flaps(HashMap<(SegmentId, MacAddr), Track>);
@@ -87,23 +117,23 @@ impl Switch {
     pub fn tick(&mut self) {
         let snapshot = self.snapshot.clone();
         let ageing = |s: SegmentId| snapshot.segment(s).map_or(0, |s| s.ageing_s);
-        let told = |e: &Entry| {
-            if let Some(at) = self.mac_at(e.segment, e.mac, e.port) {
-                self.events.send(v1::event::What::Aged(at));
-            }
-        };
-        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing, told);
+        let mut told = Told::default();
+        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing, |e| {
+            told.tell(self, v1::event::What::Aged, e.segment, e.mac, e.port);
+        });
         let now_ms = unix_ms();
         for w in 0..self.workers.len() {
-            while let Some(m) = self.workers[w].shared.next_learned() {
+            // Not until it is empty: a guest that makes up addresses fills it as fast as it is read.
+            for _ in 0..LEARNED_A_TICK {
+                let Some(m) = self.workers[w].shared.next_learned() else { break };
                 match m.from {
                     Some(from) => self.note_move(&m, from, now_ms),
-                    None => {
-                        let at = self.mac_at(m.segment, m.mac, m.at);
-                        at.into_iter().for_each(|at| self.events.send(v1::event::What::Learned(at)));
-                    }
+                    None => told.tell(self, v1::event::What::Learned, m.segment, m.mac, m.at),
                 }
             }
+        }
+        if told.untold > 0 {
+            self.events.send(v1::event::What::Lost(told.untold));
         }
         self.flaps
             .0

@@ -46,24 +46,26 @@ impl QueueSide {
 /// A queue that should move: from which worker, which of its queues, to which worker.
 type Move = (usize, usize, usize);
 
-/// The moves that bring the busiest worker down, each by at least `gain`; loads[worker][queue] is a
+/// The moves that bring busy workers down, each by at least `gain`; loads[worker][queue] is a
 /// queue's share of a core, and whether it may move.
 fn plan(mut loads: Vec<Vec<(f64, bool)>>, gain: f64) -> Vec<Move> {
     let mut moves = Vec::new();
     let total = |w: &[(f64, bool)]| w.iter().map(|q| q.0).sum::<f64>();
-    // Each move lowers the highest load, so this ends; a bound all the same.
+    // Each move brings two workers nearer to each other, so this ends; a bound all the same.
     while moves.len() < 64 {
-        let by_load = |a: &usize, b: &usize| total(&loads[*a]).total_cmp(&total(&loads[*b]));
-        let (Some(most), Some(least)) = ((0..loads.len()).max_by(by_load), (0..loads.len()).min_by(by_load)) else {
-            break;
-        };
-        let (high, low) = (total(&loads[most]), total(&loads[least]));
-        let after = |share: f64| (high - share).max(low + share);
-        let movable = loads[most].iter().enumerate().filter(|(_, q)| q.1 && q.0 > 0.0);
-        let best = movable.min_by(|(_, a), (_, b)| after(a.0).total_cmp(&after(b.0))).map(|(i, q)| (i, q.0));
-        let Some((queue, share)) = best.filter(|(_, share)| most != least && after(*share) <= high - gain) else {
-            break;
-        };
+        let mut order: Vec<usize> = (0..loads.len()).collect();
+        order.sort_by(|a, b| total(&loads[*b]).total_cmp(&total(&loads[*a])));
+        let Some((&least, busy)) = order.split_last() else { break };
+        let low = total(&loads[least]);
+        // The busiest may have nothing that helps, one large queue or pinned ones: then the next.
+        let best = busy.iter().find_map(|&most| {
+            let high = total(&loads[most]);
+            let after = |share: f64| (high - share).max(low + share);
+            let movable = loads[most].iter().enumerate().filter(|(_, q)| q.1 && q.0 > 0.0);
+            let (queue, q) = movable.min_by(|(_, a), (_, b)| after(a.0).total_cmp(&after(b.0)))?;
+            (after(q.0) <= high - gain).then_some((most, queue, q.0))
+        });
+        let Some((most, queue, share)) = best else { break };
         // Its place stays, empty, so that places mean the same for later moves.
         loads[most][queue] = (0.0, false);
         loads[least].push((share, false));
@@ -181,10 +183,12 @@ mod tests {
     #[test]
     fn the_busiest_worker_gives_what_helps_most() {
         assert_eq!(plan(free(&[&[0.4, 0.4], &[]]), GAIN), [(0, 0, 1)]);
-        assert_eq!(plan(free(&[&[0.6, 0.2, 0.1], &[0.1]]), GAIN), [(0, 1, 1)]);
+        assert_eq!(plan(free(&[&[0.6, 0.3], &[0.1]]), GAIN), [(0, 1, 1)]);
         // One queue that fills a core can't be made smaller.
         assert_eq!(plan(free(&[&[1.0], &[]]), GAIN), []);
         assert_eq!(plan(free(&[&[0.3], &[0.3]]), GAIN), []);
+        // It does not keep the others from spreading.
+        assert_eq!(plan(free(&[&[1.0], &[0.4, 0.4], &[]]), GAIN), [(1, 0, 2)]);
         assert_eq!(plan(Vec::new(), GAIN), []);
         assert_eq!(plan(free(&[&[0.5, 0.5]]), GAIN), []);
     }
