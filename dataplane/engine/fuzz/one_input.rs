@@ -1,5 +1,6 @@
 //! One fuzz input: records of ingress port (1 octet), length (1 octet) and a frame, taken through
-//! a switch with a port of each VLAN mode. No frame may panic, and each must have one fate.
+//! a switch with a port of each VLAN mode, in bursts of what follows each other on one port. No frame
+//! may panic, and each must have one fate.
 
 use dunlin_engine::{
     Burst, Output, Pipeline, PortIdx,
@@ -56,15 +57,21 @@ pub fn run(mut input: &[u8]) {
     let macs = MacTable::new(16, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]);
     let counters = Counters::default();
     let (mut pipeline, mut sent, mut frames, mut s) = (Pipeline::default(), Sent(0), 0, 0);
+    let mut burst: Burst<HeapFrame> = Burst::new();
     while let [port, length, rest @ ..] = input {
         let (frame, left) = rest.split_at(rest.len().min(*length as usize));
         input = left;
         frames += 1;
+        let ingress = ports[*port as usize % ports.len()];
+        burst.push(HeapFrame::new(frame));
+        let goes_on = input.first().is_some_and(|next| ports[*next as usize % ports.len()] == ingress);
+        if goes_on && input.len() > 1 && !burst.is_full() {
+            continue;
+        }
         s += 1;
-        let mut burst: Burst<HeapFrame> = [HeapFrame::new(frame)].into_iter().collect();
         let now = Now { s, ns: u64::from(s) * 1_000_000 };
         let cx = Context { snapshot: &snapshot, macs: &macs, counters: &counters, now };
-        pipeline.run(cx, ports[*port as usize % ports.len()], &mut burst, &mut sent);
+        pipeline.run(cx, ingress, &mut burst, &mut sent);
         macs.sweep(4, s, |_| 3, |_| ());
     }
     let mut t = PortTotals::default();
