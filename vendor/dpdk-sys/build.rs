@@ -20,6 +20,11 @@ const FUNCTIONS: &[&str] = &[
     "rte_socket_id",
     // buffers
     "rte_pktmbuf_pool_create",
+    "rte_mempool_create_empty",
+    "rte_mempool_populate_default",
+    "rte_mempool_obj_iter",
+    "rte_pktmbuf_pool_init",
+    "rte_pktmbuf_init",
     "rte_mempool_free",
     "rte_mempool_avail_count",
     "rte_mempool_in_use_count",
@@ -68,6 +73,7 @@ const FUNCTIONS: &[&str] = &[
 const TYPES: &[&str] = &[
     "rte_mbuf",
     "rte_mempool",
+    "rte_pktmbuf_pool_private",
     "rte_eth_dev_info",
     "rte_eth_conf",
     "rte_eth_rxconf",
@@ -82,6 +88,7 @@ const TYPES: &[&str] = &[
 const CONSTANTS: &[&str] = &[
     "RTE_PKTMBUF_HEADROOM",
     "RTE_MBUF_F_.*",
+    "RTE_MEMPOOL_F_NO_IOVA_CONTIG",
     "DUNLIN_.*",
     "RTE_ETH_MQ_RX_RSS",
     "RTE_VHOST_USER_.*",

@@ -48,17 +48,56 @@ pub struct Mempool(Arc<Inner>);
 impl Mempool {
     /// `size` buffers of `room` octets beside the headroom.
     pub fn new(_: &Eal, size: u32, room: u16) -> Result<Self, DpdkError> {
-        let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
-        let what = || format!("a pool of {size} buffers of {room} octets");
-        let cache = CACHE.min(size / 4);
         // SAFETY: DPDK runs (the Eal proves it), the name is NUL-terminated and unique; NULL
         // comes back on failure.
-        let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1) };
-        match NonNull::new(pool) {
+        let create = |name: &CString, cache| unsafe {
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1)
+        };
+        Self::made_by(size, room, create)
+    }
+
+    /// The same, its buffers without a gap between them and all in one piece of memory. AF_XDP wants
+    /// that: DPDK's driver gives the kernel as much memory from the first buffer on as they take
+    /// without gaps. An ordinary pool leaves some where a buffer would cross pages, many on small
+    /// pages; its last buffers would be none of the kernel's, and what is received into them lost.
+    pub fn in_one_piece(_: &Eal, size: u32, room: u16) -> Result<Self, DpdkError> {
+        let element = size_of::<sys::rte_mbuf>() as u32 + u32::from(room + HEADROOM);
+        let private = size_of::<sys::rte_pktmbuf_pool_private>() as u32;
+        let create = |name: &CString, cache| {
+            let flags = sys::RTE_MEMPOOL_F_NO_IOVA_CONTIG;
+            let mut about =
+                sys::rte_pktmbuf_pool_private { mbuf_data_room_size: room + HEADROOM, ..Default::default() };
+            // SAFETY: as in new(); the steps are those of rte_pktmbuf_pool_create, in its order. The
+            // pool is used by nobody else yet, and is freed if it can't be filled.
+            unsafe {
+                let pool = sys::rte_mempool_create_empty(name.as_ptr(), size, element, cache, private, -1, flags);
+                if pool.is_null() {
+                    return pool;
+                }
+                sys::rte_pktmbuf_pool_init(pool, (&raw mut about).cast());
+                if sys::rte_mempool_populate_default(pool) < 0 || (*pool).nb_mem_chunks != 1 {
+                    sys::rte_mempool_free(pool);
+                    return std::ptr::null_mut();
+                }
+                sys::rte_mempool_obj_iter(pool, Some(sys::rte_pktmbuf_init), std::ptr::null_mut());
+                pool
+            }
+        };
+        Self::made_by(size, room, create)
+    }
+
+    fn made_by(
+        size: u32,
+        room: u16,
+        create: impl FnOnce(&CString, u32) -> *mut sys::rte_mempool,
+    ) -> Result<Self, DpdkError> {
+        let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
+        match NonNull::new(create(&name, CACHE.min(size / 4))) {
             Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room, abandoned: AtomicBool::new(false) }))),
             None => {
                 let why = crate::strerror(crate::errno());
-                Err(DpdkError::new(what(), format!("{why}; start the dataplane with more --memory")))
+                let what = format!("a pool of {size} buffers of {room} octets");
+                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory")))
             }
         }
     }

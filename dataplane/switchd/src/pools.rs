@@ -60,7 +60,7 @@ impl Pools {
 
     /// A pool of its own for an AF_XDP interface, to be abandoned when that is closed.
     pub fn for_xdp(&self) -> Result<Mempool, DpdkError> {
-        Mempool::new(&self.eal, XDP_BUFFERS, STANDARD_ROOM)
+        Mempool::in_one_piece(&self.eal, XDP_BUFFERS, STANDARD_ROOM)
     }
 
     /// Name, pool.
