@@ -164,6 +164,9 @@ fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
     )?;
     let up = ports.iter().map(|p| (vec![p.name.as_str()], flag(p.up)));
     page.gauges("dunlin_port_up", "Whether frames can leave by the port.", &["port"], up)?;
+    let steered = ports.iter().filter(|p| !p.steering.is_empty());
+    let steered = steered.map(|p| (vec![p.name.as_str(), p.steering.as_str()], 1.0));
+    page.gauges("dunlin_port_steering", "How frames are steered to workers.", &["port", "mode"], steered)?;
     let macs = ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.macs)));
     page.gauges("dunlin_port_macs", "Addresses behind the port.", &["port"], macs)?;
     let guests = || ports.iter().filter_map(|p| Some((vec![p.name.as_str()], p.guest?)));
@@ -182,6 +185,7 @@ const WORKER_COUNTS: &[WorkerCount] = &[
     ("dunlin_worker_busy_cycles_total", "Cycles of rounds that had frames.", |w| w.busy_cycles),
     ("dunlin_worker_cycles_total", "Cycles in all, asleep ones included.", |w| w.total_cycles),
     ("dunlin_worker_slept_cycles_total", "Cycles asleep.", |w| w.slept_cycles),
+    ("dunlin_worker_passed_frames_total", "Frames passed to the worker of their port.", |w| w.passed_frames),
     ("dunlin_worker_lost_events_total", "Mac moves that were too many to be told.", |w| w.lost_events),
 ];
 

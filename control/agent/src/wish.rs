@@ -170,6 +170,11 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
         mtu,
         protected: p.protected,
         workers: p.workers.clone(),
+        vmdq: match p.steering.as_str() {
+            "" | "rss" => false,
+            "vmdq" => true,
+            other => return bad(object, "steering", format!("'{other}' is neither 'rss' nor 'vmdq'")),
+        },
         mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop }),
         storm: Some(dp::StormLimits {
             broadcast_fps: fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
@@ -183,6 +188,7 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
     let foreign: &[(&str, bool, &[&str])] = &[
         ("device", !p.device.is_empty(), &["nic"]),
         ("queues", p.queues.is_some(), &["nic"]),
+        ("steering", !p.steering.is_empty(), &["nic", "host", "tap"]),
         ("interface", !p.interface.is_empty(), &["host", "tap"]),
         ("driver", !p.driver.is_empty(), &["host"]),
         ("socket", !p.socket.is_empty(), &["vhost-user"]),

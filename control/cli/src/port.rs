@@ -100,6 +100,9 @@ struct Settings {
     /// No frames between protected ports
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     protected: Option<bool>,
+    /// Who processes its frames: the worker that receives them (rss), or that of their port (vmdq)
+    #[arg(long, value_parser = ["rss", "vmdq"])]
+    steering: Option<String>,
     /// Cores whose workers poll it [default: any]
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
     workers: Option<Vec<u32>>,
@@ -132,6 +135,7 @@ impl Settings {
         text(&mut p.interface, &self.interface);
         text(&mut p.socket, &self.socket);
         text(&mut p.driver, &self.driver);
+        text(&mut p.steering, &self.steering);
         text(&mut p.vlan_mode, &self.vlan_mode);
         text(&mut p.trunks, &self.trunks);
         text(&mut p.cvlans, &self.cvlans);
@@ -305,6 +309,7 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
         ("mac", p.mac.clone()),
         ("mtu", p.mtu.to_string()),
         ("queues", format!("{} rx, {} tx", p.rx_queues, p.tx_queues)),
+        ("steering", if p.steering.is_empty() { "rss".into() } else { p.steering.clone() }),
         ("addresses", p.macs.to_string()),
     ]);
     if let Some(g) = p.guest {

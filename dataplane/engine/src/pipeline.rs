@@ -104,6 +104,10 @@ impl Refused {
     pub(crate) fn add(&mut self, i: usize) {
         self.0 |= 1 << i;
     }
+
+    pub(crate) fn has(self, i: usize) -> bool {
+        self.0 >> i & 1 == 1
+    }
 }
 
 /// What the stages found out about one frame.
@@ -206,6 +210,26 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// The ports that the frames of a burst received at `ingress` go to, as far as that is one port
+    /// each: nothing is learned, counted or changed.
+    pub fn destinations<F: Frame>(
+        &mut self,
+        cx: Context<'_>,
+        ingress: PortIdx,
+        burst: &Burst<F>,
+    ) -> [Option<PortIdx>; BURST] {
+        let mut to = [None; BURST];
+        if let Some(port) = cx.snapshot.port(ingress) {
+            let all = stage::parse::run(cx, port, burst, &mut self.meta);
+            for (i, (to, m)) in to.iter_mut().zip(&self.meta).enumerate().take(burst.len()) {
+                *to = if all.refused.has(i) { None } else { cx.macs.lookup(m.dst, m.dst_hash) };
+            }
+        }
+        to
+    }
+}
+
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
 #[inline(always)]
 fn shed<F: Frame>(
@@ -228,7 +252,7 @@ fn shed_some<F: Frame>(
 ) -> u64 {
     let (mut i, mut kept, mut octets) = (0, 0, 0);
     burst.retain(|f| {
-        let keep = refused.0 >> i & 1 == 0;
+        let keep = !refused.has(i);
         match meta[i].fate.verdict() {
             Verdict::Drop(reason) if !keep => {
                 octets += u64::from(f.len());

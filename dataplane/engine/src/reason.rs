@@ -64,6 +64,8 @@ reasons! {
     StormUnknownUnicast = "storm_unknown_unicast", Rx;
     /// To be flooded, but no other port of its segment is up.
     NoOtherPort = "no_other_port", Rx;
+    /// Received for a guest of another worker, whose ring was full: that worker is too slow.
+    RingFull = "ring_full", Rx;
     /// The port it came by or was to leave by was removed or changed while it was on its way.
     PortGone = "port_gone", Rx;
     /// Asks for segmentation or a checksum that its own headers don't allow.

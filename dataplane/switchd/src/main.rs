@@ -18,6 +18,7 @@ mod packet;
 mod pools;
 mod queues;
 mod spec;
+mod steering;
 mod switch;
 mod worker;
 

@@ -33,10 +33,12 @@ use dunlin_engine::{
     pipeline::{Context, Now},
 };
 use parking_lot::Mutex;
+use rtrb::{Consumer, Producer};
 
 use crate::{
     packet::Packet,
     queues::{RxHandle, Transmitter, TxHandle},
+    steering::{Links, Owners, Passed},
 };
 
 /// Rounds without a frame before the first sleep.
@@ -69,6 +71,11 @@ pub enum Command {
         to: Arc<WorkerShared>,
         reply: mpsc::Sender<()>,
     },
+    /// Ends of rings: to each worker by its number, and from the others.
+    Connect(Vec<Option<Producer<Passed>>>, Vec<Consumer<Passed>>),
+    SteerBy(Option<Arc<Owners>>),
+    /// Answered when all that others had passed has been taken.
+    Drain(mpsc::Sender<()>),
     SetIdle(Idle),
     Stop,
 }
@@ -88,6 +95,8 @@ pub struct LoopCounts {
     pub busy_cycles: Count,
     pub total_cycles: Count,
     pub slept_cycles: Count,
+    /// Frames passed to other workers.
+    pub passed: Count,
 }
 
 /// What a worker and the configuring thread both see.
@@ -152,6 +161,8 @@ pub struct Worker {
     snapshot: Arc<Snapshot>,
     version: u64,
     idle: Idle,
+    links: Links,
+    drains: Vec<mpsc::Sender<()>>,
     stop: bool,
 }
 
@@ -191,6 +202,8 @@ impl Worker {
             snapshot: Arc::new(Snapshot::empty()),
             version: 0,
             idle: Idle::default(),
+            links: Links::default(),
+            drains: Vec::new(),
             stop: false,
         }
     }
@@ -208,6 +221,9 @@ impl Worker {
             let now = eal::tsc();
             self.account(frames, now - last);
             last = now;
+            for d in self.drains.drain(..) {
+                let _ = d.send(());
+            }
             if frames > 0 {
                 nap = Nap::default();
             } else if let Some(time) = nap.next(self.idle) {
@@ -234,9 +250,20 @@ impl Worker {
                 frames += n as u64;
                 rx.frames.add(n as u64);
                 bursts += 1;
+                if self.links.steers(rx.port) {
+                    self.shared.loop_counts.passed.add(self.links.pass(pipeline, cx, rx.port, burst));
+                    if burst.is_empty() {
+                        continue;
+                    }
+                }
                 pipeline.run(cx, rx.port, burst, &mut out);
             }
         }
+        self.links.take(burst, |port, burst| {
+            frames += burst.len() as u64;
+            bursts += 1;
+            pipeline.run(cx, port, burst, &mut out);
+        });
         if frames > 0 {
             out.flush();
             self.shared.loop_counts.bursts.add(bursts);
@@ -293,6 +320,9 @@ impl Worker {
                 to.tell(None, at.map(|at| Command::AddRx(self.rx.remove(at))));
                 let _ = reply.send(());
             }
+            Command::Connect(to, from) => self.links.connect(to, from),
+            Command::SteerBy(owners) => self.links.steer_by(owners),
+            Command::Drain(reply) => self.drains.push(reply),
             Command::SetIdle(idle) => self.idle = idle,
             Command::Stop => self.stop = true,
         }

@@ -83,6 +83,77 @@ fn busy_queues_spread() {
     eventually("it moves by itself", 20.0, || polled_by(&host, 1).len() == 1);
 }
 
+/// An uplink that one worker polls, and guests of both: each guest's frames go through its own
+/// worker, in their order, also while the guest changes workers.
+#[test]
+fn an_uplink_is_steered_to_the_workers_of_its_guests() {
+    let (up, near, far) = (Netns::new(), Netns::new(), Netns::new());
+    let host = Host::with_options("--cores 0,1");
+    host.add_host("up", &up, "--workers 0 --steering vmdq");
+    host.add_host("near", &near, "--workers 0");
+    host.add_host("far", &far, "--workers 1");
+    assert_eq!(host.port("up")["steering"], "vmdq, in software");
+    near.send("--src 52:54:00:00:00:0b");
+    far.send("--src 52:54:00:00:00:0c");
+    let (to_near, to_far) = (near.receive("--seconds 8"), far.receive("--seconds 8"));
+    let until = Instant::now() + Duration::from_secs(5);
+    std::thread::scope(|s| {
+        s.spawn(|| up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0c --count 15000 --rate 3000"));
+        s.spawn(|| up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --count 15000 --rate 3000"));
+        let mut moves = 0;
+        while Instant::now() < until {
+            moves += 1;
+            host.dunlin(&format!("port set far --workers {}", moves % 2));
+        }
+    });
+    for (name, receiver) in [("near", to_near), ("far", to_far)] {
+        let lines = receiver.finish();
+        let summary = lines.last().expect("a summary");
+        println!("{name}: {summary}");
+        let count = |key| crate::net::number(summary, key);
+        let told = |p: &str| format!("{} {}", host.port(p)["counters"], host.port(p)["device"]);
+        let both = format!("{} {}", told("up"), told(name));
+        assert_eq!((count("received"), count("lost"), count("disorder")), (15_000, 0, 0), "{name}: {both}");
+    }
+    let passed = |host: &Host| host.json("worker list")[0]["passed_frames"].as_u64().unwrap();
+    assert!((1_000..15_000).contains(&passed(&host)), "{}", passed(&host));
+    assert_eq!(host.drops("up", "ring_full"), 0);
+    // And off again: whoever receives forwards.
+    host.dunlin("port set far --workers 1");
+    host.dunlin("port set up --steering rss");
+    let before = passed(&host);
+    let receiver = far.receive("--seconds 2");
+    up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0c --count 100");
+    assert_eq!((receiver.summary("received"), passed(&host)), (100, before));
+    assert!(host.refused("port set far --steering nonsense").contains("nonsense"));
+}
+
+/// More than the other worker can take: dropped by its own reason, and nothing is lost from the books.
+#[test]
+fn a_full_ring_between_workers_is_counted() {
+    let host = Host::with_options("--cores 0,1");
+    assert!(
+        host.refused("port add v --kind vhost-user --steering vmdq")
+            .contains("steering: is for kind nic or host or tap")
+    );
+    host.dunlin("port add sink --kind nic --device net_null0,no-rx=1 --queues 1 --workers 1");
+    host.dunlin("mac add 02:00:00:00:00:01 --port sink");
+    let busy = frames(&host, "busy.pcap", 9, &[[0xff; 6]; 64]);
+    host.dunlin(&format!(
+        "port add busy --kind nic --device net_pcap8,rx_pcap={busy},infinite_rx=1 --queues 1 --workers 1"
+    ));
+    let file = frames(&host, "up.pcap", 1, &[[2, 0, 0, 0, 0, 1]; 64]);
+    host.dunlin(&format!(
+        "port add up --kind nic --device net_pcap7,rx_pcap={file},infinite_rx=1 --queues 1 --workers 0 --steering vmdq"
+    ));
+    eventually("the ring is full at times", 5.0, || host.drops("up", "ring_full") > 0);
+    // Taken away under full load, with frames on their way.
+    host.dunlin("port del up");
+    host.dunlin("port del busy");
+    assert!(host.json("worker list")[0]["passed_frames"].as_u64().unwrap() > 1_000);
+    host.check_conservation();
+}
+
 /// A file of frames with these destinations, for DPDK's pcap driver.
 fn frames(host: &Host, name: &str, source: u8, destinations: &[[u8; 6]]) -> String {
     let mut file = Vec::new();

@@ -10,6 +10,7 @@
 mod monitor;
 mod placement;
 mod state;
+mod steering;
 pub use monitor::unix_ms;
 mod transaction;
 
@@ -61,6 +62,8 @@ pub struct Switch {
     settings: Settings,
     queue_moves: u64,
     auto_ticks: u32,
+    owners: Option<Arc<crate::steering::Owners>>,
+    linked: bool,
     removed: PortTotals,
     events: Arc<Events>,
     changed: Arc<dyn Fn() + Send + Sync>,
@@ -85,6 +88,8 @@ struct PortSide {
     complete_checksums: bool,
     /// Cores whose workers alone may poll it; any, if none is named.
     pinned: Vec<usize>,
+    /// Its frames are steered to the workers of the ports they go to.
+    steered: bool,
     up: bool,
     guest: (bool, bool),
     base: PortTotals,
@@ -130,6 +135,8 @@ impl Switch {
             settings: Settings::default(),
             queue_moves: 0,
             auto_ticks: 0,
+            owners: None,
+            linked: false,
             removed: PortTotals::default(),
             events: p.events,
             changed: p.changed,
@@ -175,6 +182,7 @@ impl Switch {
             w.queues.retain(|q| q.port != name);
             back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, reply)).unwrap_or_default());
         }
+        self.drain_rings();
         back
     }
 

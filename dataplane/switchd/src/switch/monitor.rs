@@ -102,8 +102,9 @@ impl Switch {
                 }
             }
         }
-        for (name, queue) in more_queues {
-            self.give_rx(&name, queue);
+        if !more_queues.is_empty() {
+            more_queues.into_iter().for_each(|(name, queue)| self.give_rx(&name, queue));
+            self.follow_owners();
         }
         if changed && let Err(e) = self.publish() {
             tracing::error!("following links: {e}");

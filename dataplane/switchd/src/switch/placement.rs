@@ -150,6 +150,7 @@ impl Switch {
             let at = self.workers[from].queues.iter().position(|q| (&q.port, q.number) == (&port, number));
             told.extend(at.map(|at| self.move_queue(from, at, to)));
         }
+        self.follow_owners();
         told
     }
 

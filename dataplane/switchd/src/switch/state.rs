@@ -56,6 +56,7 @@ impl WorkerSide {
             busy_cycles: all.busy_cycles,
             total_cycles: all.total_cycles,
             slept_cycles: all.slept_cycles,
+            passed_frames: self.shared.loop_counts.passed.get(),
             busy_share: ratio(recent.busy_cycles, recent.total_cycles),
             frames_per_burst: ratio(recent.frames, recent.bursts),
             cycles_per_frame: ratio(recent.busy_cycles, recent.frames),
@@ -135,6 +136,12 @@ impl Switch {
                 rx_no_buffer: stats.rx_no_buffer,
                 tx_errors: stats.tx_errors,
             }),
+            steering: match (&self.owners, p.steered) {
+                (Some(_), true) => "vmdq, in software",
+                (None, true) => "vmdq, of one worker",
+                (_, false) => "",
+            }
+            .into(),
             macs: self.macs.port_entries(p.idx),
             rx_queues: guest.map_or_else(|| device.map_or(0, |d| d.rx_queues), |g| u32::from(g.queue_pairs)),
             tx_queues: guest.map_or_else(|| device.map_or(0, |d| d.tx_queues), |g| u32::from(g.queue_pairs)),

@@ -53,6 +53,7 @@ struct WantedPort {
     spec: PortSpec,
     device: DeviceSpec,
     pinned: Vec<usize>,
+    steered: bool,
 }
 
 /// Name of a port, a receive queue of it.
@@ -122,7 +123,7 @@ impl Switch {
         for p in &t.set_ports {
             let (spec, device) = spec::port(p)?;
             let pinned = spec::pinned(p, &self.options.cores)?;
-            if set.insert(p.name.clone(), WantedPort { spec, device, pinned }).is_some() {
+            if set.insert(p.name.clone(), WantedPort { spec, device, pinned, steered: p.vmdq }).is_some() {
                 return Err(Refused::Inconsistent(format!("port '{}': set twice in one transaction", p.name)));
             }
         }
@@ -362,6 +363,7 @@ impl Switch {
             self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
         }
         self.settings = plan.settings;
+        self.follow_owners();
         self.generation = t.generation;
         self.follow_links();
         Ok(())
@@ -379,6 +381,7 @@ impl Switch {
                     tracing::warn!("port '{name}': {e}; the switch keeps to the new MTU, the device does not");
                 }
                 (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, want.spec.bridge, want.device, want.pinned);
+                p.steered = want.steered;
                 self.follow_pins(name);
                 v1::port_event::Kind::Changed
             }
@@ -392,6 +395,7 @@ impl Switch {
                     spare_rx: Vec::new(),
                     complete_checksums: false,
                     pinned: want.pinned,
+                    steered: want.steered,
                     up: false,
                     guest: (false, false),
                     base: self.totals(idx),

@@ -1,0 +1,90 @@
+//! Who owns which port, for steering by destination (`crate::steering`).
+
+use std::sync::Arc;
+
+use dunlin_engine::{MAX_PORTS, PortIdx};
+
+use super::{Switch, ask};
+use crate::{
+    steering::{Owners, ring},
+    worker::Command,
+};
+
+impl Switch {
+    /// Brings the workers' owners up to date with ports and queues. A port is its first queue's worker's.
+    ///
+    /// While they change, the steered ports' queues rest with this thread, and the rings are empty: no
+    /// frame of before is overtaken by one of after. The devices' own rings take what arrives meanwhile.
+    pub(super) fn follow_owners(&mut self) {
+        let steered: Vec<PortIdx> = self.ports.values().filter(|p| p.steered).map(|p| p.idx).collect();
+        let wanted = if steered.is_empty() || self.workers.len() < 2 { None } else { Some(self.owners(steered)) };
+        if wanted.as_ref() == self.owners.as_deref() {
+            return;
+        }
+        if self.owners.is_none() && !self.linked {
+            self.link_workers();
+        }
+        let resting: Vec<PortIdx> =
+            [&wanted, &self.owners.as_deref().cloned()].into_iter().flatten().flat_map(|o| o.steered.clone()).collect();
+        let mut queues = Vec::new();
+        for (i, w) in self.workers.iter().enumerate() {
+            for idx in &resting {
+                let back = ask(&w.shared, |reply| Command::RemoveRx(*idx, reply)).unwrap_or_default();
+                queues.extend(back.into_iter().map(|rx| (i, rx)));
+            }
+        }
+        self.drain_rings();
+        self.owners = wanted.map(Arc::new);
+        for w in &self.workers {
+            w.shared.tell(None, [Command::SteerBy(self.owners.clone())]);
+        }
+        for (i, rx) in queues {
+            self.workers[i].shared.tell(None, [Command::AddRx(rx)]);
+        }
+    }
+
+    fn owners(&self, steered: Vec<PortIdx>) -> Owners {
+        let mut of = Box::new([None; MAX_PORTS]);
+        // The lowest queue last, so that it is the one that counts.
+        let mut queues: Vec<(u16, &str, usize)> = Vec::new();
+        for (i, w) in self.workers.iter().enumerate() {
+            queues.extend(w.queues.iter().map(|q| (q.number, q.port.as_str(), i)));
+        }
+        queues.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, port, worker) in queues {
+            if let Some(p) = self.ports.get(port).filter(|p| !p.steered) {
+                of[p.idx.get()] = u8::try_from(worker).ok();
+            }
+        }
+        Owners { steered, of }
+    }
+
+    /// A ring from every worker to every other, made when the first port is steered.
+    fn link_workers(&mut self) {
+        let n = self.workers.len();
+        let mut ends: Vec<_> = (0..n).map(|_| (Vec::new(), Vec::new())).collect();
+        for from in 0..n {
+            for to in 0..n {
+                let (producer, consumer) = ring();
+                if from != to {
+                    ends[to].1.push(consumer);
+                }
+                ends[from].0.push((from != to).then_some(producer));
+            }
+        }
+        for (w, (to, from)) in self.workers.iter().zip(ends) {
+            w.shared.tell(None, [Command::Connect(to, from)]);
+        }
+        self.linked = true;
+    }
+
+    /// Waits until every frame that was on its way between workers has arrived. Nobody passes more of
+    /// those that matter to the caller.
+    pub(super) fn drain_rings(&self) {
+        if self.linked {
+            for w in &self.workers {
+                let _ = ask(&w.shared, Command::Drain);
+            }
+        }
+    }
+}
