@@ -58,5 +58,5 @@ def tsc_hz():
 
 def describe():
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return {"cpu": cpu[1] if cpu else "", "cores": len(os.sched_getaffinity(0)), "kernel": platform.release(),
+    return {"cpu": cpu[1] if cpu else "", "cores": os.cpu_count(), "kernel": platform.release(),
             "tsc_hz": tsc_hz()}
