@@ -10,7 +10,7 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::desired::{Desired, Refused, event};
+use crate::desired::{Desired, Refused};
 
 struct Server(Arc<Desired>);
 
@@ -71,8 +71,9 @@ impl v1::control_server::Control for Server {
     type WatchStream = Streamed<dp::Event>;
 
     async fn watch(&self, _: Request<dp::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let events = BroadcastStream::new(self.0.events.subscribe())
-            .map(|e| Ok(e.unwrap_or_else(|BroadcastStreamRecvError::Lagged(n)| event(dp::event::What::Lost(n)))));
+        let events = BroadcastStream::new(self.0.events.subscribe()).map(|e| {
+            Ok(e.unwrap_or_else(|BroadcastStreamRecvError::Lagged(n)| dp::Event::now(dp::event::What::Lost(n))))
+        });
         Ok(Response::new(Box::pin(events)))
     }
 }

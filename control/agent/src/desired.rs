@@ -127,7 +127,7 @@ impl Desired {
         let was_up = std::mem::replace(&mut *self.client.write().await, client).is_some();
         *self.error.write().await = error;
         if up != was_up {
-            let _ = self.events.send(event(dp::event::What::Dataplane(dp::DataplaneEvent { up })));
+            let _ = self.events.send(dp::Event::now(dp::event::What::Dataplane(dp::DataplaneEvent { up })));
         }
     }
 
@@ -232,12 +232,6 @@ impl Desired {
         }
         status
     }
-}
-
-/// An event of control's own.
-pub fn event(what: dp::event::What) -> dp::Event {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    dp::Event { unix_ms: now.map_or(0, |d| d.as_millis() as u64), what: Some(what) }
 }
 
 /// The configuration as the dataplane is told it, with a generation that its content alone

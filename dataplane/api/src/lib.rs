@@ -6,6 +6,8 @@
 
 pub mod socket;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 /// The generated messages, client and server.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod v1 {
@@ -18,6 +20,18 @@ pub use socket::{ConnectError, MAX_MESSAGE, VersionHeader, check_version, connec
 fn kind_name<S: serde::Serializer>(kind: &i32, s: S) -> Result<S::Ok, S::Error> {
     let name = v1::port_event::Kind::try_from(*kind).map_or("unknown", |k| k.as_str_name());
     s.serialize_str(&name.to_ascii_lowercase())
+}
+
+impl v1::Event {
+    /// What happens now.
+    pub fn now(what: v1::event::What) -> Self {
+        v1::Event { unix_ms: unix_ms(), what: Some(what) }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// A client of the dataplane's API.

@@ -192,9 +192,13 @@ impl Pipeline {
         let meta = &mut self.meta;
         let mut all = stage::parse::run(cx, port, burst, &mut meta[..]);
         counted.rx_bytes.add(all.octets);
-        all.octets -= shed(cx, port, burst, meta, all.refused);
+        if all.refused != Refused::NONE {
+            all.octets -= shed(cx, port, burst, meta, all.refused);
+        }
         let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
-        all.octets -= shed(cx, port, burst, meta, refused);
+        if refused != Refused::NONE {
+            all.octets -= shed(cx, port, burst, meta, refused);
+        }
         let meta = &mut meta[..burst.len()];
         let same_fate = stage::lookup::run(cx, port, meta);
         stage::police::run(cx, port, meta);
@@ -208,9 +212,7 @@ impl Pipeline {
         }
         dispatch(cx, port, burst, meta, out);
     }
-}
 
-impl Pipeline {
     /// The ports that the frames of a burst received at `ingress` go to, as far as that is one port
     /// each: nothing is learned, counted or changed.
     pub fn destinations<F: Frame>(
@@ -231,19 +233,8 @@ impl Pipeline {
 }
 
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
-#[inline(always)]
-fn shed<F: Frame>(
-    cx: Context<'_>,
-    port: &Port,
-    burst: &mut Burst<F>,
-    meta: &mut [Meta; BURST],
-    refused: Refused,
-) -> u64 {
-    if refused == Refused::NONE { 0 } else { shed_some(cx, port, burst, meta, refused) }
-}
-
 #[cold]
-fn shed_some<F: Frame>(
+fn shed<F: Frame>(
     cx: Context<'_>,
     port: &Port,
     burst: &mut Burst<F>,

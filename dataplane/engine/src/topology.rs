@@ -40,6 +40,21 @@ pub struct PortSpec {
     pub storm_fps: [Option<u64>; 3],
 }
 
+impl PortSpec {
+    /// A port of `bridge` with these VLANs, MTU 1,500, and no limits.
+    pub fn new(bridge: &str, vlan: VlanMode) -> Self {
+        PortSpec {
+            bridge: bridge.to_owned(),
+            vlan,
+            priority_tags: PriorityTags::Never,
+            protected: false,
+            mtu: 1500,
+            mac_limit: None,
+            storm_fps: [None; 3],
+        }
+    }
+}
+
 /// Why a topology refuses a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {

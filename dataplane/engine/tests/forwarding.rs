@@ -41,15 +41,7 @@ struct Switch {
 }
 
 fn spec(vlan: VlanMode) -> PortSpec {
-    PortSpec {
-        bridge: "br0".into(),
-        vlan,
-        priority_tags: PriorityTags::Never,
-        protected: false,
-        mtu: 1500,
-        mac_limit: None,
-        storm_fps: [None; 3],
-    }
+    PortSpec::new("br0", vlan)
 }
 
 impl Switch {

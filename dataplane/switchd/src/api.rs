@@ -85,9 +85,7 @@ fn futures_stream(rx: tokio::sync::broadcast::Receiver<v1::Event>) -> impl Strea
         loop {
             let event = match rx.recv().await {
                 Ok(e) => e,
-                Err(RecvError::Lagged(n)) => {
-                    v1::Event { unix_ms: crate::switch::unix_ms(), what: Some(v1::event::What::Lost(n)) }
-                }
+                Err(RecvError::Lagged(n)) => v1::Event::now(v1::event::What::Lost(n)),
                 Err(RecvError::Closed) => break,
             };
             tokio::select! {

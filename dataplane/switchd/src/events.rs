@@ -18,9 +18,8 @@ impl Default for Events {
 impl Events {
     /// Tells everyone who watches.
     pub fn send(&self, what: What) {
-        let event = v1::Event { unix_ms: crate::switch::unix_ms(), what: Some(what) };
         // Nobody watching is fine.
-        let _ = self.0.send(event);
+        let _ = self.0.send(v1::Event::now(what));
     }
 
     /// Events from now on.

@@ -8,7 +8,7 @@ use dunlin_engine::{
     mac_table::MacTable,
     pipeline::{Context, Now},
     topology::{BridgeSpec, PortSpec, Topology},
-    vlan::{PriorityTags, VlanMode, VlanSet},
+    vlan::{VlanMode, VlanSet},
 };
 
 /// A frame in memory that lives for ever; as with a driver's buffer, a pointer to it is what moves.
@@ -128,16 +128,7 @@ impl Scenario {
                     false => VlanMode::Access { vid: 10 },
                 };
                 let name = format!("p{i}");
-                let spec = PortSpec {
-                    bridge: "br0".into(),
-                    vlan,
-                    priority_tags: PriorityTags::Never,
-                    protected: false,
-                    mtu: 1500,
-                    mac_limit: None,
-                    storm_fps: [None; 3],
-                };
-                let idx = topology.set_port(&name, spec).expect("a port");
+                let idx = topology.set_port(&name, PortSpec::new("br0", vlan)).expect("a port");
                 topology.set_up(&name, true);
                 idx
             })

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::{BUSY, Bucket, Hash, Key, MacTable, Value, WAYS};
+use super::{Bucket, Hash, MacTable, WAYS};
 use crate::PortIdx;
 
 /// Buckets looked at for an entry to evict when the table is at its capacity. They hold a random
@@ -33,10 +33,7 @@ impl MacTable {
         for bucket in buckets {
             for i in 0..WAYS {
                 let key = bucket.keys.0[i].load(Acquire);
-                let v = Value(bucket.values[i].load(Acquire));
-                if key == 0 || key == BUSY || v.is_static() || !v.belongs_to(self.hash(Key(key))) {
-                    continue;
-                }
+                let Some(v) = self.value_of(bucket, i, key).filter(|v| !v.is_static()) else { continue };
                 let holds = self.per_port[v.port().get()].load(Relaxed);
                 if v.port() != port && holds <= own {
                     continue;

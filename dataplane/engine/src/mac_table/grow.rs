@@ -5,15 +5,15 @@
 //! to b or to b + the old number. Each address that is learned from then on takes a few old buckets
 //! along and moves what does not belong there; long before the next doubling is due, all are done.
 //! Until then a key that is not where it belongs now is looked for where it belonged before, which
-//! costs that frame a few dozen cycles and nothing else; the sweep moves the rest. There is one mover at a time; a worker that
-//! finds another at it leaves it to that one.
+//! costs that frame a few dozen cycles and nothing else; the sweep moves the rest. There is one mover
+//! at a time; a worker that finds another at it leaves it to that one.
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{Bucket, Hash, Key, MacTable, Value, WAYS};
+use super::{Bucket, Key, MacTable, Value, WAYS};
 
 /// Buckets in use at the start, if the table has so many.
 const START: usize = 1024;
@@ -124,11 +124,11 @@ impl MacTable {
     fn move_strangers(&self, bucket: &Bucket) {
         for i in 0..WAYS {
             let key = bucket.keys.0[i].load(Acquire);
-            let hash: Hash = self.hash(Key(key));
+            let Some(v) = self.value_of(bucket, i, key) else { continue };
+            let hash = self.hash(Key(key));
             if [self.first(hash), self.second(hash)].iter().any(|b| std::ptr::eq(*b, bucket)) {
                 continue;
             }
-            let Some(v) = self.value_of(bucket, i, key) else { continue };
             match self.place(Key(key), hash, v) {
                 Some(copy) => self.give_up(bucket, i, key, v, copy),
                 // There is no room for it anywhere: forgotten, like any that is evicted.

@@ -10,8 +10,9 @@
 //! that a writer is busy with the slot; 0 that it is empty.
 //! **Value**: see [`value`].
 //!
-//! **What is atomic.** A writer takes a slot by a compare-and-swap of its key for "busy", writes the value, then the key. A reader takes key, value and key again: a slot that
-//! changed under it does not match. The refresh of an entry is one compare-and-swap of the value,
+//! **What is atomic.** A writer takes a slot by a compare-and-swap of its key for "busy", writes the
+//! value, then the key. A reader takes key, value and key again: a slot that changed under it does
+//! not match. The refresh of an entry is one compare-and-swap of the value,
 //! made only when the second has changed, so that lines of busy addresses stay shared. Two
 //! workers that learn one address at the same instant may enter it twice; readers then see the
 //! first, and the sweep removes the second.

@@ -33,8 +33,8 @@ pub(crate) fn unicast<F: Frame>(
     }
 }
 
-/// Sends a whole burst of one class, `first` among it, to one port, if nothing in it has to be looked at frame by
-/// frame; otherwise `false`, and nothing was done.
+/// Sends a whole burst of one class, `first` among it, to one port, if nothing in it has to be
+/// looked at frame by frame; otherwise `false`, and nothing was done.
 #[inline(always)]
 pub(crate) fn burst<F: Frame>(
     cx: Context<'_>,

@@ -11,7 +11,6 @@ mod monitor;
 mod placement;
 mod state;
 mod steering;
-pub use monitor::unix_ms;
 mod transaction;
 
 use std::{

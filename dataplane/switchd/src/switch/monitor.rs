@@ -1,11 +1,8 @@
 //! What changes without being told: links, guests, ages, addresses that move.
 
-use std::{
-    collections::HashMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::HashMap;
 
-use dunlin_dataplane_api::v1;
+use dunlin_dataplane_api::{unix_ms, v1};
 use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned};
 
 use super::Switch;
@@ -196,9 +193,4 @@ impl Track {
     fn report(&self) -> v1::Flap {
         v1::Flap { last: Some(self.last.clone()), moves: self.moves, since_unix_ms: self.since_ms }
     }
-}
-
-/// Milliseconds since 1970.
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -22,6 +22,17 @@ pub struct LoopSample {
     slept_cycles: u64,
 }
 
+impl LoopSample {
+    fn busy_share(self) -> f64 {
+        ratio(self.busy_cycles, self.total_cycles)
+    }
+}
+
+/// 0 of nothing is 0.
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}
+
 impl WorkerSide {
     fn loop_sample(&self) -> LoopSample {
         let c = &self.shared.loop_counts;
@@ -37,7 +48,6 @@ impl WorkerSide {
 
     fn report(&self) -> v1::WorkerState {
         let (all, recent) = (self.loop_sample(), self.recent);
-        let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
         v1::WorkerState {
             core: self.shared.core as u32,
             queues: self
@@ -57,7 +67,7 @@ impl WorkerSide {
             total_cycles: all.total_cycles,
             slept_cycles: all.slept_cycles,
             passed_frames: self.shared.loop_counts.passed.get(),
-            busy_share: ratio(recent.busy_cycles, recent.total_cycles),
+            busy_share: recent.busy_share(),
             frames_per_burst: ratio(recent.frames, recent.bursts),
             cycles_per_frame: ratio(recent.busy_cycles, recent.frames),
             lost_events: self.shared.lost_events.load(std::sync::atomic::Ordering::Relaxed),
@@ -161,7 +171,7 @@ impl Switch {
                 slept_cycles: now.slept_cycles - then.slept_cycles,
             };
             w.sample = now;
-            let busy = w.recent.busy_cycles as f64 / w.recent.total_cycles.max(1) as f64;
+            let busy = w.recent.busy_share();
             w.queues.iter_mut().for_each(|q| q.sample(w.recent.frames, busy));
         }
     }

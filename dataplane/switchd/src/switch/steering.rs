@@ -1,6 +1,6 @@
 //! Who owns which port, for steering by destination (`crate::steering`).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use dunlin_engine::{MAX_PORTS, PortIdx};
 
@@ -21,11 +21,11 @@ impl Switch {
         if wanted.as_ref() == self.owners.as_deref() {
             return;
         }
-        if self.owners.is_none() && !self.linked {
+        if !self.linked {
             self.link_workers();
         }
-        let resting: Vec<PortIdx> =
-            [&wanted, &self.owners.as_deref().cloned()].into_iter().flatten().flat_map(|o| o.steered.clone()).collect();
+        let both = [wanted.as_ref(), self.owners.as_deref()];
+        let resting: BTreeSet<PortIdx> = both.into_iter().flatten().flat_map(|o| o.steered.iter().copied()).collect();
         let mut queues = Vec::new();
         for (i, w) in self.workers.iter().enumerate() {
             for idx in &resting {
@@ -65,11 +65,12 @@ impl Switch {
         let mut ends: Vec<_> = (0..n).map(|_| (Vec::new(), Vec::new())).collect();
         for from in 0..n {
             for to in 0..n {
-                let (producer, consumer) = ring();
-                if from != to {
+                let producer = (from != to).then(|| {
+                    let (producer, consumer) = ring();
                     ends[to].1.push(consumer);
-                }
-                ends[from].0.push((from != to).then_some(producer));
+                    producer
+                });
+                ends[from].0.push(producer);
             }
         }
         for (w, (to, from)) in self.workers.iter().zip(ends) {
