@@ -140,9 +140,12 @@ class Dunlin:
                    "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
         nic, guest = 'kind = "nic"\nqueues = {}\ndevice = "{}"', 'kind = "vhost-user"\nsocket = "{1}"'
         kind = guest if case.guests else nic
-        ports = [f'[[port]]\nname = "p{i}"\n{kind.format(p.queues, p.device)}\n{p.dunlin}\n'
+        def words(p):
+            return p.kind[0].format(device=p.device) if p.kind else kind.format(p.queues, p.device)
+
+        ports = [f'[[port]]\nname = "p{i}"\n{words(p)}\n{p.dunlin}\n'
                  for i, p in enumerate(case.ports)]
-        (run.dir / "bench.toml").write_text('[dataplane]\nidle = "poll"\n' + "".join(ports))
+        (run.dir / "bench.toml").write_text(f'[dataplane]\nidle = "{case.idle}"\n' + "".join(ports))
         run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
 
     def status(self, run):
@@ -209,19 +212,26 @@ class OpenVSwitch:
         self.vsctl(run, "--no-wait", "--", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
                    'other_config:dpdk-extra="--no-pci --no-telemetry --in-memory"',
                    f"other_config:pmd-cpu-mask={sum(1 << c for c in run.workers):#x}")
-        # In a network namespace of its own: its bridge's kernel interface is nobody else's business.
-        run.daemon("unshare", "--net", OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)
+        # In a network namespace of its own: its bridge's kernel interface is nobody else's business. But
+        # where its ports are interfaces of this one.
+        apart = [] if any(p.kind for p in case.ports) else ["unshare", "--net"]
+        run.daemon(*apart, OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)
         kind = ("type=dpdkvhostuserclient", 'options:vhost-server-path="{}"') if case.guests else (
             "type=dpdk", 'options:dpdk-devargs="{}"')
-        ports = [a for i, p in enumerate(case.ports) for a in (
-            "--", "add-port", "bench", f"p{i}", *p.ovs, "--", "set", "interface", f"p{i}", kind[0],
-            kind[1].format(p.device), f"options:n_rxq={p.queues}")]
+        names = self.names(case)
+        ports = [a for n, p in zip(names, case.ports) for a in (
+            "--", "add-port", "bench", n, *p.ovs, "--", "set", "interface", n,
+            *(("type=tap",) if "tap" in p.kind else (kind[0], kind[1].format(p.device), f"options:n_rxq={p.queues}")))]
         # No flow but the default one, NORMAL: learning and forwarding.
         self.vsctl(run, "--timeout=60", "add-br", "bench", "--", "set", "bridge", "bench", "datapath_type=netdev",
                    "other_config:mac-table-size=1000000", *ports)
-        for i in range(len(case.ports)):
-            if (error := self.vsctl(run, "get", "interface", f"p{i}", "error").strip()) != "[]":
+        for name in names:
+            if (error := self.vsctl(run, "get", "interface", name, "error").strip()) != "[]":
                 raise Failed(error)
+
+    def names(self, case):
+        # A tap interface has its port's name.
+        return [p.device if "tap" in p.kind else f"p{i}" for i, p in enumerate(case.ports)]
 
     def vsctl(self, run, *args):
         return run.call("ovs-vsctl", f"--db={self.db}", *args)

@@ -1,4 +1,4 @@
-"""What is measured of Dunlin alone: its control, its learning, TCP between kernel hosts.
+"""What is measured in other units than cycles per frame: latency, control, learning, TCP between kernel hosts.
 
 Each function takes the bench and yields (what, value, unit), to be shown and kept.
 """
@@ -91,6 +91,8 @@ def learning(bench):
             break
         # One pass over a file whose frames all have another source, to an address that is known.
         sources = write(bench.dir / "sources.pcap", (frame(p, 0, to=mac(9, 0)) for p in range(n - 1)))
+        # And one whose frames are to each of them.
+        back = write(bench.dir / "back.pcap", (frame(0, 3, to=mac(0, p)) for p in range(n - 1)))
         with dunlin(bench, Case(n, [], n)) as (run, cli):
             cli("port", "add", "sink", "--kind", "nic", "--device", "net_null0,no-rx=1", "--queues", "1")
             cli("mac", "add", mac(9, 0).hex(":"), "--port", "sink")
@@ -104,46 +106,142 @@ def learning(bench):
             frames = worker[1]["frames"] - worker[0]["frames"]
             cycles = worker[1]["busy_cycles"] - worker[0]["busy_cycles"]
             kept = now["macs"]["entries"]
-            flooded = sum(d["frames"] for p in now["ports"] for d in p["counters"]["drops"]
-                          if d["reason"] == "no_other_port") + sum(p["counters"]["clones"] for p in now["ports"])
+            cli("port", "add", "back", "--kind", "nic", "--device", f"net_pcap6,rx_pcap={back}", "--queues", "1")
+
+            def received():
+                return next(p["counters"] for p in state(cli)["ports"] if p["name"] == "back")
+
+            while (asked := received())["rx_frames"] < n - 1:
+                time.sleep(0.5)
         yield f"of {n:,} addresses sent at once, kept", kept, ""
         yield f"cycles per frame with {n:,} new sources", cycles / max(frames, 1), ""
         yield "that is, addresses learned a second", tsc_hz() * frames / max(cycles, 1) / 1e6, "M/s"
-        yield "frames flooded meanwhile", flooded, ""
+        yield f"of {asked['rx_frames']:,} frames to each of them afterwards, flooded", asked["clones"], ""
+
+
+def churn(bench):
+    """What forwarding costs while a third port brings 10,000 new addresses a second, and without."""
+    ns, seconds = "dunlin-bench-0", max(2, bench.args.seconds)
+    code = ("import socket, sys, time; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0))\n"
+            "i, began = 0, time.monotonic()\n"
+            "while True:\n"
+            "    while i < (time.monotonic() - began) * 10000:\n"
+            "        s.send(bytes([2, 9, 0, 0, 0, 0, 2, 8]) + i.to_bytes(4, 'big') + b'\\x88\\xb5' + bytes(46)); i += 1\n"
+            "    time.sleep(0.001)\n")
+    try:
+        subprocess.run(f"ip netns add {ns} && ip link add dunlinb0 type veth peer name eth0 netns {ns} && "
+                       f"ip link set dunlinb0 up && ip -n {ns} link set eth0 up", shell=True, check=True)
+        with dunlin(bench, between_two_ports(bench)) as (run, cli):
+            cli("port", "add", "new", "--kind", "host", "--interface", "dunlinb0")
+            cli("port", "add", "known", "--kind", "nic", "--device", "net_null9,no-rx=1", "--queues", "1")
+            cli("mac", "add", "02:09:00:00:00:00", "--port", "known")
+            time.sleep(bench.args.warmup)
+
+            def measure():
+                before = state(cli)
+                time.sleep(seconds)
+                after = state(cli)
+                cycles, frames = (after["workers"][0][k] - before["workers"][0][k] for k in ("busy_cycles", "frames"))
+                return cycles / frames, (after["macs"]["learned"] - before["macs"]["learned"]) / seconds, lost(before, after)
+
+            quiet, _, _ = measure()
+            run.daemon("ip", "netns", "exec", ns, "python3", "-c", code, ready=lambda: True)
+            busy, learned, dropped = measure()
+            yield "cycles per frame, 1,000 pairs, beside a port of the kernel's that is silent", quiet, ""
+            yield "the same while it brings new addresses", busy, ""
+            yield "that many a second were learned", learned, "/s"
+            yield "frames lost meanwhile", dropped, ""
+    finally:
+        subprocess.run(f"ip netns del {ns}; ip link del dunlinb0", shell=True, stderr=subprocess.DEVNULL)
+
+
+def latency(bench):
+    """Round trips guest to guest and back, at shares of the highest rate without loss."""
+    contenders = [("dunlin, idle poll", "dunlin", "poll"), ("dunlin, idle adaptive", "dunlin", "adaptive"),
+                  ("ovs", "ovs", "poll")]
+    seconds = 0.5 if bench.args.quick else 2
+    for title, name, idle in contenders:
+        if name not in bench.contenders:
+            continue
+        sockets = tuple(bench.dir / f"guest{i}" for i in (0, 1))
+        case = Case(0, [Port(str(s)) for s in sockets], 0, guests=sockets, idle=idle)
+        contender = bench.contenders[name]
+        with bench.memory(contender.memory_mb(case)), \
+                Run(bench.dir, case, bench.core, bench.other_core, bench.hugepages) as run:
+            guests = run.daemon("nice", "-n", "-20", bench.args.bin.resolve() / "dunlin-bench-latency", "--near", sockets[0],
+                                "--far", sockets[1], "--core", bench.other_core, "--seconds", seconds,
+                                ready=sockets[0].exists)
+            contender.start(run, case)
+            run.confine()
+            try:
+                failed = guests.wait(180)
+            except subprocess.TimeoutExpired:
+                failed = "no end after 180 s"
+            words = guests.log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            if failed:
+                raise Failed(f"{title}: the guests said: {words[-1]}")
+            report = json.loads(words[-1])
+            yield f"{title}: highest rate without loss, there and back", report["lossless_fps"] / 1e3, "kf/s"
+            for load in report["loads"]:
+                for p in ("p50", "p99", "p99_9"):
+                    yield f"{title}: {p.replace('_', '.')} at {load['percent']:.0f} % of it", load[f"{p}_us"], "us"
+                if load["lost"]:
+                    yield f"{title}: frames lost at {load['percent']:.0f} %, of {load['sent']:,}", load["lost"], ""
+            for s in sockets:
+                s.unlink(missing_ok=True)
 
 
 def tcp(bench):
     """iperf3 between two namespaces, through ports of each kind that the kernel is behind."""
     for kind in ("host", "tap"):
-        spaces = [f"dunlin-bench-{i}" for i in (0, 1)]
-        try:
-            for i, ns in enumerate(spaces):
-                subprocess.run(f"ip netns add {ns} && ip -n {ns} link set lo up", shell=True, check=True)
-                if kind == "host":
-                    subprocess.run(f"ip link add dunlinb{i} type veth peer name eth0 netns {ns} && "
-                                   f"ip link set dunlinb{i} up", shell=True, check=True)
-            with dunlin(bench, Case(0, [], 0)) as (run, cli):
-                for i, ns in enumerate(spaces):
-                    cli("port", "add", f"b{i}", "--kind", kind, "--interface", f"dunlinb{i}")
-                    name = "eth0" if kind == "host" else f"dunlinb{i}"
-                    move = "" if kind == "host" else f"ip link set {name} netns {ns} && "
-                    subprocess.run(f"{move}ip -n {ns} addr add 10.9.9.{i + 1}/24 dev {name} && "
-                                   f"ip -n {ns} link set {name} up", shell=True, check=True)
-                time.sleep(1)
-                driver = next(p["driver"] for p in state(cli)["ports"] if p["name"] == "b0")
-                run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
-                           ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
-                seconds = max(2, int(bench.args.seconds))
-                report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
-                                             "-t", str(seconds)))
-                yield f"TCP between namespaces over {driver}", report["end"]["sum_received"]["bits_per_second"] / 1e9, "Gbit/s"
-        finally:
-            for i, ns in enumerate(spaces):
-                subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)
+        for name in ("dunlin", "ovs"):
+            if name in bench.contenders:
+                driver, bits = tcp_through(bench, bench.contenders[name], kind, name)
+                yield f"TCP between namespaces over {driver}, {name}", bits / 1e9, "Gbit/s"
 
 
-ALL = {"control": ("Control and memory", control), "learning": ("Learning", learning), "tcp": ("TCP", tcp)}
-NEEDS = {"tcp": ["iperf3", "ip"]}
+def tcp_through(bench, contender, kind, name):
+    """What drives the ports, and bits per second."""
+    spaces = [f"dunlin-bench-{i}" for i in (0, 1)]
+    devices = [f"net_af_xdp{i},iface=dunlinb{i}" if kind == "host" else f"dunlinb{i}" for i in (0, 1)]
+    words = f'kind = "{kind}"\ninterface = "{{device}}"'
+    case = Case(0, [Port(d if name == "ovs" else f"dunlinb{i}", kind=(words, "tap" if kind == "tap" else "dpdk"))
+                    for i, d in enumerate(devices)], 0, idle="adaptive")
+    try:
+        for i, ns in enumerate(spaces):
+            subprocess.run(f"ip netns add {ns} && ip -n {ns} link set lo up", shell=True, check=True)
+            if kind == "host":
+                subprocess.run(f"ip link add dunlinb{i} type veth peer name eth0 netns {ns} && "
+                               f"ip link set dunlinb{i} up", shell=True, check=True)
+        with bench.memory(contender.memory_mb(case)), \
+                Run(bench.dir, case, bench.core, bench.other_core, bench.hugepages) as run:
+            contender.start(run, case)
+            run.confine()
+            for i, ns in enumerate(spaces):
+                end = "eth0" if kind == "host" else f"dunlinb{i}"
+                move = "" if kind == "host" else f"ip link set {end} netns {ns} && "
+                subprocess.run(f"{move}ip -n {ns} addr add 10.9.9.{i + 1}/24 dev {end} && "
+                               f"ip -n {ns} link set {end} up", shell=True, check=True)
+                if name == "ovs":
+                    # It does not finish the checksums that a kernel leaves to its device.
+                    subprocess.run(f"ip netns exec {ns} ethtool -K {end} tx off", shell=True, check=True,
+                                   stdout=subprocess.DEVNULL)
+            time.sleep(1)
+            run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
+                       ready=lambda: any(b"listening" in f.read_bytes() for f in run.dir.glob("*.log")))
+            report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
+                                         "-t", str(max(2, int(bench.args.seconds)))))
+            if "sum_received" not in report["end"]:
+                raise Failed(f"iperf3: {report.get('error', report)}")
+            return "AF_XDP" if kind == "host" else "tap", report["end"]["sum_received"]["bits_per_second"]
+    finally:
+        for i, ns in enumerate(spaces):
+            subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)
+
+
+ALL = {"latency": ("Latency, round trip", latency), "churn": ("Learning while forwarding", churn),
+       "control": ("Control and memory", control), "learning": ("Learning", learning), "tcp": ("TCP", tcp)}
+NEEDS = {"tcp": ["iperf3", "ip", "ethtool"], "churn": ["ip"]}
 
 
 def run(bench, name):

@@ -16,6 +16,7 @@ class Port:
     dunlin: str = ""      # lines of its [[port]]
     ovs: tuple = ()       # columns of its Port record
     queues: int = 1
+    kind: tuple = ()      # other than a DPDK device: the lines of its [[port]], the type of its Interface
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Case:
     per: str = "received"  # what cycles are divided by: frames received, or sent
     guests: tuple = ()    # sockets that a generator serves as two guests; with the frame's size
     size: int = 60
+    idle: str = "poll"    # how Dunlin's workers idle
 
 
 @dataclass
@@ -95,6 +97,12 @@ def forwarding(folder, args, vlan=None):
                    2 * max(pairs, len(sizes)), contenders=("io", "macswap", "dunlin", "ovs"))
 
 
+def sizes(folder, args):
+    for sizes in SIZES.values():
+        files = [write(folder / f"{side}.pcap", shuffled(1000, side, sizes)) for side in (0, 1)]
+        yield Case(sum(sizes) // len(sizes), [Port(endless(i, f)) for i, f in enumerate(files)], 2 * 1000)
+
+
 def trunk_to_access(folder, args):
     return forwarding(folder, args, vlan=10)
 
@@ -130,6 +138,7 @@ ALL = [
     Scenario("forwarding", "Forwarding between two ports", "address pairs", forwarding,
              {("ovs", "dunlin"): OVS_BAR, ("dunlin", "io"): IO_BAR}),
     Scenario("trunk-to-access", "Forwarding between a trunk and an access port", "address pairs", trunk_to_access),
+    Scenario("sizes", "The same by size, 1,000 pairs; 353 is the mean of an IMIX", "octets", sizes),
     Scenario("scaling", "The same with more workers, 1,000 pairs", "workers", scaling),
     Scenario("flood", "Flooding: cycles per frame sent", "ports", flood),
     Scenario("guests", "Guest to guest over vhost-user", "octets", guests, {("ovs", "dunlin"): {60: 1.3}}),

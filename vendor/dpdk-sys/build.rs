@@ -50,6 +50,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_socket_id",
     "rte_eth_dev_adjust_nb_rx_tx_desc",
     "rte_eth_dev_set_link_up",
+    "rte_flow_validate",
     // vhost-user
     "rte_vhost_driver_register",
     "rte_vhost_driver_unregister",
@@ -81,6 +82,9 @@ const TYPES: &[&str] = &[
     "rte_eth_stats",
     "rte_eth_link",
     "rte_ether_addr",
+    "rte_flow_item_eth",
+    "rte_flow_item_vlan",
+    "rte_flow_action_queue",
     "rte_vhost_device_ops",
     "rte_gso_ctx",
 ];
@@ -97,6 +101,8 @@ const CONSTANTS: &[&str] = &[
     "VIRTIO_.*",
     "VHOST_.*",
     "RTE_ETH_LINK_.*",
+    "RTE_FLOW_ITEM_TYPE_(ETH|VLAN|END)",
+    "RTE_FLOW_ACTION_TYPE_(QUEUE|END)",
 ];
 
 fn main() {

@@ -188,6 +188,7 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
     let foreign: &[(&str, bool, &[&str])] = &[
         ("device", !p.device.is_empty(), &["nic"]),
         ("queues", p.queues.is_some(), &["nic"]),
+        ("hash_fields", !p.hash_fields.is_empty(), &["nic"]),
         ("steering", !p.steering.is_empty(), &["nic", "host", "tap"]),
         ("interface", !p.interface.is_empty(), &["host", "tap"]),
         ("driver", !p.driver.is_empty(), &["host"]),
@@ -212,7 +213,11 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
         }
         "nic" => match p.queues {
             Some(n) if !(1..=64).contains(&n) => bad(object, "queues", format!("{n} is not in 1 to 64")),
-            n => Ok(dp::device::Kind::Nic(dp::Nic { device: full_pci_address(&p.device), queues: n.unwrap_or(0) })),
+            n => Ok(dp::device::Kind::Nic(dp::Nic {
+                device: full_pci_address(&p.device),
+                queues: n.unwrap_or(0),
+                hash_fields: hash_fields(object, &p.hash_fields)?,
+            })),
         },
         "host" => {
             let af_packet_only = match p.driver.as_str() {
@@ -237,6 +242,14 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
         }
         "" => bad(object, "kind", "is missing: nic, host, tap or vhost-user"),
         other => bad(object, "kind", format!("'{other}' is none of nic, host, tap, vhost-user")),
+    }
+}
+
+fn hash_fields(object: &str, names: &[String]) -> Result<Vec<String>, Bad> {
+    const KNOWN: [&str; 6] = ["mac", "vlan", "ip", "tcp", "udp", "sctp"];
+    match names.iter().find(|n| !KNOWN.contains(&n.as_str())) {
+        Some(n) => bad(object, "hash_fields", format!("'{n}' is none of {}", KNOWN.join(", "))),
+        None => Ok(KNOWN.into_iter().filter(|k| names.iter().any(|n| n == k)).map(Into::into).collect()),
     }
 }
 

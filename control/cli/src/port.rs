@@ -103,6 +103,9 @@ struct Settings {
     /// Who processes its frames: the worker that receives them (rss), or that of their port (vmdq)
     #[arg(long, value_parser = ["rss", "vmdq"])]
     steering: Option<String>,
+    /// nic: what the device hashes to spread frames over its queues [default: ip,tcp,udp,sctp]
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',', value_parser = ["mac", "vlan", "ip", "tcp", "udp", "sctp"])]
+    hash_fields: Option<Vec<String>>,
     /// Cores whose workers poll it [default: any]
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
     workers: Option<Vec<u32>>,
@@ -145,6 +148,7 @@ impl Settings {
         p.server = self.server.unwrap_or(p.server);
         p.queues = self.queues.or(p.queues);
         p.mtu = self.mtu.or(p.mtu);
+        p.hash_fields = self.hash_fields.clone().unwrap_or_else(|| p.hash_fields.clone());
         p.workers = self.workers.clone().unwrap_or_else(|| p.workers.clone());
         p.protected = self.protected.unwrap_or(p.protected);
         p.vlan = self.vlan.or(p.vlan);
@@ -310,6 +314,9 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
         ("mtu", p.mtu.to_string()),
         ("queues", format!("{} rx, {} tx", p.rx_queues, p.tx_queues)),
         ("steering", if p.steering.is_empty() { "rss".into() } else { p.steering.clone() }),
+        ("hashes", p.hash_fields.join(", ")),
+        ("device steers", p.device_steering.clone()),
+        ("numa node", p.numa_node.map(|n| n.to_string()).unwrap_or_default()),
         ("addresses", p.macs.to_string()),
     ]);
     if let Some(g) = p.guest {

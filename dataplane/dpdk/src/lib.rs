@@ -21,6 +21,7 @@ pub mod mempool;
 pub mod offload;
 pub mod port;
 pub mod quiescent;
+pub mod steering;
 pub mod tap;
 pub mod thread;
 pub mod vhost;

@@ -41,17 +41,22 @@ unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 
+/// A NUMA node as DPDK names it: -1 for any.
+fn socket(node: Option<u32>) -> i32 {
+    node.map_or(-1, |n| n as i32)
+}
+
 /// A pool of buffers of one size. Clones are the same pool.
 #[derive(Clone)]
 pub struct Mempool(Arc<Inner>);
 
 impl Mempool {
-    /// `size` buffers of `room` octets beside the headroom.
-    pub fn new(_: &Eal, size: u32, room: u16) -> Result<Self, DpdkError> {
+    /// `size` buffers of `room` octets beside the headroom, in the memory of a NUMA node if one is named.
+    pub fn new(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
         // SAFETY: DPDK runs (the Eal proves it), the name is NUL-terminated and unique; NULL
         // comes back on failure.
         let create = |name: &CString, cache| unsafe {
-            sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, -1)
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, socket(node))
         };
         Self::made_by(size, room, create)
     }
@@ -60,7 +65,7 @@ impl Mempool {
     /// that: DPDK's driver gives the kernel as much memory from the first buffer on as they take
     /// without gaps. An ordinary pool leaves some where a buffer would cross pages, many on small
     /// pages; its last buffers would be none of the kernel's, and what is received into them lost.
-    pub fn in_one_piece(_: &Eal, size: u32, room: u16) -> Result<Self, DpdkError> {
+    pub fn in_one_piece(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
         let element = size_of::<sys::rte_mbuf>() as u32 + u32::from(room + HEADROOM);
         let private = size_of::<sys::rte_pktmbuf_pool_private>() as u32;
         let create = |name: &CString, cache| {
@@ -70,7 +75,8 @@ impl Mempool {
             // SAFETY: as in new(); the steps are those of rte_pktmbuf_pool_create, in its order. The
             // pool is used by nobody else yet, and is freed if it can't be filled.
             unsafe {
-                let pool = sys::rte_mempool_create_empty(name.as_ptr(), size, element, cache, private, -1, flags);
+                let socket = socket(node);
+                let pool = sys::rte_mempool_create_empty(name.as_ptr(), size, element, cache, private, socket, flags);
                 if pool.is_null() {
                     return pool;
                 }

@@ -18,6 +18,7 @@ use crate::{
     eal::Eal,
     mempool::Mempool,
     offload::Caps,
+    steering::{self, ByDestination, HashFields},
     xdp::{self, XdpSocket},
 };
 
@@ -99,8 +100,8 @@ pub struct Info {
     pub max_tx_queues: u16,
     /// The largest MTU; 0 if it does not say.
     pub max_mtu: u16,
-    /// The NUMA node, -1 for any.
-    pub numa_node: i32,
+    /// The NUMA node it is on, if on one.
+    pub numa_node: Option<u32>,
 }
 
 /// How a device is set up.
@@ -113,6 +114,8 @@ pub struct Setup<'a> {
     pub mtu: u16,
     /// Tell it to the device; otherwise whoever owns the interface does.
     pub device_mtu: bool,
+    /// By what frames are spread over several receive queues, as far as the device offers it.
+    pub hash: HashFields,
     /// Where received frames are put.
     pub pool: &'a Mempool,
 }
@@ -134,6 +137,7 @@ pub struct DeviceStats {
 pub struct EthPort {
     device: Arc<Device>,
     caps: Caps,
+    hash: Option<HashFields>,
 }
 
 impl EthPort {
@@ -158,14 +162,14 @@ impl EthPort {
         if device.keeps_buffers {
             KEEPERS.fetch_add(1, SeqCst);
         }
-        Ok(EthPort { device: Arc::new(device), caps: Caps::default() })
+        Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None })
     }
 
     /// What the device says of itself.
     pub fn info(&self) -> Info {
         let i = self.device.info();
         // SAFETY: the device is attached.
-        let numa_node = unsafe { sys::rte_eth_dev_socket_id(self.device.id) };
+        let numa_node = u32::try_from(unsafe { sys::rte_eth_dev_socket_id(self.device.id) }).ok();
         let driver = self.device.driver();
         Info { driver, max_rx_queues: i.max_rx_queues, max_tx_queues: i.max_tx_queues, max_mtu: i.max_mtu, numa_node }
     }
@@ -199,7 +203,8 @@ impl EthPort {
         conf.rxmode.mtu = if setup.device_mtu { u32::from(setup.mtu) } else { u32::from(setup.mtu).min(most) };
         if setup.rx_queues > 1 && info.flow_type_rss_offloads != 0 {
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
-            conf.rx_adv_conf.rss_conf.rss_hf = sys::DUNLIN_RSS_FIELDS & info.flow_type_rss_offloads;
+            self.hash = Some(setup.hash.offered(info.flow_type_rss_offloads));
+            conf.rx_adv_conf.rss_conf.rss_hf = self.hash.map_or(0, HashFields::bits);
         }
         let (mut rx_desc, mut tx_desc) = (DESCRIPTORS, DESCRIPTORS);
         // SAFETY: the device is attached and not started; the configuration outlives the calls;
@@ -239,6 +244,17 @@ impl EthPort {
         // SAFETY: the device is attached; the call is made for use at any time.
         let code = unsafe { sys::rte_eth_dev_set_mtu(self.device.id, mtu) };
         check(format!("device '{}': mtu {mtu}", self.device.name), code).map(drop)
+    }
+
+    /// By what the started device spreads frames over its queues; `None` if it does not, having one
+    /// queue only or no such means.
+    pub fn hash_fields(&self) -> Option<HashFields> {
+        self.hash
+    }
+
+    /// Whether the started device can choose a frame's queue by where it goes.
+    pub fn by_destination(&self) -> ByDestination {
+        steering::probe(self.device.id, &self.device.info())
     }
 
     /// Whether the driver says the link is up.

@@ -15,6 +15,7 @@ use dunlin_dpdk::{
     mempool::Mempool,
     port::{DeviceStats, EthPort, Setup, TxQueue},
     quiescent::Domain,
+    steering::{ByDestination, HashFields},
     tap::{TapPort, TapRemover},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
@@ -22,6 +23,7 @@ use dunlin_engine::MacAddr;
 use parking_lot::Mutex;
 
 use crate::{
+    numa,
     pools::Pools,
     queues::{RxKind, TxHandle},
     spec::DeviceSpec,
@@ -50,6 +52,12 @@ pub struct Device {
     pub mac: Option<[u8; 6]>,
     pub rx_queues: u32,
     pub tx_queues: u32,
+    /// By what it spreads frames over its queues; `None` if it does not.
+    pub hash: Option<HashFields>,
+    /// Whether it could spread them by destination; `None` if it is no Ethernet device of DPDK's.
+    pub by_destination: Option<ByDestination>,
+    /// The NUMA node it is on, if on one.
+    pub node: Option<u32>,
 }
 
 enum Kind {
@@ -87,7 +95,7 @@ pub struct Opened {
 /// Opens what `spec` names for frames of `mtu`.
 pub fn open(o: &mut Opener<'_>, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
     match spec {
-        DeviceSpec::Nic { device, queues } => open_nic(o, device, *queues, mtu),
+        DeviceSpec::Nic { device, queues, hash } => open_nic(o, device, *queues, *hash, mtu),
         DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
         DeviceSpec::Tap { interface } => open_tap(o, interface, mtu),
         DeviceSpec::VhostUser { socket, role } => open_vhost(o, socket, *role),
@@ -98,14 +106,15 @@ fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
     DpdkError { what: what.into(), why: why.into() }
 }
 
-fn open_nic(o: &mut Opener<'_>, device: &str, queues: u16, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_nic(o: &mut Opener<'_>, device: &str, queues: u16, hash: HashFields, mtu: u32) -> Result<Opened, DpdkError> {
     if is_pci_address(device.split(',').next().unwrap_or_default()) {
         check_pci(device)?;
     }
     let port = EthPort::attach(o.eal, device)?;
-    let pool = o.pools.for_mtu(mtu)?;
+    let pool = o.pools.for_mtu(mtu, port.info().numa_node)?;
     let wanted = if queues == 0 { o.workers as u16 } else { queues };
-    let mut opened = start_eth(o, port, &pool, wanted, mtu, true)?;
+    let setup = Start { pool: &pool, rx_queues: wanted, mtu, device_mtu: true, hash };
+    let mut opened = start_eth(o, port, &setup)?;
     opened.device.driver = "dpdk";
     if u32::from(wanted) > opened.device.rx_queues {
         opened.device.note = format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
@@ -135,10 +144,11 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
         4 * 1024 * 1024 / frame
     );
     let port = EthPort::attach(o.eal, &args)?;
-    let pool = o.pools.for_mtu(mtu)?;
-    let mut opened = start_eth(o, port, &pool, 1, mtu, false)?;
+    let node = numa::of_interface(interface);
+    let pool = o.pools.for_mtu(mtu, node)?;
+    let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
     opened.device.driver = "af_packet";
-    opened.device.note = why_not;
+    (opened.device.note, opened.device.node) = (why_not, node);
     opened.complete_checksums = true;
     opened.device.follow_kernel(interface, mtu)?;
     Ok(opened)
@@ -162,13 +172,14 @@ fn open_af_xdp_patiently(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Resul
 fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let args = format!("{},iface={interface}", unique("net_af_xdp"));
     let port = EthPort::attach(o.eal, &args)?;
-    let pool = o.pools.for_xdp()?;
-    let started = start_eth(o, port, &pool, 1, mtu, false);
+    let node = numa::of_interface(interface);
+    let pool = o.pools.for_xdp(node)?;
+    let started = start_eth(o, port, &Start::behind_kernel(&pool, mtu));
     let Ok(mut opened) = started else {
         pool.abandon(o.domain);
         return started;
     };
-    opened.device.driver = "af_xdp";
+    (opened.device.driver, opened.device.node) = ("af_xdp", node);
     opened.complete_checksums = true;
     opened.device.follow_kernel(interface, mtu)?;
     if let Kind::Eth { own_pool, .. } = &mut opened.device.kind {
@@ -186,7 +197,7 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
         }
         return Err(e);
     }
-    let (rx, tx) = (tap.rx(&o.pools.standard), tap.tx());
+    let (rx, tx) = (tap.rx(o.pools.standard(None)), tap.tx());
     let device = Device {
         kind: Kind::Tap { tap, name: interface.to_owned() },
         driver: "tap",
@@ -194,6 +205,9 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
         mac: Interface::read(interface, "address").and_then(|a| Some(a.parse::<MacAddr>().ok()?.octets())),
         rx_queues: rx.len() as u32,
         tx_queues: tx.len() as u32,
+        hash: None,
+        by_destination: None,
+        node: None,
     };
     let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
     let rx = rx.into_iter().map(|q| RxKind::Tap(Box::new(q))).collect();
@@ -224,7 +238,7 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
     if role == Role::Server {
         share(Path::new(socket), o.vhost_group).map_err(|e| refuse(&what, format!("its group and mode: {e}")))?;
     }
-    let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &o.pools.standard))).collect();
+    let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, o.pools.standard(None)))).collect();
     let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
     let note = if role == Role::Client { "client, reconnects".into() } else { "server".into() };
     let device = Device {
@@ -234,26 +248,38 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
         mac: None,
         rx_queues: u32::from(MAX_QUEUE_PAIRS),
         tx_queues: u32::from(MAX_QUEUE_PAIRS),
+        hash: None,
+        by_destination: None,
+        node: None,
     };
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
 }
 
-fn start_eth(
-    o: &Opener<'_>,
-    mut port: EthPort,
-    pool: &Mempool,
+/// How an Ethernet device is to be started, before it is known what it offers.
+struct Start<'a> {
+    pool: &'a Mempool,
     rx_queues: u16,
     mtu: u32,
     device_mtu: bool,
-) -> Result<Opened, DpdkError> {
+    hash: HashFields,
+}
+
+impl<'a> Start<'a> {
+    fn behind_kernel(pool: &'a Mempool, mtu: u32) -> Self {
+        Start { pool, rx_queues: 1, mtu, device_mtu: false, hash: HashFields::DEFAULT }
+    }
+}
+
+fn start_eth(o: &Opener<'_>, mut port: EthPort, want: &Start<'_>) -> Result<Opened, DpdkError> {
     let info = port.info();
     let workers = o.workers as u16;
     let mut setup = Setup {
-        rx_queues: rx_queues.clamp(1, info.max_rx_queues.max(1)),
+        rx_queues: want.rx_queues.clamp(1, info.max_rx_queues.max(1)),
         tx_queues: workers.clamp(1, info.max_tx_queues.max(1)),
-        mtu: mtu as u16,
-        device_mtu,
-        pool,
+        mtu: want.mtu as u16,
+        device_mtu: want.device_mtu,
+        hash: want.hash,
+        pool: want.pool,
     };
     if info.driver == "net_af_packet" {
         // Their queues come in pairs.
@@ -266,6 +292,9 @@ fn start_eth(
         note: info.driver,
         rx_queues: rx.len() as u32,
         tx_queues: tx.len() as u32,
+        hash: port.hash_fields(),
+        by_destination: Some(port.by_destination()),
+        node: info.numa_node,
         kind: Kind::Eth { port, interface: None, own_pool: None },
     };
     Ok(Opened {

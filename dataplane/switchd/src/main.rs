@@ -14,6 +14,7 @@
 mod api;
 mod device;
 mod events;
+mod numa;
 mod packet;
 mod pools;
 mod queues;
@@ -134,7 +135,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }));
     let vhost_group = args.vhost_group.as_deref().map(group_id).transpose()?;
     let eal = Eal::init(&EalConfig { memory_mb: args.memory, hugepages: !args.no_huge })?;
-    let pools = Pools::new(eal, args.memory, !args.no_huge)?;
+    let pools = Pools::new(eal, args.memory, !args.no_huge, &numa::nodes_of(&args.cores.0))?;
     let clock = Clock::new(tsc_hz(&eal));
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
@@ -145,7 +146,8 @@ fn run(args: Args) -> anyhow::Result<()> {
 
     let mut threads = Vec::new();
     for (reader, shared) in readers.into_iter().zip(&shared) {
-        let tx = Transmitter::new(Finisher::new(pools.standard.clone(), pools.linear.clone()));
+        let tx =
+            Transmitter::new(Finisher::new(pools.standard(numa::of_core(shared.core)).clone(), pools.linear.clone()));
         let worker = Worker::new(shared.clone(), macs.clone(), reader, clock, tx);
         threads.push(start_worker(eal, shared.core, worker)?);
     }

@@ -2,7 +2,10 @@
 //! field and value.
 
 use dunlin_dataplane_api::v1;
-use dunlin_dpdk::vhost::{MAX_PATH, Role};
+use dunlin_dpdk::{
+    steering::HashFields,
+    vhost::{MAX_PATH, Role},
+};
 use dunlin_engine::{
     MacAddr,
     snapshot::MacLimit,
@@ -15,7 +18,7 @@ use crate::worker::Idle;
 /// The device behind a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceSpec {
-    Nic { device: String, queues: u16 },
+    Nic { device: String, queues: u16, hash: HashFields },
     Host { interface: String, af_packet_only: bool },
     Tap { interface: String },
     VhostUser { socket: String, role: Role },
@@ -133,7 +136,13 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceS
         Some(Kind::Nic(n)) if n.device.is_empty() => {
             Err(bad(object(), "device", "is missing: a PCI address (0000:03:00.0) or DPDK devargs"))
         }
-        Some(Kind::Nic(n)) => Ok(DeviceSpec::Nic { device: n.device.clone(), queues: n.queues.min(64) as u16 }),
+        Some(Kind::Nic(n)) => match HashFields::from_names(&n.hash_fields) {
+            Ok(hash) => Ok(DeviceSpec::Nic { device: n.device.clone(), queues: n.queues.min(64) as u16, hash }),
+            Err(name) => {
+                let known: Vec<_> = HashFields::known().collect();
+                Err(bad(object(), "hash_fields", format!("'{name}' is none of {}", known.join(", "))))
+            }
+        },
         Some(Kind::Host(h)) => {
             Ok(DeviceSpec::Host { interface: interface("interface", &h.interface)?, af_packet_only: h.af_packet_only })
         }

@@ -4,6 +4,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_gso.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
@@ -23,4 +24,9 @@ void dunlin_mbuf_share(struct rte_mbuf *m);
 /* Macros that bindgen can't evaluate by itself. */
 static const uint64_t DUNLIN_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
 static const uint64_t DUNLIN_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-static const uint64_t DUNLIN_RSS_FIELDS = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+static const uint64_t DUNLIN_RSS_MAC = RTE_ETH_RSS_ETH;
+static const uint64_t DUNLIN_RSS_VLAN = RTE_ETH_RSS_VLAN;
+static const uint64_t DUNLIN_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t DUNLIN_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t DUNLIN_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t DUNLIN_RSS_SCTP = RTE_ETH_RSS_SCTP;

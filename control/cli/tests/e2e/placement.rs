@@ -54,6 +54,26 @@ fn a_core_that_is_no_worker_is_refused() {
     assert_eq!(polled_by(&host, 0), ["a"]);
 }
 
+/// What a device hashes is chosen by name, and what it can't do is said.
+#[test]
+fn a_device_says_what_it_hashes_and_steers_by() {
+    let host = Host::with_options("--cores 0");
+    let null = "--kind nic --device net_null0,no-rx=1 --queues 2";
+    let error = host.refused(&format!("port add a {null} --hash-fields ip,ipx"));
+    assert!(error.contains("'ipx'"), "{error}");
+    host.dunlin(&format!("port add a {null} --hash-fields mac,udp"));
+    // DPDK's null driver offers no hash of addresses of layer 2.
+    assert_eq!(host.port("a")["hash_fields"], serde_json::json!(["udp"]));
+    let device = host.port("a")["device_steering"].as_str().unwrap().to_owned();
+    assert!(device.starts_with("0 VMDq pools, rules by MAC and VLAN: ") && !device.ends_with("yes"), "{device}");
+    host.dunlin("port set a --unset hash-fields");
+    assert_eq!(host.port("a")["hash_fields"], serde_json::json!(["ip", "tcp", "udp", "sctp"]));
+    // One queue needs no hash.
+    host.dunlin("port set a --queues 1");
+    assert_eq!(host.port("a")["hash_fields"], serde_json::json!([]));
+    println!("{}", host.dunlin("port show a"));
+}
+
 /// Two busy queues on one worker: one goes to the other, when asked and by itself.
 #[test]
 fn busy_queues_spread() {

@@ -71,6 +71,8 @@ pub struct Switch {
 
 struct WorkerSide {
     shared: Arc<WorkerShared>,
+    /// The NUMA node its core is of.
+    node: Option<u32>,
     queues: Vec<placement::QueueSide>,
     sample: state::LoopSample,
     recent: state::LoopSample,
@@ -110,7 +112,8 @@ pub struct Parts {
 
 impl Switch {
     pub fn new(p: Parts) -> Self {
-        let side = |shared| WorkerSide {
+        let side = |shared: Arc<WorkerShared>| WorkerSide {
+            node: crate::numa::of_core(shared.core),
             shared,
             queues: Vec::new(),
             sample: state::LoopSample::default(),

@@ -46,32 +46,44 @@ impl QueueSide {
 /// A queue that should move: from which worker, which of its queues, to which worker.
 type Move = (usize, usize, usize);
 
-/// The moves that bring busy workers down, each by at least `gain`; loads[worker][queue] is a
-/// queue's share of a core, and whether it may move.
-fn plan(mut loads: Vec<Vec<(f64, bool)>>, gain: f64) -> Vec<Move> {
+/// What a queue weighs: its share of a core, and the workers it may go to.
+#[derive(Clone, Debug, Default)]
+struct Load {
+    share: f64,
+    may_go_to: Vec<usize>,
+}
+
+/// The moves that bring busy workers down, each by at least `gain`, out of loads[worker][queue].
+fn plan(mut loads: Vec<Vec<Load>>, gain: f64) -> Vec<Move> {
     let mut moves = Vec::new();
-    let total = |w: &[(f64, bool)]| w.iter().map(|q| q.0).sum::<f64>();
     // Each move brings two workers nearer to each other, so this ends; a bound all the same.
     while moves.len() < 64 {
+        let totals: Vec<f64> = loads.iter().map(|w| w.iter().map(|q| q.share).sum()).collect();
         let mut order: Vec<usize> = (0..loads.len()).collect();
-        order.sort_by(|a, b| total(&loads[*b]).total_cmp(&total(&loads[*a])));
-        let Some((&least, busy)) = order.split_last() else { break };
-        let low = total(&loads[least]);
-        // The busiest may have nothing that helps, one large queue or pinned ones: then the next.
-        let best = busy.iter().find_map(|&most| {
-            let high = total(&loads[most]);
-            let after = |share: f64| (high - share).max(low + share);
-            let movable = loads[most].iter().enumerate().filter(|(_, q)| q.1 && q.0 > 0.0);
-            let (queue, q) = movable.min_by(|(_, a), (_, b)| after(a.0).total_cmp(&after(b.0)))?;
-            (after(q.0) <= high - gain).then_some((most, queue, q.0))
+        order.sort_by(|a, b| totals[*b].total_cmp(&totals[*a]));
+        // The busiest may have nothing that helps, one large queue or pinned ones: then the next. The
+        // idlest may be of another node.
+        let pairs =
+            order.iter().enumerate().flat_map(|(i, most)| order[i + 1..].iter().rev().map(move |to| (*most, *to)));
+        let mut best = pairs.filter_map(|(most, to)| {
+            let after = |q: &Load| (totals[most] - q.share).max(totals[to] + q.share);
+            let movable = loads[most].iter().enumerate().filter(|(_, q)| q.share > 0.0 && q.may_go_to.contains(&to));
+            let (at, q) = movable.min_by(|(_, a), (_, b)| after(a).total_cmp(&after(b)))?;
+            (after(q) <= totals[most] - gain).then_some((most, at, to))
         });
-        let Some((most, queue, share)) = best else { break };
+        let Some((from, at, to)) = best.next() else { break };
         // Its place stays, empty, so that places mean the same for later moves.
-        loads[most][queue] = (0.0, false);
-        loads[least].push((share, false));
-        moves.push((most, queue, least));
+        let share = std::mem::take(&mut loads[from][at]).share;
+        loads[to].push(Load { share, ..Load::default() });
+        moves.push((from, at, to));
     }
     moves
+}
+
+/// The workers of `nodes` that should poll a device of `node`: those of the same, or all.
+fn near(node: Option<u32>, nodes: &[Option<u32>]) -> Vec<usize> {
+    let of_node: Vec<usize> = (0..nodes.len()).filter(|w| node.is_some() && nodes[*w] == node).collect();
+    if of_node.is_empty() { (0..nodes.len()).collect() } else { of_node }
 }
 
 impl Switch {
@@ -81,11 +93,17 @@ impl Switch {
         let frames = Arc::new(Count::default());
         let rx = RxHandle { port: idx, queue, complete_checksums, frames: frames.clone() };
         let number = rx.number();
-        let fewest = (0..self.workers.len()).min_by_key(|w| self.workers[*w].queues.len());
+        let fewest = self.near(name).into_iter().min_by_key(|w| self.workers[*w].queues.len());
         let to = self.pinned_to(name, number).or(fewest).expect("there is a worker");
         let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
         self.workers[to].queues.push(side);
         self.workers[to].shared.tell(None, [Command::AddRx(rx)]);
+    }
+
+    /// The workers that may poll a port of which nothing is pinned.
+    fn near(&self, name: &str) -> Vec<usize> {
+        let nodes: Vec<Option<u32>> = self.workers.iter().map(|w| w.node).collect();
+        near(self.ports.get(name).and_then(|p| p.device.as_ref().ok()?.node), &nodes)
     }
 
     /// The worker that queue `number` of a port is pinned to.
@@ -135,7 +153,8 @@ impl Switch {
     fn rebalance_by(&mut self, share: impl Fn(&QueueSide) -> f64, gain: f64) -> Vec<v1::QueueMove> {
         let load = |w: &WorkerSide| {
             let movable = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.pinned.is_empty());
-            w.queues.iter().map(|q| (share(q), movable(q))).collect()
+            let may_go_to = |q: &QueueSide| if movable(q) { self.near(&q.port) } else { Vec::new() };
+            w.queues.iter().map(|q| Load { share: share(q), may_go_to: may_go_to(q) }).collect()
         };
         let moves = plan(self.workers.iter().map(load).collect(), gain);
         // By name: places shift with every move.
@@ -177,8 +196,9 @@ impl Switch {
 mod tests {
     use super::*;
 
-    fn free(shares: &[&[f64]]) -> Vec<Vec<(f64, bool)>> {
-        shares.iter().map(|w| w.iter().map(|s| (*s, true)).collect()).collect()
+    fn free(shares: &[&[f64]]) -> Vec<Vec<Load>> {
+        let all = || (0..shares.len()).collect();
+        shares.iter().map(|w| w.iter().map(|s| Load { share: *s, may_go_to: all() }).collect()).collect()
     }
 
     #[test]
@@ -196,7 +216,9 @@ mod tests {
 
     #[test]
     fn pinned_queues_stay_and_small_gains_move_nothing() {
-        assert_eq!(plan(vec![vec![(0.4, false), (0.3, true)], vec![]], GAIN), [(0, 1, 1)]);
+        let mut pinned = free(&[&[0.4, 0.3], &[]]);
+        pinned[0][0].may_go_to.clear();
+        assert_eq!(plan(pinned, GAIN), [(0, 1, 1)]);
         assert_eq!(plan(free(&[&[0.3, 0.1], &[0.2]]), AUTO_GAIN), []);
         assert_eq!(plan(free(&[&[0.3, 0.1], &[0.2]]), GAIN), [(0, 1, 1)]);
     }
@@ -205,11 +227,20 @@ mod tests {
     fn many_queues_spread_evenly() {
         let mut loads = free(&[&[0.1; 8], &[], &[]]);
         for (from, at, to) in plan(loads.clone(), GAIN) {
-            let share = loads[from][at].0;
-            loads[from][at].0 = 0.0;
-            loads[to].push((share, false));
+            let load = std::mem::take(&mut loads[from][at]);
+            loads[to].push(load);
         }
-        let most = loads.iter().map(|w| w.iter().map(|q| q.0).sum::<f64>()).fold(0.0, f64::max);
+        let most = loads.iter().map(|w| w.iter().map(|q| q.share).sum::<f64>()).fold(0.0, f64::max);
         assert!(most < 0.31, "{loads:?}");
+    }
+
+    #[test]
+    fn queues_stay_on_their_node() {
+        let nodes = [Some(0), Some(0), Some(1)];
+        assert_eq!(near(Some(0), &nodes), [0, 1]);
+        assert_eq!((near(Some(7), &nodes), near(None, &nodes)), (vec![0, 1, 2], vec![0, 1, 2]));
+        let mut loads = free(&[&[0.4, 0.4], &[0.1], &[]]);
+        loads[0].iter_mut().for_each(|q| q.may_go_to = near(Some(0), &nodes));
+        assert_eq!(plan(loads, GAIN), [(0, 0, 1), (1, 0, 2)]);
     }
 }

@@ -50,6 +50,7 @@ impl WorkerSide {
         let (all, recent) = (self.loop_sample(), self.recent);
         v1::WorkerState {
             core: self.shared.core as u32,
+            numa_node: self.node,
             queues: self
                 .queues
                 .iter()
@@ -110,7 +111,7 @@ impl Switch {
             pools: self
                 .pools
                 .all()
-                .map(|(name, p)| v1::PoolState { name: name.into(), size: p.size(), in_use: p.in_use() })
+                .map(|(name, p)| v1::PoolState { name, size: p.size(), in_use: p.in_use() })
                 .collect(),
             flaps: self.flap_reports(),
             queue_moves: self.queue_moves,
@@ -146,6 +147,16 @@ impl Switch {
                 rx_no_buffer: stats.rx_no_buffer,
                 tx_errors: stats.tx_errors,
             }),
+            hash_fields: device
+                .ok()
+                .and_then(|d| d.hash)
+                .map_or_else(Vec::new, |h| h.names().into_iter().map(Into::into).collect()),
+            device_steering: device
+                .ok()
+                .and_then(|d| d.by_destination.as_ref())
+                .map(|d| d.to_string())
+                .unwrap_or_default(),
+            numa_node: device.ok().and_then(|d| d.node),
             steering: match (&self.owners, p.steered) {
                 (Some(_), true) => "vmdq, in software",
                 (None, true) => "vmdq, of one worker",
