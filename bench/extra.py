@@ -228,7 +228,7 @@ def tcp_through(bench, contender, kind, name):
                                    stdout=subprocess.DEVNULL)
             time.sleep(1)
             run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
-                       ready=lambda: any(b"listening" in f.read_bytes() for f in run.dir.glob("*.log")))
+                       ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
             report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
                                          "-t", str(max(2, int(bench.args.seconds)))))
             if "sum_received" not in report["end"]:

@@ -1,7 +1,8 @@
 //! Makes Rust of the proto file. What an operator writes (Config and below) is also what TOML
 //! and the store hold: the same types, with unknown fields refused.
 
-const WRITTEN: &[&str] = &["Config", "Dataplane", "Bridge", "Port", "StaticMac"];
+const WRITTEN: &[&str] =
+    &["Config", "Dataplane", "Bridge", "Port", "StaticMac", "Network", "Vtep", "Route", "Neighbor"];
 
 fn main() {
     let mut builder = tonic_prost_build::configure()

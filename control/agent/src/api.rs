@@ -64,6 +64,10 @@ impl v1::control_server::Control for Server {
         self.dataplane().await?.flush_macs(r.into_inner()).await
     }
 
+    async fn flush_neighbors(&self, r: Request<dp::NeighborFilter>) -> Result<Response<dp::Flushed>, Status> {
+        self.dataplane().await?.flush_neighbors(r.into_inner()).await
+    }
+
     async fn rebalance(&self, r: Request<dp::RebalanceRequest>) -> Result<Response<dp::Rebalanced>, Status> {
         self.dataplane().await?.rebalance(r.into_inner()).await
     }

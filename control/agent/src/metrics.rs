@@ -92,6 +92,7 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
     if let Some(state) = &status.dataplane {
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
+        tunnels(&page, &state.vteps)?;
         let moved = [(vec![], state.queue_moves)];
         page.counters("dunlin_queue_moves_total", "Receive queues moved between workers.", &[], moved)?;
         macs(&page, &state.macs.unwrap_or_default())?;
@@ -174,6 +175,45 @@ fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
     page.gauges("dunlin_guest_connected", "Whether the vhost-user socket is connected.", &["port"], connected)?;
     let running = guests().map(|(l, g)| (l, flag(g.running)));
     page.gauges("dunlin_guest_running", "Whether the guest's driver has started the device.", &["port"], running)
+}
+
+fn tunnels(page: &Page, vteps: &[dp::VtepState]) -> prometheus::Result<()> {
+    let none = dp::Counters::default();
+    let remotes: Vec<_> = vteps.iter().flat_map(|v| v.remotes.iter().map(move |r| (v, r))).collect();
+    let of = |v: &dp::VtepState, r: &dp::RemoteState| [v.name.clone(), r.address.clone()];
+    let labels: Vec<_> = remotes.iter().map(|(v, r)| of(v, r)).collect();
+    let each = || labels.iter().map(|[v, a]| vec![v.as_str(), a.as_str()]).zip(remotes.iter().map(|(_, r)| *r));
+    let counted = |r: &dp::RemoteState| r.counters.clone().unwrap_or_default();
+    type Value = fn(&dp::Counters) -> u64;
+    for (name, help, value) in [
+        ("dunlin_remote_receive_frames_total", "Frames that came in tunnels.", (|c| c.rx_frames) as Value),
+        ("dunlin_remote_receive_bytes_total", "Their octets, without the tunnel's.", |c| c.rx_bytes),
+        ("dunlin_remote_transmit_frames_total", "Frames that went into tunnels.", |c| c.tx_frames),
+        ("dunlin_remote_transmit_bytes_total", "Their octets, without the tunnel's.", |c| c.tx_bytes),
+    ] {
+        page.counters(name, help, &["vtep", "remote"], each().map(|(l, r)| (l, value(&counted(r)))))?;
+    }
+    let reached = each().map(|(l, r)| (l, flag(!r.next_hop_mac.is_empty())));
+    page.gauges("dunlin_remote_reached", "Whether the next hop answers.", &["vtep", "remote"], reached)?;
+    let macs = each().map(|(l, r)| (l, f64::from(r.macs)));
+    page.gauges("dunlin_remote_macs", "Addresses behind the remote VTEP.", &["vtep", "remote"], macs)?;
+    let names: Vec<_> = vteps
+        .iter()
+        .flat_map(|v| {
+            let remotes = v.remotes.iter().map(move |r| (format!("{}/{}", v.name, r.address), r.counters.as_ref()));
+            std::iter::once((v.name.clone(), v.counters.as_ref())).chain(remotes)
+        })
+        .collect();
+    let drops = names.iter().flat_map(|(name, c)| {
+        let drops = &c.unwrap_or(&none).drops;
+        drops.iter().map(move |d| (vec![name.as_str(), d.reason.as_str()], d.frames))
+    });
+    page.counters(
+        "dunlin_tunnel_dropped_frames_total",
+        "Frames dropped at a VTEP or a remote, by reason.",
+        &["name", "reason"],
+        drops,
+    )
 }
 
 type WorkerCount = (&'static str, &'static str, fn(&dp::WorkerState) -> u64);

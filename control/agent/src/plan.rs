@@ -1,6 +1,6 @@
 //! What a change adds, changes and removes, in words; and a configuration with a change in it.
 
-use dunlin_control_api::v1::{ApplyRequest, Config, Item, Port, StaticMac};
+use dunlin_control_api::v1::{ApplyRequest, Config, Item, Neighbor, Network, Port, Route, StaticMac};
 use std::collections::HashMap;
 
 use serde::Serialize;
@@ -24,6 +24,29 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         }
         remove(&mut next.bridge, |b| b.name == *name).ok_or_else(|| gone("bridge", name))?;
     }
+    for name in &change.delete_networks {
+        if let Some(p) = next.port.iter().find(|p| p.network == *name) {
+            return Err(format!("network '{name}': port '{}' is still in it; delete or move its ports first", p.name));
+        }
+        remove(&mut next.network, |n| n.name == *name).ok_or_else(|| gone("network", name))?;
+    }
+    for name in &change.delete_vteps {
+        let alone = next.vtep.len() == 1;
+        let uses = |n: &&Network| n.vtep == *name || (alone && n.vni.is_some());
+        if let Some(n) = next.network.iter().find(uses) {
+            return Err(format!("vtep '{name}': network '{}' still uses it", n.name));
+        }
+        remove(&mut next.vtep, |v| v.name == *name).ok_or_else(|| gone("vtep", name))?;
+        next.route.retain(|r| r.vtep != *name);
+        next.neighbor.retain(|n| n.vtep != *name);
+    }
+    for route in &change.delete_routes {
+        remove(&mut next.route, |r| same_route(r, route)).ok_or_else(|| gone("route", &route.to))?;
+    }
+    for neighbor in &change.delete_neighbors {
+        remove(&mut next.neighbor, |n| same_neighbor(n, neighbor))
+            .ok_or_else(|| gone("static neighbor", &neighbor.address))?;
+    }
     for mac in &change.delete_macs {
         remove(&mut next.mac, |m| same_mac(m, mac)).ok_or_else(|| gone("static mac", &mac.mac))?;
     }
@@ -32,15 +55,27 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         next.bridge.extend(set.bridge);
         next.port.extend(set.port);
         next.mac.extend(set.mac);
+        next.vtep.extend(set.vtep);
+        next.network.extend(set.network);
+        next.route.extend(set.route);
+        next.neighbor.extend(set.neighbor);
     } else {
         set.bridge.into_iter().for_each(|b| put(&mut next.bridge, b, |a, b| a.name == b.name));
         set.port.into_iter().for_each(|p| put(&mut next.port, p, |a, b| a.name == b.name));
         set.mac.into_iter().for_each(|m| put(&mut next.mac, m, same_mac));
+        set.vtep.into_iter().for_each(|v| put(&mut next.vtep, v, |a, b| a.name == b.name));
+        set.network.into_iter().for_each(|n| put(&mut next.network, n, |a, b| a.name == b.name));
+        set.route.into_iter().for_each(|r| put(&mut next.route, r, same_route));
+        set.neighbor.into_iter().for_each(|n| put(&mut next.neighbor, n, same_neighbor));
     }
     next.mac.iter_mut().for_each(|m| m.mac = plain_mac(&m.mac));
     next.bridge.sort_by(|a, b| a.name.cmp(&b.name));
     next.port.sort_by(|a, b| a.name.cmp(&b.name));
-    next.mac.sort_by(|a, b| (&a.bridge, a.vlan, &a.mac).cmp(&(&b.bridge, b.vlan, &b.mac)));
+    next.vtep.sort_by(|a, b| a.name.cmp(&b.name));
+    next.network.sort_by(|a, b| a.name.cmp(&b.name));
+    next.neighbor.sort_by(|a, b| (&a.vtep, &a.address).cmp(&(&b.vtep, &b.address)));
+    next.route.sort_by(|a, b| (&a.vtep, &a.to).cmp(&(&b.vtep, &b.to)));
+    next.mac.sort_by(|a, b| (&a.network, &a.bridge, a.vlan, &a.mac).cmp(&(&b.network, &b.bridge, b.vlan, &b.mac)));
     Ok(next)
 }
 
@@ -62,7 +97,15 @@ fn put<T>(list: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) {
 fn same_mac(a: &StaticMac, b: &StaticMac) -> bool {
     let bridge =
         |m: &StaticMac| if m.bridge.is_empty() { crate::wish::DEFAULT_BRIDGE.into() } else { m.bridge.clone() };
-    (bridge(a), a.vlan, plain_mac(&a.mac)) == (bridge(b), b.vlan, plain_mac(&b.mac))
+    (bridge(a), a.vlan, &a.network, plain_mac(&a.mac)) == (bridge(b), b.vlan, &b.network, plain_mac(&b.mac))
+}
+
+fn same_neighbor(a: &Neighbor, b: &Neighbor) -> bool {
+    (&a.vtep, &a.address) == (&b.vtep, &b.address)
+}
+
+fn same_route(a: &Route, b: &Route) -> bool {
+    (&a.vtep, &a.to) == (&b.vtep, &b.to)
 }
 
 /// One way of writing an address, so that the same one makes no difference.
@@ -76,8 +119,16 @@ pub fn items(from: &Config, to: &Config) -> Vec<Item> {
     let (a, b) = (from.dataplane.clone().unwrap_or_default(), to.dataplane.clone().unwrap_or_default());
     compare("dataplane", &[a], &[b], |_| "settings".into(), &mut items);
     compare("bridge", &from.bridge, &to.bridge, |b| b.name.clone(), &mut items);
+    compare("vtep", &from.vtep, &to.vtep, |v| v.name.clone(), &mut items);
+    compare("route", &from.route, &to.route, |r| format!("{} {}", r.to, r.vtep).trim().to_owned(), &mut items);
+    let name = |n: &Neighbor| format!("{} {}", n.address, n.vtep).trim().to_owned();
+    compare("neighbor", &from.neighbor, &to.neighbor, name, &mut items);
+    compare("network", &from.network, &to.network, |n| n.name.clone(), &mut items);
     compare("port", &from.port, &to.port, |p| p.name.clone(), &mut items);
-    let name = |m: &StaticMac| format!("{} VLAN {} of {}", m.mac, m.vlan, m.bridge);
+    let name = |m: &StaticMac| match m.network.as_str() {
+        "" => format!("{} VLAN {} of {}", m.mac, m.vlan, m.bridge),
+        network => format!("{} of {network}", m.mac),
+    };
     compare("mac", &from.mac, &to.mac, name, &mut items);
     items
 }

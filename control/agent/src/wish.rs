@@ -1,6 +1,8 @@
 //! From what the operator wrote to what the dataplane is told: every field parsed once, here,
 //! and refused by object, field and value.
 
+mod overlay;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_control_api::v1::{Bridge, Config, Port, StaticMac};
@@ -45,7 +47,7 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         let compiled = port(p)?;
         let object = format!("port '{}'", p.name);
         let at = compiled.bridge.clone();
-        if !bridges.contains_key(&at) {
+        if compiled.network.is_empty() && !bridges.contains_key(&at) {
             if at != DEFAULT_BRIDGE {
                 let known: Vec<&str> = bridges.keys().map(String::as_str).collect();
                 return bad(object, "bridge", format!("there is no bridge '{at}' (there are: {})", list(&known)));
@@ -64,10 +66,16 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         }
     }
     check_limits(&bridges, &ports)?;
+    if config.network.iter().any(|n| n.vlan.is_some() && n.bridge.is_empty()) && !bridges.contains_key(DEFAULT_BRIDGE) {
+        let default = Bridge { name: DEFAULT_BRIDGE.into(), ..Default::default() };
+        bridges.insert(DEFAULT_BRIDGE.into(), bridge(&default)?);
+    }
+    let overlay = overlay::compile(config, &bridges, &ports)?;
     let mut macs = BTreeMap::new();
     for m in &config.mac {
         let compiled = static_mac(m, &ports)?;
-        let key = (compiled.bridge.clone(), compiled.vlan, compiled.mac.clone());
+        overlay.check_mac(&compiled, &ports)?;
+        let key = (compiled.network.clone(), compiled.bridge.clone(), compiled.vlan, compiled.mac.clone());
         if macs.insert(key, compiled).is_some() {
             return bad(format!("mac '{}'", m.mac), "mac", format!("is declared twice in VLAN {}", m.vlan));
         }
@@ -78,28 +86,38 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         set_ports: ports.into_values().collect(),
         set_macs: macs.into_values().collect(),
         settings: Some(settings(config)?),
+        set_networks: overlay.networks,
+        set_vteps: overlay.vteps,
         ..Default::default()
     })
 }
 
 /// What differs between two whole transactions, as one that changes the first into the second.
 pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transaction {
-    let names = |t: &dp::Transaction| t.set_ports.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>();
-    let bridges = |t: &dp::Transaction| t.set_bridges.iter().map(|b| b.name.clone()).collect::<BTreeSet<_>>();
-    let mac_key = |m: &dp::StaticMac| (m.bridge.clone(), m.vlan, m.mac.clone());
+    let mac_key = |m: &dp::StaticMac| (m.network.clone(), m.bridge.clone(), m.vlan, m.mac.clone());
     let mac_keys = |t: &dp::Transaction| t.set_macs.iter().map(mac_key).collect::<BTreeSet<_>>();
     let (kept, before) = (mac_keys(to), from.set_macs.iter().map(|m| (mac_key(m), m)).collect::<BTreeMap<_, _>>());
     let is_new = |m: &&dp::StaticMac| before.get(&mac_key(m)) != Some(m);
     dp::Transaction {
         set_bridges: to.set_bridges.iter().filter(|b| !from.set_bridges.contains(b)).cloned().collect(),
-        delete_bridges: bridges(from).difference(&bridges(to)).cloned().collect(),
+        delete_bridges: gone(&from.set_bridges, &to.set_bridges, |b| &b.name),
         set_ports: to.set_ports.iter().filter(|p| !from.set_ports.contains(p)).cloned().collect(),
-        delete_ports: names(from).difference(&names(to)).cloned().collect(),
+        delete_ports: gone(&from.set_ports, &to.set_ports, |p| &p.name),
         set_macs: to.set_macs.iter().filter(is_new).cloned().collect(),
         delete_macs: from.set_macs.iter().filter(|m| !kept.contains(&mac_key(m))).cloned().collect(),
         settings: if from.settings == to.settings { None } else { to.settings },
+        set_networks: to.set_networks.iter().filter(|n| !from.set_networks.contains(n)).cloned().collect(),
+        delete_networks: gone(&from.set_networks, &to.set_networks, |n| &n.name),
+        set_vteps: to.set_vteps.iter().filter(|v| !from.set_vteps.contains(v)).cloned().collect(),
+        delete_vteps: gone(&from.set_vteps, &to.set_vteps, |v| &v.name),
         ..Default::default()
     }
+}
+
+/// Names of what is in the first and not in the second.
+fn gone<T>(from: &[T], to: &[T], name: impl Fn(&T) -> &String) -> Vec<String> {
+    let kept: BTreeSet<&String> = to.iter().map(&name).collect();
+    from.iter().map(&name).filter(|n| !kept.contains(n)).cloned().collect()
 }
 
 fn list(names: &[&str]) -> String {
@@ -157,6 +175,13 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
     if p.mac_limit.is_none() && !p.mac_limit_action.is_empty() {
         return bad(object, "mac_limit_action", "needs a mac_limit");
     }
+    if !p.network.is_empty() {
+        let fields =
+            [("bridge", !p.bridge.is_empty()), ("vlan", p.vlan.is_some()), ("vlan_mode", !p.vlan_mode.is_empty())];
+        if let Some((field, _)) = fields.iter().find(|(_, set)| *set) {
+            return bad(object, field, format!("is that of network '{}': leave it out", p.network));
+        }
+    }
     let fps = |field, v: Option<u64>| match v {
         Some(0) => bad(&object, field, "0 would let nothing pass; leave it out for no limit"),
         Some(n) if n > 100_000_000 => bad(&object, field, format!("{n} is not in 1 to 100000000")),
@@ -164,7 +189,14 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
     };
     Ok(dp::Port {
         name: p.name.clone(),
-        bridge: if p.bridge.is_empty() { DEFAULT_BRIDGE.into() } else { p.bridge.clone() },
+        network: p.network.clone(),
+        bridge: if !p.network.is_empty() {
+            String::new()
+        } else if p.bridge.is_empty() {
+            DEFAULT_BRIDGE.into()
+        } else {
+            p.bridge.clone()
+        },
         device: Some(dp::Device { kind: Some(device(&object, p)?) }),
         vlan: Some(vlan(&object, p)?),
         mtu,
@@ -376,9 +408,9 @@ fn check_limits(bridges: &BTreeMap<String, dp::Bridge>, ports: &BTreeMap<String,
     Ok(())
 }
 
-fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::StaticMac, Bad> {
-    let object = format!("mac '{}'", m.mac);
-    let octets: Vec<&str> = m.mac.split([':', '-']).collect();
+/// An address of layer 2 that one station has, in one way of writing.
+fn station_mac(object: &str, mac: &str) -> Result<String, Bad> {
+    let octets: Vec<&str> = mac.split([':', '-']).collect();
     let octet = |o: &&str| match o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit()) {
         true => u8::from_str_radix(o, 16).ok(),
         false => None,
@@ -386,14 +418,27 @@ fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::S
     let parsed: Option<Vec<u8>> = octets.iter().map(octet).collect();
     match parsed.as_deref() {
         Some([first, rest @ ..]) if rest.len() == 5 => {
-            if first & 1 == 1 || m.mac.bytes().all(|b| b"0:-".contains(&b)) {
+            if first & 1 == 1 || mac.bytes().all(|b| b"0:-".contains(&b)) {
                 return bad(object, "mac", "is no station's address");
             }
         }
         _ => return bad(object, "mac", "is not six octets as 52:54:00:12:34:56"),
     }
+    Ok(mac.to_ascii_lowercase().replace('-', ":"))
+}
+
+fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::StaticMac, Bad> {
+    let object = format!("mac '{}'", m.mac);
+    let mac = station_mac(&object, &m.mac)?;
     if m.vlan > 4094 {
         return bad(object, "vlan", format!("{} is not in 0 to 4094", m.vlan));
+    }
+    if !m.network.is_empty() {
+        if !m.bridge.is_empty() || m.vlan != 0 {
+            return bad(object, "bridge", format!("and vlan are those of network '{}': leave them out", m.network));
+        }
+        // Whether the port, or the remote VTEP, is in that network, is known when all is compiled.
+        return Ok(dp::StaticMac { network: m.network.clone(), mac, port: m.port.clone(), ..Default::default() });
     }
     let bridge = if m.bridge.is_empty() { DEFAULT_BRIDGE } else { &m.bridge };
     match ports.get(&m.port) {
@@ -407,8 +452,7 @@ fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::S
         }
         Some(_) => {}
     }
-    let mac = m.mac.to_ascii_lowercase().replace('-', ":");
-    Ok(dp::StaticMac { bridge: bridge.into(), vlan: m.vlan, mac, port: m.port.clone() })
+    Ok(dp::StaticMac { bridge: bridge.into(), vlan: m.vlan, mac, port: m.port.clone(), ..Default::default() })
 }
 
 #[cfg(test)]

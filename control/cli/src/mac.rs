@@ -51,13 +51,16 @@ pub struct Key {
     /// Its VLAN; 0 is the untagged traffic of trunks
     #[arg(long, default_value_t = 0)]
     vlan: u32,
+    /// Its network, in place of bridge and VLAN
+    #[arg(long, conflicts_with_all = ["bridge", "vlan"])]
+    network: Option<String>,
 }
 
 #[derive(clap::Args)]
 pub struct Static {
     #[command(flatten)]
     key: Key,
-    /// The port it is behind
+    /// The port it is behind, or a remote as VTEP/ADDRESS
     #[arg(long)]
     port: String,
 }
@@ -75,7 +78,11 @@ impl Filter {
 
 impl Key {
     fn message(&self, port: &str) -> StaticMac {
-        StaticMac { bridge: self.bridge.clone(), vlan: self.vlan, mac: self.mac.clone(), port: port.into() }
+        let (mac, port) = (self.mac.clone(), port.into());
+        match &self.network {
+            Some(network) => StaticMac { mac, port, network: network.clone(), ..Default::default() },
+            None => StaticMac { bridge: self.bridge.clone(), vlan: self.vlan, mac, port, ..Default::default() },
+        }
     }
 }
 

@@ -9,10 +9,14 @@ mod bridge;
 mod config;
 mod generate;
 mod mac;
+mod neighbor;
+mod network;
 mod output;
 mod port;
+mod route;
 mod session;
 mod status;
+mod vtep;
 mod watch;
 mod worker;
 
@@ -54,6 +58,18 @@ enum Command {
     /// Bridges
     #[command(subcommand)]
     Bridge(bridge::Command),
+    /// Networks: segments with a name, that can go on at other hosts
+    #[command(subcommand)]
+    Network(network::Command),
+    /// VTEPs: this host's ends of tunnels
+    #[command(subcommand)]
+    Vtep(vtep::Command),
+    /// Routes of VTEPs
+    #[command(subcommand)]
+    Route(route::Command),
+    /// Neighbours of VTEPs
+    #[command(subcommand)]
+    Neighbor(neighbor::Command),
     /// Addresses and where they are
     #[command(subcommand)]
     Mac(mac::Command),
@@ -104,6 +120,10 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Export => config::export(s).await,
             Command::Port(c) => c.run(s).await,
             Command::Bridge(c) => c.run(s).await,
+            Command::Network(c) => c.run(s).await,
+            Command::Vtep(c) => c.run(s).await,
+            Command::Route(c) => c.run(s).await,
+            Command::Neighbor(c) => c.run(s).await,
             Command::Mac(c) => c.run(s).await,
             Command::Worker(c) => c.run(s).await,
             Command::Watch => watch::run(s).await,

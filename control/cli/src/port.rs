@@ -58,6 +58,9 @@ struct Settings {
     /// Bridge [default: br0]
     #[arg(long)]
     bridge: Option<String>,
+    /// Network, in place of a bridge and VLANs
+    #[arg(long)]
+    network: Option<String>,
     /// nic: PCI address or DPDK devargs
     #[arg(long)]
     device: Option<String>,
@@ -134,6 +137,7 @@ impl Settings {
             }
         }
         text(&mut p.bridge, &self.bridge);
+        text(&mut p.network, &self.network);
         text(&mut p.device, &self.device);
         text(&mut p.interface, &self.interface);
         text(&mut p.socket, &self.socket);
@@ -232,6 +236,9 @@ fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Port> {
 
 fn vlans(p: &Port) -> String {
     let all = |list: &str| if list.is_empty() { "all".to_owned() } else { list.to_owned() };
+    if !p.network.is_empty() {
+        return p.network.clone();
+    }
     match (p.vlan_mode.as_str(), p.vlan) {
         ("" | "access", Some(v)) => v.to_string(),
         ("native-tagged", Some(v)) => format!("{} native {v}t", all(&p.trunks)),
@@ -267,7 +274,7 @@ async fn list(s: &mut Session) -> anyhow::Result<()> {
         return output::json(&rows);
     }
     let rows = config.port.iter().map(|p| {
-        let bridge = if p.bridge.is_empty() { "br0" } else { &p.bridge };
+        let bridge = if p.bridge.is_empty() && p.network.is_empty() { "br0" } else { &p.bridge };
         let mut row = vec![p.name.clone(), p.kind.clone(), bridge.to_owned(), vlans(p)];
         match state.ports.iter().find(|x| x.name == p.name) {
             Some(x) => {

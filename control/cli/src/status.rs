@@ -47,6 +47,14 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
     for p in state.ports.iter().filter(|p| !p.error.is_empty()) {
         println!("port '{}': {}", p.name, p.error);
     }
+    for n in state.networks.iter().filter(|n| !n.too_large.is_empty()) {
+        println!(
+            "network '{}': frames of port '{}' can be too large for its tunnels; lower the port's MTU, or raise that of \
+             the uplink and all on the way",
+            n.name,
+            n.too_large.join("', '")
+        );
+    }
     for f in &state.flaps {
         let last = f.last.clone().unwrap_or_default();
         println!("{} flaps between ports '{}' and '{}' ({} moves)", last.mac, last.from, last.to, f.moves);

@@ -2,9 +2,9 @@
 //!
 //! [`Mbuf`] is one reference to a chain of `rte_mbuf` segments: it holds one count of each
 //! segment's `refcnt` and gives it back when dropped. [`Mbuf::share`] makes a second reference to
-//! the same chain. The descriptor and the octets are written only by a reference that is alone
-//! (`refcnt` 1 on the first segment; chains are shared and freed whole, so the others are 1 too);
-//! everybody may read.
+//! the same chain. The descriptor and the octets of the first segment are written only by a reference
+//! that is alone (`refcnt` 1 there). The segments behind it may be others' too ([`Mbuf::grow_front`] puts
+//! headers in front of a shared frame), so nobody writes into those. Everybody may read.
 
 use std::{
     ptr::NonNull,
@@ -255,6 +255,61 @@ impl Mbuf {
         m.data_len -= 4;
         m.pkt_len -= 4;
         self.adjust_l2(-4);
+    }
+
+    /// The frame with `n` octets more at its front, for [`Mbuf::head_mut`] to be written. If others own
+    /// the buffer too, or it has no headroom, they are in a buffer of their own in front of it, or, where
+    /// that is cheaper, in front of a copy. `None` if the pool is empty.
+    ///
+    /// # Panics
+    /// If no buffer has so much headroom.
+    #[inline(always)]
+    pub fn grow_front(self, n: u16) -> Option<Mbuf> {
+        assert!(n <= crate::mempool::HEADROOM);
+        if self.is_shared() || self.raw().data_off < n { self.grow_elsewhere(n) } else { Some(self.grow_in_place(n)) }
+    }
+
+    #[inline(always)]
+    fn grow_in_place(mut self, n: u16) -> Mbuf {
+        let m = self.raw_mut();
+        m.data_off -= n;
+        m.data_len += n;
+        m.pkt_len += u32::from(n);
+        self
+    }
+
+    #[inline(never)]
+    fn grow_elsewhere(self, n: u16) -> Option<Mbuf> {
+        /// Above so many octets, a second buffer is cheaper than copying.
+        const COPIED: u32 = 256;
+        if self.len() <= COPIED {
+            return self.copy().filter(|m| m.raw().data_off >= n).map(|m| m.grow_in_place(n));
+        }
+        // SAFETY: the chain's pool outlives its buffers; NULL comes back when it is empty.
+        let front = NonNull::new(unsafe { sys::dunlin_mbuf_alloc(self.raw().pool) })?;
+        let mut front = Mbuf(front);
+        let (len, segments) = (self.len(), self.segments());
+        let m = front.raw_mut();
+        m.data_len = n;
+        m.pkt_len = len + u32::from(n);
+        m.nb_segs = segments + 1;
+        // The reference that self was is the chain's from here.
+        m.next = self.into_raw();
+        Some(front)
+    }
+
+    /// Leaves `len` octets from `from` on, as far as they are there.
+    ///
+    /// # Panics
+    /// If the buffer is shared or has more than one segment.
+    #[inline(always)]
+    pub fn cut(&mut self, from: usize, len: u32) {
+        let m = self.raw_mut();
+        assert!(m.nb_segs == 1, "in one piece");
+        let from = from.min(m.data_len as usize) as u16;
+        m.data_off += from;
+        m.data_len = u32::from(m.data_len - from).min(len) as u16;
+        m.pkt_len = u32::from(m.data_len);
     }
 
     /// Offload requests say where the headers are: keep that true.

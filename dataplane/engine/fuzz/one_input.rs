@@ -2,14 +2,15 @@
 //! a switch with a port of each VLAN mode, in bursts of what follows each other on one port. No frame
 //! may panic, and each must have one fate.
 
+use arrayvec::ArrayVec;
 use dunlin_engine::{
-    Burst, Output, Pipeline, PortIdx,
+    Burst, DropReason, MAX_PORTS, MacAddr, Output, Pipeline, PortIdx,
     counters::{Counters, PortTotals},
-    frame::{HeapFrame, MacLearned},
-    mac_table::MacTable,
+    frame::{HeapFrame, MAX_PIECES, MacLearned},
+    mac_table::{Key, MacTable},
     pipeline::{Context, Now},
     snapshot::MacLimit,
-    topology::{BridgeSpec, PortSpec, Topology},
+    topology::{BridgeSpec, NetworkSpec, OverlaySpec, PortSpec, Topology, VtepSpec},
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
 
@@ -20,6 +21,10 @@ impl Output<HeapFrame> for Sent {
         self.0 += 1;
     }
     fn learned(&mut self, _: MacLearned) {}
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) {}
+    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
+        Ok(std::iter::once(frame).collect())
+    }
 }
 
 fn modes() -> [VlanMode; 6] {
@@ -34,6 +39,30 @@ fn modes() -> [VlanMode; 6] {
     ]
 }
 
+/// A VTEP behind the second port, and a guest of a network that goes on at two other hosts: that guest.
+fn add_overlay(topology: &mut Topology) -> PortIdx {
+    let vtep = VtepSpec {
+        uplink: "p1".into(),
+        vid: 0,
+        address: [10, 0, 0, 1].into(),
+        mac: MacAddr::from_octets([2, 0, 0, 0, 0, 1]),
+        udp_port: 4789,
+        ttl: 64,
+    };
+    topology.set_vtep("vtep0", vtep).expect("there is room");
+    let remotes = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()].into();
+    let overlay = Some(OverlaySpec { vni: 1, vtep: "vtep0".into(), remotes, learn: true });
+    topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+    let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+    let idx = topology.set_port("guest", joined).expect("there is room");
+    topology.set_up("guest", true);
+    topology.snapshot().expect("few VLANs");
+    for (_, _, _, next_hop) in topology.vteps().next().expect("one").remotes {
+        next_hop.set(Some(MacAddr::from_octets([2, 0, 0, 0, 0, 2])));
+    }
+    idx
+}
+
 /// Runs one input to its end.
 pub fn run(mut input: &[u8]) {
     let mut topology = Topology::default();
@@ -42,6 +71,7 @@ pub fn run(mut input: &[u8]) {
     for (i, vlan) in modes().into_iter().enumerate() {
         let spec = PortSpec {
             bridge: "br0".into(),
+            network: None,
             vlan,
             priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
             protected: i == 3,
@@ -53,8 +83,12 @@ pub fn run(mut input: &[u8]) {
         ports.push(topology.set_port(&name, spec).expect("it is valid"));
         topology.set_up(&name, i != 5);
     }
+    ports.push(add_overlay(&mut topology));
     let snapshot = topology.snapshot().expect("few VLANs");
     let macs = MacTable::new(16, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]);
+    let vtep = topology.vteps().next().map(|v| v.idx).expect("one");
+    let underlay = topology.segment("br0", 0).expect("carried");
+    assert!(macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 1]), underlay), vtep));
     let counters = Counters::default();
     let (mut pipeline, mut sent, mut frames, mut s) = (Pipeline::default(), Sent(0), 0, 0);
     let mut burst: Burst<HeapFrame> = Burst::new();
@@ -74,8 +108,9 @@ pub fn run(mut input: &[u8]) {
         pipeline.run(cx, ingress, &mut burst, &mut sent);
         macs.sweep(4, s, |_| 3, |_| ());
     }
+    assert_eq!(ports.iter().map(|p| counters.port(*p).rx_frames.get()).sum::<u64>(), frames);
+    // The VTEP and its remotes count what goes through them; what leaves by devices is in `sent`.
     let mut t = PortTotals::default();
-    ports.iter().for_each(|p| t.add(counters.port(*p)));
-    assert_eq!(t.rx_frames, frames);
-    assert_eq!(t.rx_frames + t.clones, sent.0 + t.drops.iter().sum::<u64>());
+    (0..MAX_PORTS).filter_map(PortIdx::new).for_each(|p| t.add(counters.port(p)));
+    assert_eq!(t.rx_frames + t.clones, sent.0 + t.tx_frames + t.drops.iter().sum::<u64>());
 }

@@ -1,6 +1,8 @@
 //! What the engine asks of a frame buffer, and the one that tests use.
 
-use crate::{Burst, PortIdx};
+use arrayvec::ArrayVec;
+
+use crate::{Burst, DropReason, PortIdx};
 
 /// A frame in a buffer that its holder owns (perhaps together with others: see [`Frame::share`]).
 ///
@@ -45,7 +47,27 @@ pub trait Frame: Sized {
     /// # Panics
     /// May panic if the buffer is shared or shorter than addresses and tag.
     fn pop_tag(&mut self);
+
+    /// A frame with `n` octets more at its front, which are the caller's to write by
+    /// [`Frame::head_mut`]. What was there stays where it is, also if others own it too. `None` when
+    /// there is no buffer left.
+    fn grow_front(self, n: usize) -> Option<Self>;
+
+    /// The contiguous front, for writing.
+    ///
+    /// # Panics
+    /// May panic if the buffer is shared.
+    fn head_mut(&mut self) -> &mut [u8];
+
+    /// Leaves `len` octets from `from` on, as far as they are there.
+    ///
+    /// # Panics
+    /// May panic if the buffer is shared or not plain.
+    fn cut(&mut self, from: usize, len: u32);
 }
+
+/// The most frames that one becomes when its segments are cut.
+pub const MAX_PIECES: usize = 128;
 
 /// Where the pipeline puts the frames that leave, and tells what happened on the way.
 pub trait Output<F> {
@@ -61,6 +83,14 @@ pub trait Output<F> {
 
     /// An address was learned, or seen at another port than before. At most once per frame.
     fn learned(&mut self, event: MacLearned);
+
+    /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. It counts
+    /// as taken; who can't take it counts it by [`crate::DropReason::LocalFull`].
+    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F);
+
+    /// What `frame` becomes when checksums and segments that its sender left to the switch are made;
+    /// all plain.
+    fn finish(&mut self, frame: F) -> Result<ArrayVec<F, MAX_PIECES>, DropReason>;
 }
 
 /// An address sends from `at`.
@@ -130,5 +160,17 @@ impl Frame for HeapFrame {
     }
     fn pop_tag(&mut self) {
         self.own().drain(12..16);
+    }
+    fn grow_front(self, n: usize) -> Option<Self> {
+        let octets = [&vec![0; n], self.octets()].concat();
+        Some(HeapFrame { data: octets.into(), segment_len: self.segment_len })
+    }
+    fn head_mut(&mut self) -> &mut [u8] {
+        self.own()
+    }
+    fn cut(&mut self, from: usize, len: u32) {
+        let own = self.own();
+        own.drain(..from.min(own.len()));
+        own.truncate(len as usize);
     }
 }

@@ -23,6 +23,7 @@ pub mod snapshot;
 mod stage;
 pub mod storm;
 pub mod topology;
+pub mod tunnel;
 pub mod types;
 pub mod vlan;
 
@@ -32,5 +33,6 @@ pub use reason::DropReason;
 pub use snapshot::Snapshot;
 pub use types::{MacAddr, PortIdx, SegmentId};
 
-/// The most ports a dataplane holds. Fixed so that counters and tables are flat arrays.
-pub const MAX_PORTS: usize = 1024;
+/// The most ports a dataplane holds, VTEPs and remote ones among them. Fixed so that counters and
+/// tables are flat arrays.
+pub const MAX_PORTS: usize = 4096;

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! receive → parse → ingress VLAN → learn → lookup → police → (unicast | flood | drop) → egress
+//!              ↑                                                                          |
+//!              └──────────────── once, for a frame that enters or leaves a tunnel ────────┘
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
@@ -34,11 +36,14 @@
 use arrayvec::ArrayVec;
 
 use crate::{
-    DropReason, Frame, Output, PortIdx, Snapshot,
+    DropReason, Frame, Output, PortIdx, SegmentId, Snapshot,
     counters::Counters,
     mac_table::{Hash, Key, MacTable},
     snapshot::Port,
-    stage,
+    stage::{
+        self,
+        tunnel::{Again, Entry},
+    },
     vlan::{Class, TPID_8021Q, Tag},
 };
 
@@ -167,11 +172,12 @@ impl Context<'_> {
 /// One worker's scratch space.
 pub struct Pipeline {
     meta: [Meta; BURST],
+    again: [Meta; BURST],
 }
 
 impl Default for Pipeline {
     fn default() -> Self {
-        Pipeline { meta: [Meta::EMPTY; BURST] }
+        Pipeline { meta: [Meta::EMPTY; BURST], again: [Meta::EMPTY; BURST] }
     }
 }
 
@@ -180,37 +186,11 @@ impl Pipeline {
     /// afterwards: every frame has been handed to `out` or dropped and counted.
     #[inline]
     pub fn run<F: Frame>(&mut self, cx: Context<'_>, ingress: PortIdx, burst: &mut Burst<F>, out: &mut impl Output<F>) {
-        let counted = cx.counters.port(ingress);
-        counted.rx_frames.add(burst.len() as u64);
-        counted.rx_bursts.add(1);
-        let Some(port) = cx.snapshot.port(ingress) else {
-            counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
-            cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
-            burst.clear();
-            return;
-        };
-        let meta = &mut self.meta;
-        let mut all = stage::parse::run(cx, port, burst, &mut meta[..]);
-        counted.rx_bytes.add(all.octets);
-        if all.refused != Refused::NONE {
-            all.octets -= shed(cx, port, burst, meta, all.refused);
+        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
+        pass(cx, &mut self.meta, ingress, None, burst, out, &mut again);
+        if !again.burst.is_empty() {
+            again.flush(cx, out);
         }
-        let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
-        if refused != Refused::NONE {
-            all.octets -= shed(cx, port, burst, meta, refused);
-        }
-        let meta = &mut meta[..burst.len()];
-        let same_fate = stage::lookup::run(cx, port, meta);
-        stage::police::run(cx, port, meta);
-        if same_fate
-            && all.same_class
-            && let Some(first) = meta.first()
-            && let Verdict::Unicast(to) = first.fate.verdict()
-            && stage::egress::burst(cx, port, to, burst, first, &all, out)
-        {
-            return;
-        }
-        dispatch(cx, port, burst, meta, out);
     }
 
     /// The ports that the frames of a burst received at `ingress` go to, as far as that is one port
@@ -223,13 +203,100 @@ impl Pipeline {
     ) -> [Option<PortIdx>; BURST] {
         let mut to = [None; BURST];
         if let Some(port) = cx.snapshot.port(ingress) {
-            let all = stage::parse::run(cx, port, burst, &mut self.meta);
+            let all = stage::parse::run(cx, port, &port.untagged, burst, &mut self.meta);
             for (i, (to, m)) in to.iter_mut().zip(&self.meta).enumerate().take(burst.len()) {
                 *to = if all.refused.has(i) { None } else { cx.macs.lookup(m.dst, m.dst_hash) };
             }
         }
         to
     }
+}
+
+/// Frames on their way into their second pass, as many as begin it alike.
+struct Pending<'a, F: Frame> {
+    meta: &'a mut [Meta; BURST],
+    entry: Entry,
+    burst: Burst<F>,
+}
+
+impl<F: Frame> Pending<'_, F> {
+    #[inline(never)]
+    fn flush(&mut self, cx: Context<'_>, out: &mut impl Output<F>) {
+        let untagged = Some(&(self.entry.class, self.entry.segment));
+        pass(cx, self.meta, self.entry.port, untagged, &mut self.burst, out, &mut NoMore);
+    }
+}
+
+impl<F: Frame> Again<F> for Pending<'_, F> {
+    const LAST: bool = false;
+
+    #[inline(always)]
+    fn push(&mut self, cx: Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>) {
+        if self.entry != entry || self.burst.is_full() {
+            if !self.burst.is_empty() {
+                self.flush(cx, out);
+            }
+            self.entry = entry;
+        }
+        self.burst.push(frame);
+    }
+}
+
+/// Behind the second pass there is none.
+struct NoMore;
+
+impl<F: Frame> Again<F> for NoMore {
+    const LAST: bool = true;
+
+    fn push(&mut self, cx: Context<'_>, entry: Entry, _: F, _: &mut impl Output<F>) {
+        // Whoever pushes has asked; a frame that comes all the same is dropped, and counted.
+        cx.counters.port(entry.port).rx_frames.add(1);
+        cx.drop(entry.port, DropReason::NestedTunnel, 1);
+    }
+}
+
+/// One pass through the stages: the whole way of most frames. Frames without a tag are what `untagged`
+/// says; what the port says, if nothing.
+#[inline(always)]
+fn pass<F: Frame>(
+    cx: Context<'_>,
+    meta: &mut [Meta; BURST],
+    ingress: PortIdx,
+    untagged: Option<&(Class, SegmentId)>,
+    burst: &mut Burst<F>,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
+    let counted = cx.counters.port(ingress);
+    counted.rx_frames.add(burst.len() as u64);
+    counted.rx_bursts.add(1);
+    let Some(port) = cx.snapshot.port(ingress) else {
+        counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
+        cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
+        burst.clear();
+        return;
+    };
+    let mut all = stage::parse::run(cx, port, untagged.unwrap_or(&port.untagged), burst, &mut meta[..]);
+    counted.rx_bytes.add(all.octets);
+    if all.refused != Refused::NONE {
+        all.octets -= shed(cx, port, burst, meta, all.refused);
+    }
+    let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
+    if refused != Refused::NONE {
+        all.octets -= shed(cx, port, burst, meta, refused);
+    }
+    let meta = &mut meta[..burst.len()];
+    let same_fate = stage::lookup::run(cx, port, meta);
+    stage::police::run(cx, port, meta);
+    if same_fate
+        && all.same_class
+        && let Some(first) = meta.first()
+        && let Verdict::Unicast(to) = first.fate.verdict()
+        && stage::egress::burst(cx, port, to, burst, first, &all, out)
+    {
+        return;
+    }
+    dispatch(cx, port, burst, meta, out, again);
 }
 
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
@@ -262,11 +329,18 @@ fn shed<F: Frame>(
 
 /// Hands every frame on by its fate.
 #[inline]
-fn dispatch<F: Frame>(cx: Context<'_>, port: &Port, burst: &mut Burst<F>, meta: &[Meta], out: &mut impl Output<F>) {
+fn dispatch<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    burst: &mut Burst<F>,
+    meta: &[Meta],
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
     for (frame, m) in burst.drain(..).zip(meta) {
         match m.fate.verdict() {
-            Verdict::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out),
-            Verdict::Flood => stage::flood::run(cx, port, frame, m, out),
+            Verdict::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out, again),
+            Verdict::Flood => stage::flood::run(cx, port, frame, m, out, again),
             Verdict::Drop(reason) => cx.drop(port.idx, reason, 1),
         }
     }

@@ -80,6 +80,24 @@ reasons! {
     MtuExceeded = "mtu_exceeded", Tx;
     /// The transmit queue, or the guest's ring, was full.
     TxFull = "tx_full", Tx;
+    /// In a tunnel that is cut, fragmented, without a VNI, or with a wrong checksum.
+    BadTunnel = "bad_tunnel", Tx;
+    /// A tunnel to this VTEP by another port than its uplink.
+    NotUplink = "not_uplink", Tx;
+    /// In a tunnel from a VTEP that no network of this host names.
+    UnknownVtep = "unknown_vtep", Tx;
+    /// In a tunnel with a VNI that no network of this host has, or none that a port here is in.
+    UnknownVni = "unknown_vni", Tx;
+    /// A tunnel within a tunnel.
+    NestedTunnel = "nested_tunnel", Tx;
+    /// Came in a tunnel, and is for another one.
+    SplitHorizon = "split_horizon", Tx;
+    /// Met congestion in a tunnel, and its sender can't be told (RFC 6040).
+    Congestion = "congestion", Tx;
+    /// The next hop to the VTEP does not answer.
+    NextHop = "next_hop", Tx;
+    /// For this VTEP's own address, more than it can take.
+    LocalFull = "local_full", Tx;
     /// No buffer left for a copy, a tag or a segment.
     NoBuffer = "no_buffer", Tx;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     storm::StormLimits,
+    tunnel::Role,
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag},
 };
 
@@ -47,8 +48,24 @@ pub struct Segment {
     pub vid: u16,
     /// Seconds after which an address that was not seen is forgotten.
     pub ageing_s: u32,
-    /// The ports that are up and carry it.
+    /// The ports that are up and carry it, the remotes of its network among them.
     pub flood: Arc<[PortIdx]>,
+    /// Its VNI, if it goes on in tunnels.
+    pub vni: Option<u32>,
+    /// Whether addresses are learned from what comes in tunnels.
+    pub learns_remote: bool,
+    /// The network that it is, if it is one.
+    pub network: Option<Arc<str>>,
+}
+
+impl Segment {
+    /// What people know it by: bridge and VLAN, or a network that has none and VLAN 0.
+    pub fn label(&self) -> (&Arc<str>, u16) {
+        match &self.network {
+            Some(name) if crate::topology::is_hidden(&self.bridge) => (name, 0),
+            _ => (&self.bridge, self.vid),
+        }
+    }
 }
 
 /// What happens to frames with a new source address above the port's limit.
@@ -86,8 +103,20 @@ pub struct Port {
     pub mac_limit: Option<MacLimit>,
     /// Shared with the snapshots before and after, so that a change refills no bucket.
     pub storm: Arc<StormLimits>,
+    /// Whether it is a device, or an end of tunnels. Those have no segment in `segments`.
+    pub role: Role,
     /// Its name.
     pub name: Arc<str>,
+}
+
+impl Port {
+    /// Whether it carries a VLAN that is this segment.
+    pub fn carries(&self, id: SegmentId, segment: &Segment) -> bool {
+        match &self.role {
+            Role::Device => self.segments.of(segment.vid) == id,
+            Role::Vtep(_) | Role::Remote(_) => segment.flood.contains(&self.idx),
+        }
+    }
 }
 
 /// From a port's VLANs to segments.

@@ -221,6 +221,12 @@ impl Class {
         Tag((self.0 >> 32) as u32)
     }
 
+    /// The same without the tag in the frame.
+    #[inline(always)]
+    pub const fn without_tag(self) -> Class {
+        Class(self.0 & 0xffff_ffff)
+    }
+
     /// The TPID of the tag it gets.
     #[inline(always)]
     pub const fn tpid(self) -> u16 {

@@ -1,97 +1,18 @@
 //! The pipeline on any machine: against a slow oracle, on random topologies and frames, and on
 //! every truncation and many mutations of valid frames.
 
+mod harness;
 mod oracle;
 
 use dunlin_engine::{
-    BURST, Burst, DropReason, Output, Pipeline, PortIdx,
-    counters::{Counters, PortTotals},
-    frame::{HeapFrame, MacLearned},
-    mac_table::MacTable,
-    pipeline::{Context, Now},
+    BURST, DropReason,
+    frame::HeapFrame,
     topology::{BridgeSpec, PortSpec, Topology},
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
+use harness::{Switch, spec};
 use oracle::{Oracle, Wire};
 use proptest::prelude::*;
-
-/// What leaves, in order.
-#[derive(Default)]
-struct Sink {
-    sent: Vec<(usize, Vec<u8>)>,
-    learned: Vec<MacLearned>,
-}
-
-impl Output<HeapFrame> for Sink {
-    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
-        self.sent.push((port.get(), frame.octets().to_vec()));
-    }
-    fn learned(&mut self, event: MacLearned) {
-        self.learned.push(event);
-    }
-}
-
-struct Switch {
-    topology: Topology,
-    macs: MacTable,
-    counters: Counters,
-    pipeline: Pipeline,
-    ports: Vec<PortIdx>,
-    now_s: u32,
-}
-
-fn spec(vlan: VlanMode) -> PortSpec {
-    PortSpec::new("br0", vlan)
-}
-
-impl Switch {
-    fn new(specs: Vec<PortSpec>) -> Self {
-        let mut topology = Topology::default();
-        topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
-        topology.set_bridge("br1", BridgeSpec { ageing_s: 300 });
-        let names: Vec<String> = (0..specs.len()).map(|i| format!("p{i}")).collect();
-        let ports = names.iter().zip(specs).map(|(n, s)| topology.set_port(n, s).unwrap()).collect();
-        for n in &names {
-            topology.set_up(n, true);
-        }
-        let (macs, counters) =
-            (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
-        Switch { topology, macs, counters, pipeline: Pipeline::default(), ports, now_s: 1 }
-    }
-
-    /// Takes a burst of frames from one port through the pipeline.
-    fn run(&mut self, ingress: usize, frames: impl IntoIterator<Item = HeapFrame>) -> Sink {
-        let snapshot = self.topology.snapshot().unwrap();
-        let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
-        let mut sink = Sink::default();
-        let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
-        let cx = Context { snapshot: &snapshot, macs: &self.macs, counters: &self.counters, now };
-        self.pipeline.run(cx, self.ports[ingress], &mut burst, &mut sink);
-        assert!(burst.is_empty());
-        for (port, frame) in &sink.sent {
-            let c = self.counters.port(PortIdx::new(*port).unwrap());
-            c.tx_frames.add(1);
-            c.tx_bytes.add(frame.len() as u64);
-        }
-        self.check_conservation();
-        sink
-    }
-
-    fn totals(&self) -> PortTotals {
-        let mut t = PortTotals::default();
-        self.ports.iter().for_each(|p| t.add(self.counters.port(*p)));
-        t
-    }
-
-    fn check_conservation(&self) {
-        let t = self.totals();
-        assert_eq!(t.rx_frames + t.clones, t.tx_frames + t.drops.iter().sum::<u64>());
-    }
-
-    fn drops(&self, reason: DropReason) -> u64 {
-        self.totals().drops[reason as usize]
-    }
-}
 
 fn frame(dst: u8, src: u8, tags: &[(u16, u16)]) -> Vec<u8> {
     let mut f = vec![0x52, 0x54, 0, 0, 0, dst, 0x52, 0x54, 0, 0, 0, src];

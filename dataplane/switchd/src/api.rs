@@ -68,6 +68,12 @@ impl v1::dataplane_server::Dataplane for Server {
         Ok(Response::new(v1::Rebalanced { moves: self.with(Switch::rebalance).await? }))
     }
 
+    async fn flush_neighbors(&self, r: Request<v1::NeighborFilter>) -> Result<Response<v1::Flushed>, Status> {
+        let f = r.into_inner();
+        let entries = self.with(move |s| s.flush_neighbors(&f)).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Flushed { entries }))
+    }
+
     type WatchStream = Streamed<v1::Event>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -21,6 +21,7 @@ mod queues;
 mod spec;
 mod steering;
 mod switch;
+mod underlay;
 mod worker;
 
 use std::{
@@ -47,6 +48,7 @@ use crate::{
     pools::Pools,
     queues::Transmitter,
     switch::{Options, Parts, Switch},
+    underlay::{Mailbox, Underlay},
     worker::{Clock, Worker, WorkerShared},
 };
 
@@ -140,7 +142,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
     let (domain, readers) = Domain::new(args.cores.0.len());
-    let shared: Vec<_> = args.cores.0.iter().map(|c| Arc::new(WorkerShared::new(*c))).collect();
+    let mailbox = Arc::new(Mailbox::default());
+    let shared: Vec<_> = args.cores.0.iter().map(|c| Arc::new(WorkerShared::new(*c, mailbox.clone()))).collect();
+    let underlay = Underlay::start(mailbox, shared[0].clone())?;
     let (wake, woken) = mpsc::sync_channel(1);
     let events = Arc::new(Events::default());
 
@@ -165,6 +169,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         clock,
         events: events.clone(),
         changed,
+        underlay,
         instance: random()?,
     })));
     let monitored = Arc::downgrade(&switch);

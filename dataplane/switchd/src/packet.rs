@@ -58,4 +58,16 @@ impl Frame for Packet {
     fn pop_tag(&mut self) {
         self.0.pop_tag();
     }
+    #[inline(always)]
+    fn grow_front(self, n: usize) -> Option<Self> {
+        self.0.grow_front(n as u16).map(Packet)
+    }
+    #[inline(always)]
+    fn head_mut(&mut self) -> &mut [u8] {
+        self.0.head_mut()
+    }
+    #[inline(always)]
+    fn cut(&mut self, from: usize, len: u32) {
+        self.0.cut(from, len);
+    }
 }

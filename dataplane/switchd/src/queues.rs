@@ -13,7 +13,7 @@ use dunlin_dpdk::{
 use dunlin_engine::{
     BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx,
     counters::{Count, Counters},
-    frame::MacLearned,
+    frame::{MAX_PIECES, MacLearned},
 };
 use parking_lot::Mutex;
 
@@ -131,6 +131,11 @@ impl Transmitter {
         self.ports[port.get()].take().map(|p| p.handle)
     }
 
+    /// A frame of the switch's own.
+    pub fn make(&self, octets: &[u8]) -> Option<Packet> {
+        self.finisher.pool().frame(octets).map(Packet)
+    }
+
     /// The transmitter for one round.
     #[inline(always)]
     pub fn round<'a>(&'a mut self, guard: Guard<'a>, shared: &'a WorkerShared) -> Round<'a> {
@@ -190,6 +195,24 @@ impl Output<Packet> for Round<'_> {
 
     fn learned(&mut self, event: MacLearned) {
         self.shared.learned(event);
+    }
+
+    fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: Packet) {
+        if !self.shared.mailbox.post(vtep, &frame.0) {
+            // It counts as taken, which it was not.
+            let c = self.shared.counters.port(vtep);
+            c.tx_frames.take_back(1);
+            c.tx_bytes.take_back(u64::from(frame.0.len()));
+            drop_frames(&self.shared.counters, vtep, DropReason::LocalFull, 1);
+        }
+    }
+
+    fn finish(&mut self, frame: Packet) -> Result<ArrayVec<Packet, MAX_PIECES>, DropReason> {
+        let mut pieces = ArrayVec::new();
+        match self.tx.finisher.finish(frame.0, Caps::default(), &mut pieces) {
+            Ok(()) => Ok(pieces.into_iter().map(Packet).collect()),
+            Err(e) => Err(reason(&e)),
+        }
     }
 }
 
@@ -303,8 +326,14 @@ fn send_finished(
                 let octets = out.iter().map(|m| u64::from(m.len())).sum();
                 send_burst(handle, &mut out, octets, port, guard, counters);
             }
-            Err(Unfinished::NoBuffer) => drop_frames(counters, port, DropReason::NoBuffer, 1),
-            Err(Unfinished::BadRequest) => drop_frames(counters, port, DropReason::BadOffload, 1),
+            Err(e) => drop_frames(counters, port, reason(&e), 1),
         }
+    }
+}
+
+fn reason(unfinished: &Unfinished) -> DropReason {
+    match unfinished {
+        Unfinished::NoBuffer => DropReason::NoBuffer,
+        Unfinished::BadRequest => DropReason::BadOffload,
     }
 }

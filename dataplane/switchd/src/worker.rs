@@ -39,6 +39,7 @@ use crate::{
     packet::Packet,
     queues::{RxHandle, Transmitter, TxHandle},
     steering::{Links, Owners, Passed},
+    underlay::Mailbox,
 };
 
 /// Rounds without a frame before the first sleep.
@@ -77,6 +78,8 @@ pub enum Command {
     /// Answered when all that others had passed has been taken.
     Drain(mpsc::Sender<()>),
     SetIdle(Idle),
+    /// A frame of a VTEP's own, as if received at it.
+    Inject(PortIdx, Box<[u8]>),
     Stop,
 }
 
@@ -110,10 +113,12 @@ pub struct WorkerShared {
     moves: ArrayQueue<MacLearned>,
     learned: ArrayQueue<MacLearned>,
     pub lost_events: AtomicU64,
+    /// Where frames for VTEPs themselves go.
+    pub mailbox: Arc<Mailbox>,
 }
 
 impl WorkerShared {
-    pub fn new(core: usize) -> Self {
+    pub fn new(core: usize, mailbox: Arc<Mailbox>) -> Self {
         WorkerShared {
             core,
             counters: Counters::default(),
@@ -123,6 +128,7 @@ impl WorkerShared {
             moves: ArrayQueue::new(1024),
             learned: ArrayQueue::new(4096),
             lost_events: AtomicU64::new(0),
+            mailbox,
         }
     }
 
@@ -163,6 +169,7 @@ pub struct Worker {
     idle: Idle,
     links: Links,
     drains: Vec<mpsc::Sender<()>>,
+    injected: Vec<(PortIdx, Packet)>,
     stop: bool,
 }
 
@@ -204,6 +211,7 @@ impl Worker {
             idle: Idle::default(),
             links: Links::default(),
             drains: Vec::new(),
+            injected: Vec::new(),
             stop: false,
         }
     }
@@ -264,6 +272,11 @@ impl Worker {
             bursts += 1;
             pipeline.run(cx, port, burst, &mut out);
         });
+        for (port, frame) in self.injected.drain(..) {
+            frames += 1;
+            burst.push(frame);
+            pipeline.run(cx, port, burst, &mut out);
+        }
         if frames > 0 {
             out.flush();
             self.shared.loop_counts.bursts.add(bursts);
@@ -324,6 +337,7 @@ impl Worker {
             Command::SteerBy(owners) => self.links.steer_by(owners),
             Command::Drain(reply) => self.drains.push(reply),
             Command::SetIdle(idle) => self.idle = idle,
+            Command::Inject(port, octets) => self.injected.extend(self.tx.make(&octets).map(|f| (port, f))),
             Command::Stop => self.stop = true,
         }
     }

@@ -88,13 +88,14 @@ fn shipped_examples_compile() {
     let host = include_str!("../../../../configs/host.toml");
     compile(&config(include_str!("../../../../configs/demo/demo.toml"))).unwrap();
     let compiled = compile(&config(host)).unwrap();
-    assert_eq!(compiled.set_ports.len(), 6);
+    assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (7, 1, 2));
     let proto = include_str!("../../../api/proto/control.proto");
-    let port = proto.split("message Port {").nth(1).unwrap().split('}').next().unwrap();
-    let fields =
-        port.lines().filter(|l| l.contains(" = ")).filter_map(|l| l.split(" = ").next()?.split(' ').next_back());
-    for field in fields {
-        assert!(host.contains(&format!("{field} = ")), "configs/host.toml does not show '{field}'");
+    for object in ["Port", "Network", "Vtep", "Route", "Neighbor", "StaticMac"] {
+        let message = proto.split(&format!("message {object} {{")).nth(1).unwrap().split('}').next().unwrap();
+        let lines = message.lines().filter(|l| l.contains(" = "));
+        for field in lines.filter_map(|l| l.split(" = ").next()?.split(' ').next_back()) {
+            assert!(host.contains(&format!("{field} = ")), "configs/host.toml does not show '{field}' of {object}");
+        }
     }
 }
 
@@ -112,4 +113,58 @@ fn the_dataplanes_limits_are_known() {
     };
     assert!(compile(&config(&bridges(15))).is_ok());
     assert!(refusal(&bridges(17)).contains("(bridge, VLAN) pairs"));
+}
+
+#[test]
+fn overlays_are_refused_by_object_field_and_reason() {
+    let base = "[[port]]\nname = \"up\"\nkind = \"nic\"\ndevice = \"0000:03:00.0\"\n";
+    let vtep = |fields: &str| format!("{base}[[vtep]]\nname = \"v\"\nuplink = \"up\"\n{fields}\n");
+    let good = vtep("address = \"10.0.0.1/24\"");
+    let network = |fields: &str| format!("{good}[[network]]\nname = \"blue\"\n{fields}\n");
+    for (toml, want) in [
+        (vtep("address = \"10.0.0.1\""), "vtep 'v': address: '10.0.0.1' is no host's address"),
+        (vtep("address = \"224.0.0.1/24\""), "vtep 'v': address: '224.0.0.1/24'"),
+        (vtep("address = \"10.0.0.1/24\"\nvlan = 5000"), "vtep 'v': vlan: port 'up' does not carry VLAN 5000"),
+        (vtep("address = \"10.0.0.1/24\"\nttl = 256"), "vtep 'v': ttl: 256 is not in 1 to 255"),
+        (
+            vtep("address = \"10.0.0.1/24\"\ngateway = \"10.0.1.1\""),
+            "route '0.0.0.0/0': via: '10.0.1.1' is no neighbour",
+        ),
+        (
+            vtep("address = \"10.0.0.1/24\"\ngateway = \"10.0.0.1\""),
+            "route '0.0.0.0/0': via: 10.0.0.1 is the vtep itself",
+        ),
+        (good.replace("\"up\"\naddress", "\"nope\"\naddress"), "vtep 'v': uplink: there is no port 'nope'"),
+        (
+            format!("{good}[[route]]\nto = \"10.1.0.1/16\"\nvia = [\"10.0.0.2\"]\n"),
+            "route '10.1.0.1/16': to: has host bits",
+        ),
+        (format!("{good}[[route]]\nto = \"10.1.0.0/16\"\n"), "route '10.1.0.0/16': via: is missing"),
+        (
+            format!("{good}[[route]]\nvtep = \"w\"\nto = \"10.1.0.0/16\"\n"),
+            "route '10.1.0.0/16': vtep: there is no vtep 'w'",
+        ),
+        (network("vni = 0"), "network 'blue': vni: 0 is not in 1 to 16777215"),
+        (network("vni = 16777216"), "network 'blue': vni: 16777216"),
+        (network("vni = 1\nremotes = [\"10.0.0.1\"]"), "network 'blue': remotes: 10.0.0.1 is this host's own vtep 'v'"),
+        (
+            network("vni = 1\nremotes = [\"fd00::1\"]"),
+            "network 'blue': remotes: 'fd00::1' is no address that 10.0.0.1/24 can reach",
+        ),
+        (network("remotes = [\"10.0.0.2\"]"), "network 'blue': remotes: needs a vni"),
+        (
+            network("vni = 1") + "[[network]]\nname = \"red\"\nvni = 1\n",
+            "network 'red': vni: 1 is network 'blue' already",
+        ),
+        (
+            network("vlan = 7") + "[[network]]\nname = \"red\"\nvlan = 7\n",
+            "network 'red': vlan: 7 of bridge 'br0' is network 'blue' already",
+        ),
+        (with("network = \"blue\""), "port 'web1': network: there is no network 'blue'"),
+        (with("network = \"blue\"\nvlan = 3"), "port 'web1': vlan: is that of network 'blue'"),
+    ] {
+        let error = refusal(&toml);
+        assert!(error.starts_with(want), "{error}, not {want}");
+    }
+    assert_eq!(compile(&config(&network("vni = 7\nremotes = [\"10.0.0.2\"]"))).unwrap().set_networks.len(), 1);
 }

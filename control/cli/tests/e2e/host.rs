@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::net::{eventually, text};
+use crate::net::{eventually, sh, text};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -151,6 +151,11 @@ impl Host {
         self.json(&format!("port show {name}"))["state"].clone()
     }
 
+    /// The page that Prometheus scrapes.
+    pub fn metrics(&self) -> String {
+        sh(&format!("curl -sf http://127.0.0.1:{}/metrics", self.metrics_port))
+    }
+
     /// A count of a port, as "rx_frames".
     pub fn count(&self, port: &str, counter: &str) -> u64 {
         self.port(port)["counters"][counter].as_u64().unwrap()
@@ -182,7 +187,12 @@ impl Host {
         eventually("received + cloned = transmitted + dropped", 5.0, || {
             let state = self.json("status")["dataplane"].clone();
             let ports = state["ports"].as_array().unwrap().iter().map(|p| &p["counters"]);
-            let all: Vec<_> = ports.chain([&state["removed_ports"]]).collect();
+            // Frames in tunnels count at the VTEP and at the remote too.
+            let empty = Vec::new();
+            let vteps = state["vteps"].as_array().unwrap_or(&empty);
+            let remotes = vteps.iter().flat_map(|v| v["remotes"].as_array().unwrap()).map(|r| &r["counters"]);
+            let vteps = vteps.iter().map(|v| &v["counters"]);
+            let all: Vec<_> = ports.chain([&state["removed_ports"]]).chain(vteps).chain(remotes).collect();
             let sum = |key: &str| all.iter().map(|c| c[key].as_u64().unwrap()).sum::<u64>();
             let dropped: u64 =
                 all.iter().flat_map(|c| c["drops"].as_array().unwrap()).map(|d| d["frames"].as_u64().unwrap()).sum();

@@ -17,6 +17,7 @@ mod churn;
 mod guests;
 mod metrics;
 mod offload;
+mod overlay;
 mod placement;
 mod resilience;
 mod vlan;

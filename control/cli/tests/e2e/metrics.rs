@@ -7,10 +7,6 @@ use crate::{
     net::{Background, Netns, eventually, sh},
 };
 
-fn page(host: &Host) -> String {
-    sh(&format!("curl -sf http://127.0.0.1:{}/metrics", host.metrics_port))
-}
-
 fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|l| l.strip_prefix(series)?.trim().parse().ok())
 }
@@ -23,7 +19,7 @@ fn every_counter_of_the_cli_is_there_with_the_same_number() {
     host.add_host("b", &b, "--vlan 10");
     assert!(a.reaches("10.4.0.2", 3));
     a.send("--tags 8100:0007 --count 7");
-    let page = page(&host);
+    let page = host.metrics();
     for name in ["a", "b"] {
         let port = host.port(name);
         for (field, series) in [
@@ -50,7 +46,7 @@ fn every_counter_of_the_cli_is_there_with_the_same_number() {
     assert_eq!(value(&page, "dunlin_transactions_total{result=\"applied\"}"), Some(2.0));
     host.refused("port add a --kind tap");
     host.refused("port add x --kind host --interface nope0");
-    let page = self::page(&host);
+    let page = host.metrics();
     assert_eq!(value(&page, "dunlin_transactions_total{result=\"refused\"}"), Some(1.0));
 }
 
@@ -61,7 +57,7 @@ fn promtool_approves_and_prometheus_scrapes() {
     host.add_host("a", &a, "");
     host.add_host("b", &b, "");
     assert!(a.reaches("10.4.1.2", 3));
-    std::fs::write(host.path("page"), page(&host)).unwrap();
+    std::fs::write(host.path("page"), host.metrics()).unwrap();
     assert_eq!(sh(&format!("promtool check metrics < {} 2>&1", host.path("page"))), "");
     let config = format!(
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: dunlin\n  static_configs: [{{targets: ['127.0.0.1:{}']}}]\n",

@@ -135,6 +135,11 @@ impl Finisher {
         Finisher { pool, linear }
     }
 
+    /// Where new buffers come from.
+    pub fn pool(&self) -> &Mempool {
+        &self.pool
+    }
+
     /// Puts into `out` the frame or frames that a receiver with `caps` can take.
     pub fn finish(&self, m: Mbuf, caps: Caps, out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>) -> Result<(), Unfinished> {
         let flags = m.offload_flags();

@@ -1,10 +1,11 @@
 //! A switch and bursts of frames for it, without DPDK: what `burst.rs` times and what
 //! `instructions.rs` counts.
 
+use arrayvec::ArrayVec;
 use dunlin_engine::{
-    BURST, Burst, Frame, Output, Pipeline, PortIdx, Snapshot,
+    BURST, Burst, DropReason, Frame, Output, Pipeline, PortIdx, Snapshot,
     counters::Counters,
-    frame::MacLearned,
+    frame::{MAX_PIECES, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
     topology::{BridgeSpec, PortSpec, Topology},
@@ -54,6 +55,15 @@ impl Frame for Handle {
     fn pop_tag(&mut self) {
         self.0 = self.0.other.expect("it has a tag");
     }
+    fn grow_front(self, _: usize) -> Option<Self> {
+        unreachable!("no scenario has a tunnel")
+    }
+    fn head_mut(&mut self) -> &mut [u8] {
+        unreachable!("no scenario has a tunnel")
+    }
+    fn cut(&mut self, _: usize, _: u32) {
+        unreachable!("no scenario has a tunnel")
+    }
 }
 
 /// Counts what leaves.
@@ -73,6 +83,10 @@ impl Output<Handle> for Sink {
         burst.clear();
     }
     fn learned(&mut self, _: MacLearned) {}
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: Handle) {}
+    fn finish(&mut self, frame: Handle) -> Result<ArrayVec<Handle, MAX_PIECES>, DropReason> {
+        Ok(std::iter::once(frame).collect())
+    }
 }
 
 /// What is measured.

@@ -4,7 +4,10 @@ use crate::{
     Burst, DropReason, Frame, Output, PortIdx,
     pipeline::{Context, Meta},
     snapshot::Port,
-    stage::parse::Parsed,
+    stage::{
+        parse::Parsed,
+        tunnel::{self, Again},
+    },
     vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
 };
 
@@ -17,13 +20,15 @@ pub(crate) fn unicast<F: Frame>(
     frame: F,
     m: &Meta,
     out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
 ) {
     // That the port still has the segment is looked at here, not only its VLAN: while a port moves
     // to another bridge, the table may still have its addresses of before.
-    let Some(to) = cx.snapshot.port(to).filter(|to| to.segments.of(m.class.vid()) == m.dst.segment()) else {
-        // Its entry goes with the port; this frame met it in between.
-        return cx.drop(from.idx, DropReason::PortGone, 1);
-    };
+    let Some(to) = cx.snapshot.port(to) else { return cx.drop(from.idx, DropReason::PortGone, 1) };
+    // A port without a device has no segment in this sense.
+    if to.segments.of(m.class.vid()) != m.dst.segment() {
+        return tunnel::leave(cx, from, to, frame, m, out, again);
+    }
     match check(from, to, &frame, m) {
         Ok(want) => match retag(frame, m.class.tag(), want) {
             Some(frame) => out.transmit(to.idx, frame),
@@ -85,7 +90,7 @@ fn form(from: &Port, to: &Port, class: Class) -> Result<Tag, DropReason> {
 
 /// Octets of an Ethernet header with the tag that the frame has.
 #[inline(always)]
-fn overhead(class: Class) -> u32 {
+pub(crate) fn overhead(class: Class) -> u32 {
     14 + if class.tag().is_some() { 4 } else { 0 }
 }
 
@@ -132,7 +137,7 @@ pub(crate) fn retag<F: Frame>(mut frame: F, has: Tag, want: Tag) -> Option<F> {
 }
 
 /// The same in place; whether it could be done.
-#[inline]
+#[inline(always)]
 fn rewrite<F: Frame>(frame: &mut F, has: Tag, want: Tag) -> bool {
     if frame.is_shared() {
         match frame.copy() {

@@ -8,19 +8,34 @@ use crate::{
     DropReason, Frame, Output,
     pipeline::{Context, Meta},
     snapshot::Port,
-    stage::egress::{check, retag},
+    stage::{
+        egress::{check, retag},
+        tunnel::{self, Again},
+    },
+    tunnel::Role,
     vlan::Tag,
 };
 
 #[inline(never)]
-pub(crate) fn run<F: Frame>(cx: Context<'_>, from: &Port, frame: F, m: &Meta, out: &mut impl Output<F>) {
+pub(crate) fn run<F: Frame>(
+    cx: Context<'_>,
+    from: &Port,
+    frame: F,
+    m: &Meta,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
     let targets = cx.snapshot.segment(m.dst.segment()).map_or(&[][..], |s| &s.flood[..]);
     let mut rewritten: Option<(Tag, F)> = None;
     let mut waiting: Option<(&Port, Tag)> = None;
-    let mut outcomes = 0u64;
+    let (has, mut outcomes) = (m.class.tag(), 0u64);
     for to in targets.iter().filter_map(|t| cx.snapshot.port(*t)) {
         // Isolation is no loss worth a count here: a flood is not meant for protected peers.
         if to.idx == from.idx || (from.protected && to.protected) {
+            continue;
+        }
+        if !matches!(to.role, Role::Device) {
+            outcomes += into_tunnel(cx, (from, to), &frame, m, &mut rewritten, out, again);
             continue;
         }
         outcomes += 1;
@@ -28,25 +43,49 @@ pub(crate) fn run<F: Frame>(cx: Context<'_>, from: &Port, frame: F, m: &Meta, ou
             // The last port gets the buffer itself, so everyone waits for a successor.
             Ok(tag) => {
                 if let Some((port, tag)) = waiting.replace((to, tag)) {
-                    send(cx, port, tag, &frame, m.class.tag(), &mut rewritten, out);
+                    send(cx, port, tag, &frame, has, &mut rewritten, out);
                 }
             }
             Err(reason) => cx.drop(to.idx, reason, 1),
         }
     }
     match waiting {
-        Some((port, tag)) if tag == m.class.tag() || rewritten.is_none() => match retag(frame, m.class.tag(), tag) {
+        Some((port, tag)) if tag == has || rewritten.is_none() => match retag(frame, has, tag) {
             Some(frame) => out.transmit(port.idx, frame),
             None => cx.drop(port.idx, DropReason::NoBuffer, 1),
         },
-        Some((port, tag)) => send(cx, port, tag, &frame, m.class.tag(), &mut rewritten, out),
+        Some((port, tag)) => send(cx, port, tag, &frame, has, &mut rewritten, out),
         None if outcomes == 0 => return cx.drop(from.idx, DropReason::NoOtherPort, 1),
         None => {}
     }
     cx.counters.port(from.idx).clones.add(outcomes - 1);
 }
 
+/// The same by a port without a device: headers go in front of a share of the buffer, or of its copy
+/// without the tag. How many frames that is: none from tunnel to tunnel.
+#[inline(never)]
+fn into_tunnel<F: Frame>(
+    cx: Context<'_>,
+    (from, to): (&Port, &Port),
+    frame: &F,
+    m: &Meta,
+    rewritten: &mut Option<(Tag, F)>,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) -> u64 {
+    if !tunnel::floods_to(from, to) {
+        return 0;
+    }
+    let untagged = Meta { class: m.class.without_tag(), ..*m };
+    match share(frame, m.class.tag(), Tag::NONE, rewritten) {
+        Some(frame) => tunnel::leave(cx, from, to, frame, &untagged, out, again),
+        None => cx.drop(to.idx, DropReason::NoBuffer, 1),
+    }
+    1
+}
+
 /// Sends a share of the frame, or of its rewritten copy, to one port.
+#[inline(always)]
 fn send<F: Frame>(
     cx: Context<'_>,
     to: &Port,
@@ -56,14 +95,20 @@ fn send<F: Frame>(
     rewritten: &mut Option<(Tag, F)>,
     out: &mut impl Output<F>,
 ) {
+    match share(frame, has, want, rewritten) {
+        Some(frame) => out.transmit(to.idx, frame),
+        None => cx.drop(to.idx, DropReason::NoBuffer, 1),
+    }
+}
+
+/// A share of the frame, or of its rewritten copy.
+#[inline(always)]
+fn share<F: Frame>(frame: &F, has: Tag, want: Tag, rewritten: &mut Option<(Tag, F)>) -> Option<F> {
     if want == has {
-        return out.transmit(to.idx, frame.share());
+        return Some(frame.share());
     }
     if rewritten.as_ref().is_none_or(|(tag, _)| *tag != want) {
         *rewritten = frame.copy().and_then(|copy| retag(copy, has, want)).map(|copy| (want, copy));
     }
-    match rewritten {
-        Some((_, copy)) => out.transmit(to.idx, copy.share()),
-        None => cx.drop(to.idx, DropReason::NoBuffer, 1),
-    }
+    rewritten.as_ref().map(|(_, copy)| copy.share())
 }

@@ -10,6 +10,7 @@ use crate::{
     mac_table::Learned,
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
+    tunnel::Role,
 };
 
 /// The frames that go no further.
@@ -36,6 +37,9 @@ fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) ->
     }
     if m.src.is_multicast() || m.src.mac() == MacAddr::default() {
         return Err(DropReason::InvalidSource);
+    }
+    if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {
+        return Ok(());
     }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });

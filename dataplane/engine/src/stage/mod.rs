@@ -7,3 +7,4 @@ pub(crate) mod learn;
 pub(crate) mod lookup;
 pub(crate) mod parse;
 pub(crate) mod police;
+pub(crate) mod tunnel;

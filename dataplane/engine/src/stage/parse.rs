@@ -27,10 +27,16 @@ pub(crate) struct Parsed {
     pub refused: Refused,
 }
 
-/// Fills `meta`, and asks for the buckets of its keys, so that the next two stages find them in
+/// Fills `meta`; frames without a tag are what `untagged` says. And asks for the buckets of its keys, so that the next two stages find them in
 /// the cache.
 #[inline(always)]
-pub(crate) fn run<F: Frame>(cx: Context<'_>, port: &Port, burst: &[F], meta: &mut [Meta]) -> Parsed {
+pub(crate) fn run<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    untagged: &(Class, SegmentId),
+    burst: &[F],
+    meta: &mut [Meta],
+) -> Parsed {
     let mut all = Parsed { octets: 0, largest: 0, plain: true, same_class: true, refused: Refused::NONE };
     // A loop of its own over the descriptors: the headers' cache lines are on their way meanwhile.
     for frame in burst {
@@ -42,7 +48,7 @@ pub(crate) fn run<F: Frame>(cx: Context<'_>, port: &Port, burst: &[F], meta: &mu
     let macs = cx.macs.view();
     let (mut any_bits, mut common_bits) = (0, u64::MAX);
     for (i, (frame, m)) in burst.iter().zip(meta).enumerate() {
-        if let Err(reason) = parse(macs, port, frame.head(), m) {
+        if let Err(reason) = parse(macs, port, untagged, frame.head(), m) {
             m.fate = Fate::drop(reason);
             all.refused.add(i);
         }
@@ -54,14 +60,20 @@ pub(crate) fn run<F: Frame>(cx: Context<'_>, port: &Port, burst: &[F], meta: &mu
 }
 
 #[inline(always)]
-fn parse(macs: View<'_>, port: &Port, head: &[u8], m: &mut Meta) -> Result<(), DropReason> {
+fn parse(
+    macs: View<'_>,
+    port: &Port,
+    untagged: &(Class, SegmentId),
+    head: &[u8],
+    m: &mut Meta,
+) -> Result<(), DropReason> {
     let h = head.first_chunk::<14>().ok_or(DropReason::Runt)?;
     // Two loads: addresses and EtherType overlap them.
     let first = u64::from_be_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]);
     let second = u64::from_be_bytes([h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13]]);
     let (class, segment) = match second as u16 {
         tpid @ (TPID_8021Q | TPID_8021AD) => tagged(port, tpid, head)?,
-        _ => (port.untagged.0, port.untagged.1),
+        _ => *untagged,
     };
     (m.dst, m.src) = (Key::from_wire(first, segment), Key::from_wire(second, segment));
     (m.dst_hash, m.src_hash) = (macs.hash(m.dst), macs.hash(m.src));

@@ -4,10 +4,11 @@
 //! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
 //! a quiescent state before anything the old one names is closed or used again.
 //!
-//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `state.rs`
+//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `overlay.rs` what VTEPs and networks need, `state.rs`
 //! reports.
 
 mod monitor;
+mod overlay;
 mod placement;
 mod state;
 mod steering;
@@ -21,14 +22,20 @@ use std::{
 
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::{DpdkError, eal::Eal, quiescent::Domain};
-use dunlin_engine::{PortIdx, Snapshot, counters::PortTotals, mac_table::MacTable, topology::Topology};
+use dunlin_engine::{
+    PortIdx, Snapshot,
+    counters::PortTotals,
+    mac_table::{Key, MacTable},
+    topology::Topology,
+};
 
 use crate::{
     device::{Device, Opened, Opener},
     events::Events,
     pools::Pools,
     queues::{RxHandle, RxKind},
-    spec::{DeviceSpec, Settings, StaticSpec},
+    spec::{DeviceSpec, Settings, StaticSpec, VtepConf},
+    underlay::Underlay,
     worker::{Clock, Command, WorkerShared},
 };
 
@@ -56,6 +63,12 @@ pub struct Switch {
     snapshot: Arc<Snapshot>,
     ports: BTreeMap<String, PortSide>,
     statics: BTreeMap<StaticSpec, String>,
+    vteps: BTreeMap<String, VtepConf>,
+    /// The entries of the VTEPs' own addresses.
+    vtep_entries: Vec<(Key, PortIdx)>,
+    /// What was counted at numbers of VTEPs and remotes before they were theirs.
+    overlay_base: BTreeMap<PortIdx, PortTotals>,
+    underlay: Arc<Underlay>,
     macs: Arc<MacTable>,
     clock: Clock,
     settings: Settings,
@@ -107,6 +120,7 @@ pub struct Parts {
     pub clock: Clock,
     pub events: Arc<Events>,
     pub changed: Arc<dyn Fn() + Send + Sync>,
+    pub underlay: Arc<Underlay>,
     pub instance: u64,
 }
 
@@ -132,6 +146,10 @@ impl Switch {
             snapshot: Arc::new(Snapshot::empty()),
             ports: BTreeMap::new(),
             statics: BTreeMap::new(),
+            vteps: BTreeMap::new(),
+            vtep_entries: Vec::new(),
+            overlay_base: BTreeMap::new(),
+            underlay: p.underlay,
             macs: p.macs,
             clock: p.clock,
             settings: Settings::default(),

@@ -146,7 +146,8 @@ impl Switch {
 
     fn mac_at(&self, segment: SegmentId, mac: MacAddr, port: PortIdx) -> Option<v1::MacAt> {
         let segment = self.snapshot.segment(segment)?;
-        let (bridge, vlan) = (segment.bridge.to_string(), u32::from(segment.vid));
+        let (bridge, vid) = segment.label();
+        let (bridge, vlan) = (bridge.to_string(), u32::from(vid));
         Some(v1::MacAt { bridge, vlan, mac: mac.to_string(), port: self.port_name(port) })
     }
 

@@ -7,6 +7,7 @@ use dunlin_engine::{
     counters::PortTotals,
     mac_table::{Entry, Key},
     reason::Direction,
+    topology::is_hidden,
 };
 
 use super::{PortSide, Switch, WorkerSide};
@@ -115,6 +116,8 @@ impl Switch {
                 .collect(),
             flaps: self.flap_reports(),
             queue_moves: self.queue_moves,
+            vteps: self.vtep_reports(),
+            networks: self.network_reports(),
         }
     }
 
@@ -124,7 +127,8 @@ impl Switch {
         let guest = device.ok().and_then(|d| d.guest());
         v1::PortState {
             name: name.into(),
-            bridge: p.bridge.clone(),
+            bridge: if is_hidden(&p.bridge) { String::new() } else { p.bridge.clone() },
+            network: self.topology.port(name).and_then(|(_, s)| s.network.clone()).unwrap_or_default(),
             up: p.up,
             error: p.device.as_ref().err().cloned().unwrap_or_default(),
             driver: device.map_or("none", |d| d.driver).into(),
@@ -198,8 +202,8 @@ impl Switch {
             }
             if let (Some(s), Some(p)) = (self.snapshot.segment(e.segment), self.snapshot.port(e.port)) {
                 list.push(v1::MacEntry {
-                    bridge: s.bridge.to_string(),
-                    vlan: u32::from(s.vid),
+                    bridge: s.label().0.to_string(),
+                    vlan: u32::from(s.label().1),
                     mac: e.mac.to_string(),
                     port: p.name.to_string(),
                     is_static: e.is_static,
@@ -232,19 +236,23 @@ impl Switch {
 
     fn matcher<'a>(&'a self, f: &'a v1::MacFilter) -> Result<impl Fn(&Entry) -> bool + 'a, String> {
         let mac = if f.mac.is_empty() { None } else { Some(parse_mac(&f.mac)?) };
-        let port = match self.topology.port(&f.port) {
-            Some((idx, _)) => Some(idx),
+        let port = match self.topology.number_of(&f.port) {
+            Some(idx) => Some(idx),
             None if f.port.is_empty() => None,
             None => return Err(format!("port '{}': there is none of that name", f.port)),
         };
-        if !f.bridge.is_empty() && self.topology.bridge(&f.bridge).is_none() {
+        if !f.bridge.is_empty()
+            && self.topology.bridge(&f.bridge).is_none()
+            && self.topology.network_place(&f.bridge).is_none()
+        {
             return Err(format!("bridge '{}': there is none of that name", f.bridge));
         }
         Ok(move |e: &Entry| {
             mac.is_none_or(|m| m == e.mac)
                 && port.is_none_or(|p| p == e.port)
                 && self.snapshot.segment(e.segment).is_some_and(|s| {
-                    (f.bridge.is_empty() || *s.bridge == *f.bridge) && f.vlan.is_none_or(|v| v == u32::from(s.vid))
+                    (f.bridge.is_empty() || **s.label().0 == *f.bridge)
+                        && f.vlan.is_none_or(|v| v == u32::from(s.label().1))
                 })
         })
     }
@@ -254,7 +262,7 @@ fn parse_mac(s: &str) -> Result<MacAddr, String> {
     s.parse().map_err(|e: dunlin_engine::types::BadMac| e.to_string())
 }
 
-fn counters(t: &PortTotals) -> v1::Counters {
+pub(super) fn counters(t: &PortTotals) -> v1::Counters {
     let drops = DropReason::ALL.iter().map(|r| v1::Drop {
         reason: r.name().into(),
         direction: match r.direction() {

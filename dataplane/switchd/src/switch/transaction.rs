@@ -23,7 +23,7 @@ use crate::{
     device::{Device, Opened, clean_up},
     events::port_event,
     queues::RxKind,
-    spec::{self, BadField, DeviceSpec, Settings, StaticSpec},
+    spec::{self, BadField, DeviceSpec, Settings, StaticSpec, VtepConf},
     worker::Command,
 };
 
@@ -65,6 +65,7 @@ struct Plan {
     set: BTreeMap<String, WantedPort>,
     gone: Vec<String>,
     statics: BTreeMap<StaticSpec, String>,
+    vteps: BTreeMap<String, VtepConf>,
     settings: Settings,
 }
 
@@ -144,6 +145,7 @@ impl Switch {
             topology.remove_port(name);
         }
         bridges.into_iter().for_each(|(name, spec)| topology.set_bridge(&name, spec));
+        let vteps = self.plan_overlay(t, &mut topology)?;
         for (name, p) in &set {
             topology.set_port(name, p.spec.clone())?;
         }
@@ -162,32 +164,60 @@ impl Switch {
         let settings = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.settings);
         // The numbering of VLANs can fail too: find out now.
         topology.clone().snapshot()?;
-        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, settings })
+        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, vteps, settings })
+    }
+
+    /// Puts networks and VTEPs into the topology; all VTEPs there are then.
+    fn plan_overlay(
+        &self,
+        t: &v1::Transaction,
+        topology: &mut Topology,
+    ) -> Result<BTreeMap<String, VtepConf>, Refused> {
+        let mut vteps = self.vteps.clone();
+        let set: BTreeSet<&String> = t.set_vteps.iter().map(|v| &v.name).collect();
+        let networks: BTreeSet<&str> = t.set_networks.iter().map(|n| n.name.as_str()).collect();
+        let gone = |name: &str, named: &[String], set: bool| named.iter().any(|n| n == name) || (t.replace && !set);
+        let old: Vec<String> = topology.networks().map(|(n, _)| n.to_owned()).collect();
+        for n in old.iter().filter(|n| gone(n, &t.delete_networks, networks.contains(n.as_str()))) {
+            topology.remove_network(n);
+        }
+        for name in self.vteps.keys().filter(|n| gone(n, &t.delete_vteps, set.contains(n))) {
+            topology.remove_vtep(name);
+            vteps.remove(name);
+        }
+        for v in &t.set_vteps {
+            let conf = spec::vtep(v)?;
+            topology.set_vtep(&v.name, conf.spec.clone())?;
+            vteps.insert(v.name.clone(), conf);
+        }
+        for n in &t.set_networks {
+            topology.set_network(&n.name, spec::network(n)?);
+        }
+        topology.number_remotes()?;
+        Ok(vteps)
     }
 
     fn plan_statics(&self, t: &v1::Transaction, topology: &Topology) -> Result<BTreeMap<StaticSpec, String>, Refused> {
         let mut statics = if t.replace { BTreeMap::new() } else { self.statics.clone() };
         for m in &t.delete_macs {
-            statics.remove(&spec::static_mac(m)?.0);
+            statics.remove(&spec::static_mac(m, &self.topology)?.0);
         }
         for m in &t.set_macs {
-            let (key, port) = spec::static_mac(m)?;
-            let object = || format!("mac '{}' in bridge '{}' VLAN {}", key.mac, key.bridge, key.vid);
-            match topology.port(&port) {
-                Some((_, p)) if p.bridge == key.bridge && p.vlan.carried().contains(key.vid) => {}
-                Some(_) => {
-                    let why = format!("{}: port '{port}' does not carry that VLAN of that bridge", object());
-                    return Err(Refused::Inconsistent(why));
-                }
-                None => return Err(Refused::Inconsistent(format!("{}: there is no port '{port}'", object()))),
+            let (key, port) = spec::static_mac(m, topology)?;
+            let refused = |why: &str| {
+                let why = format!("mac '{}' in bridge '{}' VLAN {}: {why}", key.mac, key.bridge, key.vid);
+                Err(Refused::Inconsistent(why))
+            };
+            match topology.carries(&port, &key.bridge, key.vid) {
+                Some(true) => drop(statics.insert(key, port)),
+                Some(false) => return refused(&format!("port '{port}' does not carry that VLAN of that bridge")),
+                None => return refused(&format!("there is no port '{port}'")),
             }
-            statics.insert(key, port);
         }
         // What a port that goes had goes with it; one that leaves the VLAN must be told of first.
-        statics.retain(|_, port| topology.port(port).is_some());
+        statics.retain(|_, port| topology.number_of(port).is_some());
         for (key, port) in &statics {
-            let fits = |p: &PortSpec| p.bridge == key.bridge && p.vlan.carried().contains(key.vid);
-            if !topology.port(port).is_some_and(|(_, p)| fits(p)) {
+            if topology.carries(port, &key.bridge, key.vid) != Some(true) {
                 let why = format!(
                     "port '{port}': the static address {} of bridge '{}' VLAN {} would be left over; delete it first",
                     key.mac, key.bridge, key.vid
@@ -359,6 +389,9 @@ impl Switch {
         self.forget_retired();
         self.flush_departed();
         self.set_statics(plan.statics);
+        self.vteps = plan.vteps;
+        self.follow_overlay_numbers();
+        self.follow_vteps();
         if self.settings.idle != plan.settings.idle {
             self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
         }
@@ -370,7 +403,8 @@ impl Switch {
     }
 
     fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
-        let (idx, _) = self.topology.port(name).expect("planned");
+        let (idx, placed) = self.topology.port(name).expect("planned");
+        let bridge = placed.bridge.clone();
         let kind = match self.ports.get_mut(name) {
             Some(p) => {
                 if p.mtu != want.spec.mtu
@@ -380,7 +414,7 @@ impl Switch {
                 {
                     tracing::warn!("port '{name}': {e}; the switch keeps to the new MTU, the device does not");
                 }
-                (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, want.spec.bridge, want.device, want.pinned);
+                (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, bridge, want.device, want.pinned);
                 p.steered = want.steered;
                 self.follow_pins(name);
                 v1::port_event::Kind::Changed
@@ -388,7 +422,7 @@ impl Switch {
             None => {
                 let side = PortSide {
                     idx,
-                    bridge: want.spec.bridge,
+                    bridge,
                     mtu: want.spec.mtu,
                     spec: want.device,
                     device: Err("not opened".into()),
@@ -427,9 +461,9 @@ impl Switch {
     fn flush_departed(&self) {
         let snapshot = &self.snapshot;
         self.macs.flush(|e| {
-            let vid = snapshot.segment(e.segment).map(|s| s.vid);
+            let segment = snapshot.segment(e.segment);
             let port = snapshot.port(e.port);
-            !matches!((vid, port), (Some(v), Some(p)) if p.segments.of(v) == e.segment)
+            !matches!((segment, port), (Some(s), Some(p)) if p.carries(e.segment, s))
         });
     }
 
@@ -443,7 +477,7 @@ impl Switch {
             }
         }
         for (s, port) in &wanted {
-            let idx = self.topology.port(port).map(|(idx, _)| idx);
+            let idx = self.topology.number_of(port);
             if let (Some(k), Some(idx)) = (key(s, &self.topology), idx)
                 && !self.macs.set_static(k, idx)
             {
@@ -454,7 +488,7 @@ impl Switch {
     }
 }
 
-fn add_totals(sum: &mut dunlin_engine::counters::PortTotals, t: &dunlin_engine::counters::PortTotals) {
+pub(super) fn add_totals(sum: &mut dunlin_engine::counters::PortTotals, t: &dunlin_engine::counters::PortTotals) {
     sum.rx_frames += t.rx_frames;
     sum.rx_bytes += t.rx_bytes;
     sum.tx_frames += t.tx_frames;

@@ -5,12 +5,17 @@
 //! the same while their port or VLAN is there; a number is used again only after its entries are
 //! out of the mac table: see [`Topology::retired`].
 
+mod overlay;
+
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, VtepSpec, VtepView, is_hidden};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
+    tunnel::Role,
     vlan::{PortVlans, PriorityTags, VlanMode, VlanSet},
 };
 
@@ -26,6 +31,8 @@ pub struct BridgeSpec {
 pub struct PortSpec {
     /// The bridge it belongs to.
     pub bridge: String,
+    /// The network it is in; bridge and VLAN are its, then.
+    pub network: Option<String>,
     /// Its VLANs.
     pub vlan: VlanMode,
     /// See [`PriorityTags`].
@@ -45,6 +52,7 @@ impl PortSpec {
     pub fn new(bridge: &str, vlan: VlanMode) -> Self {
         PortSpec {
             bridge: bridge.to_owned(),
+            network: None,
             vlan,
             priority_tags: PriorityTags::Never,
             protected: false,
@@ -66,6 +74,14 @@ pub enum TopologyError {
         /// The bridge it names.
         bridge: String,
     },
+    /// The port names a network that is not there.
+    #[error("port '{port}': network: there is no network '{network}'")]
+    NoSuchNetwork {
+        /// The port.
+        port: String,
+        /// The network it names.
+        network: String,
+    },
     /// Ports are still on the bridge.
     #[error("bridge '{bridge}': port '{port}' is still on it; delete or move its ports first")]
     BridgeInUse {
@@ -80,6 +96,9 @@ pub enum TopologyError {
         /// The port there was no room for.
         port: String,
     },
+    /// See [`OverlayError`].
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// More (bridge, VLAN) pairs than segment numbers.
     #[error(
         "bridge '{bridge}': more than 65,535 (bridge, VLAN) pairs are carried; restrict the VLANs of its trunk ports"
@@ -110,6 +129,11 @@ struct BridgeState {
 pub struct Topology {
     bridges: BTreeMap<String, BridgeState>,
     ports: BTreeMap<String, PortState>,
+    networks: BTreeMap<String, overlay::NetworkState>,
+    vteps: BTreeMap<String, overlay::VtepState>,
+    /// VLANs of hidden bridges that are free again, and how many were ever made.
+    hidden: Vec<(String, u16)>,
+    hidden_made: usize,
     free_ports: Vec<PortIdx>,
     free_segments: Vec<SegmentId>,
     next_segment: u16,
@@ -122,6 +146,10 @@ impl Default for Topology {
         Topology {
             bridges: BTreeMap::new(),
             ports: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            vteps: BTreeMap::new(),
+            hidden: Vec::new(),
+            hidden_made: 0,
             free_ports: (0..MAX_PORTS).rev().filter_map(PortIdx::new).collect(),
             free_segments: Vec::new(),
             next_segment: 1,
@@ -165,7 +193,13 @@ impl Topology {
     }
 
     /// Adds or changes a port; its number stays the same. A new one is down.
-    pub fn set_port(&mut self, name: &str, spec: PortSpec) -> Result<PortIdx, TopologyError> {
+    pub fn set_port(&mut self, name: &str, mut spec: PortSpec) -> Result<PortIdx, TopologyError> {
+        if let Some(network) = &spec.network {
+            let Some((bridge, vid)) = self.network_place(network) else {
+                return Err(TopologyError::NoSuchNetwork { port: name.to_owned(), network: network.clone() });
+            };
+            (spec.bridge, spec.vlan) = (bridge.to_owned(), VlanMode::Access { vid });
+        }
         if !self.bridges.contains_key(&spec.bridge) {
             return Err(TopologyError::NoSuchBridge { port: name.to_owned(), bridge: spec.bridge });
         }
@@ -199,9 +233,9 @@ impl Topology {
         self.bridges.get(name).map(|b| &b.spec)
     }
 
-    /// The names of all bridges.
+    /// The names of all bridges that were set.
     pub fn bridge_names(&self) -> impl Iterator<Item = &str> {
-        self.bridges.keys().map(String::as_str)
+        self.bridges.keys().map(String::as_str).filter(|b| !is_hidden(b))
     }
 
     /// A port's number and specification.
@@ -228,7 +262,16 @@ impl Topology {
 
     /// What workers should forward by now. Numbers new VLANs and retires unused ones.
     pub fn snapshot(&mut self) -> Result<Snapshot, TopologyError> {
-        let mut segments = vec![Segment { bridge: "".into(), vid: 0, ageing_s: 300, flood: Arc::new([]) }];
+        self.check_overlay()?;
+        let mut segments = vec![Segment {
+            bridge: "".into(),
+            vid: 0,
+            ageing_s: 300,
+            flood: Arc::new([]),
+            vni: None,
+            learns_remote: true,
+            network: None,
+        }];
         let names: Vec<String> = self.bridges.keys().cloned().collect();
         for name in names {
             self.number_vlans(&name)?;
@@ -238,6 +281,8 @@ impl Topology {
         for (name, p) in &self.ports {
             ports[p.idx.get()] = Some(Arc::new(self.port_snapshot(name, p)));
         }
+        self.number_remotes()?;
+        self.fill_overlay(&mut segments, &mut ports);
         Ok(Snapshot { ports, segments: segments.into() })
     }
 
@@ -287,7 +332,16 @@ impl Topology {
             if segments.len() <= s.get() {
                 segments.resize(s.get() + 1, segments[0].clone());
             }
-            segments[s.get()] = Segment { bridge: b.name.clone(), vid, ageing_s: b.spec.ageing_s, flood: last.clone() };
+            let (bridge, flood) = (b.name.clone(), last.clone());
+            segments[s.get()] = Segment {
+                bridge,
+                vid,
+                ageing_s: b.spec.ageing_s,
+                flood,
+                vni: None,
+                learns_remote: true,
+                network: None,
+            };
         }
     }
 
@@ -319,6 +373,7 @@ impl Topology {
             segments,
             mac_limit: p.spec.mac_limit,
             storm: p.storm.clone(),
+            role: Role::Device,
             name: name.into(),
         }
     }

@@ -1,6 +1,8 @@
 //! From messages to what they mean: every field checked here, once, with errors that name object,
 //! field and value.
 
+mod overlay;
+
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::{
     steering::HashFields,
@@ -9,9 +11,11 @@ use dunlin_dpdk::{
 use dunlin_engine::{
     MacAddr,
     snapshot::MacLimit,
-    topology::{BridgeSpec, PortSpec},
+    topology::{BridgeSpec, PortSpec, Topology},
     vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet},
 };
+
+pub use overlay::{VtepConf, network, vtep};
 
 use crate::worker::Idle;
 
@@ -87,6 +91,7 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
     let fps = |f: u64| (f > 0).then_some(f);
     let spec = PortSpec {
         bridge: p.bridge.clone(),
+        network: Some(p.network.clone()).filter(|n| !n.is_empty()),
         vlan: vlan(&object, &p.vlan.clone().unwrap_or_default())?,
         priority_tags: match p.vlan.as_ref().map(v1::Vlan::priority_tags) {
             Some(v1::vlan::PriorityTags::IfNonzero) => PriorityTags::IfNonzero,
@@ -160,7 +165,7 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceS
 }
 
 /// A static address and the port it is on.
-pub fn static_mac(m: &v1::StaticMac) -> Result<(StaticSpec, String), BadField> {
+pub fn static_mac(m: &v1::StaticMac, topology: &Topology) -> Result<(StaticSpec, String), BadField> {
     let object = || format!("mac '{}' in bridge '{}'", m.mac, m.bridge);
     let mac: MacAddr = m.mac.parse().map_err(|e: dunlin_engine::types::BadMac| bad(object(), "mac", e.to_string()))?;
     if mac.is_multicast() || mac == MacAddr::default() {
@@ -169,7 +174,13 @@ pub fn static_mac(m: &v1::StaticMac) -> Result<(StaticSpec, String), BadField> {
     if m.vlan > 4094 {
         return Err(bad(object(), "vlan", format!("{} is not in 0 to 4094", m.vlan)));
     }
-    Ok((StaticSpec { bridge: m.bridge.clone(), vid: m.vlan as u16, mac }, m.port.clone()))
+    let (bridge, vid) = match m.network.as_str() {
+        "" => (m.bridge.as_str(), m.vlan as u16),
+        network => topology
+            .network_place(network)
+            .ok_or_else(|| bad(object(), "network", format!("there is no network '{network}'")))?,
+    };
+    Ok((StaticSpec { bridge: bridge.to_owned(), vid, mac }, m.port.clone()))
 }
 
 /// What holds for all workers.

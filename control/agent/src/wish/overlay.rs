@@ -1,0 +1,245 @@
+//! Networks, VTEPs and routes: from what the operator wrote to what the dataplane is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use dunlin_control_api::v1::{Config, Network, Vtep};
+use dunlin_dataplane_api::v1 as dp;
+use ipnet::IpNet;
+
+use super::{Bad, DEFAULT_BRIDGE, bad, carries, check_name, station_mac};
+
+const MAX_VNI: u32 = (1 << 24) - 1;
+/// The port of VXLAN that IANA assigned: RFC 7348, 5.
+const VXLAN_PORT: u32 = 4789;
+const DEFAULT_TTL: u32 = 64;
+
+pub(super) struct Overlay {
+    pub networks: Vec<dp::Network>,
+    pub vteps: Vec<dp::Vtep>,
+}
+
+impl Overlay {
+    /// Whether a static address of a network is at one of its ports or remotes.
+    pub fn check_mac(&self, m: &dp::StaticMac, ports: &Ports) -> Result<(), Bad> {
+        if m.network.is_empty() {
+            return Ok(());
+        }
+        let object = format!("mac '{}'", m.mac);
+        let Ok(at) = self.networks.binary_search_by(|n| n.name.cmp(&m.network)) else {
+            return bad(object, "network", format!("there is no network '{}'", m.network));
+        };
+        let joined = ports.get(&m.port).is_some_and(|p| p.network == m.network);
+        let remote = self.networks[at].overlay.as_ref().zip(m.port.split_once('/'));
+        let tunnelled = remote.is_some_and(|(o, (v, a))| o.vtep == v && o.remotes.iter().any(|r| r == a));
+        if !joined && !tunnelled {
+            let why = format!("'{}' is neither a port nor a remote (VTEP/ADDRESS) of network '{}'", m.port, m.network);
+            return bad(object, "port", why);
+        }
+        Ok(())
+    }
+}
+
+type Bridges = BTreeMap<String, dp::Bridge>;
+type Ports = BTreeMap<String, dp::Port>;
+
+pub(super) fn compile(config: &Config, bridges: &Bridges, ports: &Ports) -> Result<Overlay, Bad> {
+    let mut vteps: BTreeMap<String, dp::Vtep> = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    for v in &config.vtep {
+        let compiled = vtep(v, config, ports)?;
+        let object = format!("vtep '{}'", v.name);
+        if let Some(other) = addresses.insert(host(&compiled.address), v.name.clone()) {
+            return bad(object, "address", format!("{} is vtep '{other}' already", v.address));
+        }
+        if vteps.insert(v.name.clone(), compiled).is_some() {
+            return bad(object, "name", "is declared twice");
+        }
+    }
+    for r in &config.route {
+        let known = if r.vtep.is_empty() { vteps.len() == 1 } else { vteps.contains_key(&r.vtep) };
+        if !known {
+            return bad(format!("route '{}'", r.to), "vtep", which(&r.vtep, &vteps));
+        }
+    }
+    for n in &config.neighbor {
+        let known = if n.vtep.is_empty() { vteps.len() == 1 } else { vteps.contains_key(&n.vtep) };
+        if !known {
+            return bad(format!("neighbor '{}'", n.address), "vtep", which(&n.vtep, &vteps));
+        }
+    }
+    let (mut networks, mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for n in &config.network {
+        let compiled = network(n, bridges, &vteps)?;
+        let object = || format!("network '{}'", n.name);
+        if let Some(other) = n.vni.and_then(|vni| vnis.insert(vni, &n.name)) {
+            return bad(object(), "vni", format!("{} is network '{other}' already", n.vni.unwrap_or_default()));
+        }
+        if let Some(v) = n.vlan
+            && let Some(other) = vlans.insert((compiled.bridge.clone(), v), &n.name)
+        {
+            return bad(object(), "vlan", format!("{v} of bridge '{}' is network '{other}' already", compiled.bridge));
+        }
+        if networks.insert(n.name.clone(), compiled).is_some() {
+            return bad(object(), "name", "is declared twice");
+        }
+    }
+    if let Some(p) = ports.values().find(|p| !p.network.is_empty() && !networks.contains_key(&p.network)) {
+        return bad(format!("port '{}'", p.name), "network", format!("there is no network '{}'", p.network));
+    }
+    Ok(Overlay { networks: networks.into_values().collect(), vteps: vteps.into_values().collect() })
+}
+
+/// The address of "ADDRESS/PREFIX".
+fn host(address: &str) -> Option<IpAddr> {
+    address.parse::<IpNet>().ok().map(|a| a.addr())
+}
+
+fn which(name: &str, vteps: &BTreeMap<String, dp::Vtep>) -> String {
+    let known: Vec<&str> = vteps.keys().map(String::as_str).collect();
+    match name {
+        "" => format!("is missing: one of {}", super::list(&known)),
+        _ => format!("there is no vtep '{name}' (there are: {})", super::list(&known)),
+    }
+}
+
+fn is_station(a: IpAddr) -> bool {
+    !a.is_unspecified() && !a.is_multicast() && !a.is_loopback() && a != IpAddr::from([255; 4])
+}
+
+fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
+    check_name("vtep", &v.name)?;
+    let object = format!("vtep '{}'", v.name);
+    let vlan = v.vlan.unwrap_or(0);
+    match ports.get(&v.uplink) {
+        None if v.uplink.is_empty() => return bad(object, "uplink", "is missing: the port that tunnels go by"),
+        None => return bad(object, "uplink", format!("there is no port '{}'", v.uplink)),
+        Some(p) if v.vlan == Some(0) || vlan > 4094 || !carries(p, vlan) => {
+            return bad(object, "vlan", format!("port '{}' does not carry VLAN {vlan}", v.uplink));
+        }
+        Some(_) => {}
+    }
+    let Some(address) = v.address.parse::<IpNet>().ok().filter(|a| is_station(a.addr())) else {
+        return bad(object, "address", format!("'{}' is no host's address as 10.0.0.1/24", v.address));
+    };
+    let range = |field, n: Option<u32>, default, most| match n.unwrap_or(default) {
+        n if (1..=most).contains(&n) => Ok(n),
+        n => bad(&object, field, format!("{n} is not in 1 to {most}")),
+    };
+    let mut routes = Vec::new();
+    let mine = config.route.iter().filter(|r| r.vtep == v.name || r.vtep.is_empty());
+    for r in mine {
+        routes.push(route(&address, &r.to, &r.via)?);
+    }
+    let mut neighbors = BTreeMap::new();
+    for n in config.neighbor.iter().filter(|n| n.vtep == v.name || n.vtep.is_empty()) {
+        let object = format!("neighbor '{}'", n.address);
+        match n.address.parse::<IpAddr>() {
+            Ok(a) if address.contains(&a) && a != address.addr() => {}
+            _ => return bad(object, "address", format!("is no neighbour in {}", address.trunc())),
+        }
+        let compiled = dp::StaticNeighbor { address: n.address.clone(), mac: station_mac(&object, &n.mac)? };
+        if neighbors.insert(n.address.clone(), compiled).is_some() {
+            return bad(object, "address", format!("is there twice for vtep '{}'", v.name));
+        }
+    }
+    if !v.gateway.is_empty() {
+        let all = if address.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        routes.push(route(&address, all, std::slice::from_ref(&v.gateway))?);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = routes.iter().find(|r| !seen.insert(r.to.clone())) {
+        return bad(format!("route '{}'", twice.to), "to", format!("is there twice for vtep '{}'", v.name));
+    }
+    Ok(dp::Vtep {
+        name: v.name.clone(),
+        uplink: v.uplink.clone(),
+        vlan,
+        address: address.to_string(),
+        mac: v.mac.to_ascii_lowercase(),
+        udp_port: range("udp_port", v.udp_port, VXLAN_PORT, 65_535)?,
+        ttl: range("ttl", v.ttl, DEFAULT_TTL, 255)?,
+        routes,
+        neighbors: neighbors.into_values().collect(),
+    })
+}
+
+fn route(on_link: &IpNet, to: &str, via: &[String]) -> Result<dp::Route, Bad> {
+    let object = format!("route '{to}'");
+    match to.parse::<IpNet>() {
+        Ok(n) if n.trunc() != n => return bad(object, "to", format!("has host bits; {} is meant", n.trunc())),
+        Ok(n) if n.addr().is_ipv4() != on_link.addr().is_ipv4() => {
+            return bad(object, "to", format!("is of another family than {on_link}"));
+        }
+        Ok(_) => {}
+        Err(_) => return bad(object, "to", "is no prefix as 10.1.0.0/16"),
+    }
+    for v in via {
+        match v.parse::<IpAddr>() {
+            Ok(a) if a == on_link.addr() => return bad(object, "via", format!("{a} is the vtep itself: a loop")),
+            Ok(a) if on_link.contains(&a) => {}
+            _ => return bad(object, "via", format!("'{v}' is no neighbour in {}", on_link.trunc())),
+        }
+    }
+    if via.is_empty() {
+        return bad(object, "via", "is missing: the neighbour it goes by");
+    }
+    Ok(dp::Route { to: to.to_owned(), via: via.to_vec() })
+}
+
+fn network(n: &Network, bridges: &Bridges, vteps: &BTreeMap<String, dp::Vtep>) -> Result<dp::Network, Bad> {
+    check_name("network", &n.name)?;
+    let object = format!("network '{}'", n.name);
+    let bridge = match (n.vlan, n.bridge.as_str()) {
+        (Some(v), _) if !(1..=4094).contains(&v) => return bad(object, "vlan", format!("{v} is not in 1 to 4094")),
+        (Some(_), "") => DEFAULT_BRIDGE.to_owned(),
+        (Some(_), bridge) => bridge.to_owned(),
+        (None, "") => String::new(),
+        (None, _) => return bad(object, "bridge", "needs a vlan"),
+    };
+    if !bridge.is_empty() && !bridges.contains_key(&bridge) {
+        return bad(object, "bridge", format!("there is no bridge '{bridge}'"));
+    }
+    let vlan = n.vlan.unwrap_or(0);
+    let Some(vni) = n.vni else {
+        let needs =
+            [("vtep", !n.vtep.is_empty()), ("remotes", !n.remotes.is_empty()), ("learning", !n.learning.is_empty())];
+        if let Some((field, _)) = needs.iter().find(|(_, set)| *set) {
+            return bad(object, field, "needs a vni");
+        }
+        return Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay: None });
+    };
+    if !(1..=MAX_VNI).contains(&vni) {
+        return bad(object, "vni", format!("{vni} is not in 1 to {MAX_VNI}"));
+    }
+    let vtep = match vteps.get(&n.vtep) {
+        Some(v) => v,
+        None if n.vtep.is_empty() && vteps.len() == 1 => vteps.values().next().expect("one"),
+        None => return bad(object, "vtep", which(&n.vtep, vteps)),
+    };
+    let own = host(&vtep.address);
+    let mut remotes = BTreeSet::new();
+    for r in &n.remotes {
+        match r.parse::<IpAddr>() {
+            Ok(a) if Some(a) == own => {
+                return bad(object, "remotes", format!("{a} is this host's own vtep '{}'", vtep.name));
+            }
+            Ok(a) if is_station(a) && own.is_some_and(|o| o.is_ipv4() == a.is_ipv4()) => {
+                if !remotes.insert(a) {
+                    return bad(object, "remotes", format!("{a} is named twice"));
+                }
+            }
+            _ => return bad(object, "remotes", format!("'{r}' is no address that {} can reach", vtep.address)),
+        }
+    }
+    let no_learning = match n.learning.as_str() {
+        "" | "on" => false,
+        "off" => true,
+        other => return bad(object, "learning", format!("'{other}' is neither 'on' nor 'off'")),
+    };
+    let remotes = remotes.into_iter().map(|a| a.to_string()).collect();
+    let overlay = Some(dp::Overlay { vni, vtep: vtep.name.clone(), remotes, no_learning });
+    Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay })
+}

@@ -1,0 +1,109 @@
+//! `dunlin network`: segments with a name, on this host and across hosts.
+
+use anyhow::{Context, bail};
+use dunlin_control_api::v1::{ApplyRequest, Config, Network};
+
+use crate::{output, session::Session};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Add a network
+    Add(Settings),
+    /// Change a network; what is not named stays
+    Set(Settings),
+    /// Remove networks that no port is in
+    #[command(visible_alias = "rm")]
+    Del {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// List the networks
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(clap::Args)]
+pub struct Settings {
+    /// The network's name
+    name: String,
+    /// Its VLAN on this host [default: none that shows]
+    #[arg(long, value_name = "VID")]
+    vlan: Option<u32>,
+    /// The bridge of that VLAN [default: br0]
+    #[arg(long)]
+    bridge: Option<String>,
+    /// What it is in tunnels, 1 to 16777215
+    #[arg(long)]
+    vni: Option<u32>,
+    /// The VTEP it uses [default: the only one]
+    #[arg(long)]
+    vtep: Option<String>,
+    /// Other hosts' VTEPs
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    remotes: Option<Vec<String>>,
+    /// Whether addresses are learned from what comes in tunnels
+    #[arg(long, value_parser = ["on", "off"])]
+    learning: Option<String>,
+}
+
+impl Settings {
+    fn put_into(&self, n: &mut Network) {
+        n.vlan = self.vlan.or(n.vlan);
+        n.vni = self.vni.or(n.vni);
+        for (to, from) in [(&mut n.bridge, &self.bridge), (&mut n.vtep, &self.vtep), (&mut n.learning, &self.learning)]
+        {
+            to.clone_from(from.as_ref().unwrap_or(&to.clone()));
+        }
+        n.remotes = self.remotes.clone().unwrap_or_else(|| n.remotes.clone());
+    }
+}
+
+impl Command {
+    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+        let plan = match self {
+            Command::Add(a) => change(s, &a, true).await?,
+            Command::Set(a) => change(s, &a, false).await?,
+            Command::Del { names } => s.apply(ApplyRequest { delete_networks: names, ..Default::default() }).await?,
+            Command::List => return list(s).await,
+        };
+        output::plan(&plan, s.json, false)
+    }
+}
+
+async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunlin_control_api::v1::Plan> {
+    s.change(|config| {
+        let there = config.network.iter().find(|n| n.name == a.name).cloned();
+        let mut network = match (there, new) {
+            (Some(_), true) => bail!("network '{0}': exists; change it with 'dunlin network set {0}'", a.name),
+            (None, true) => Network { name: a.name.clone(), ..Default::default() },
+            (there, false) => there.with_context(|| format!("network '{}': there is none of that name", a.name))?,
+        };
+        a.put_into(&mut network);
+        Ok(ApplyRequest { set: Some(Config { network: vec![network], ..Default::default() }), ..Default::default() })
+    })
+    .await
+}
+
+async fn list(s: &mut Session) -> anyhow::Result<()> {
+    let (config, _) = s.config().await?;
+    let state = s.state().await?.networks;
+    if s.json {
+        let rows: Vec<_> = config
+            .network
+            .iter()
+            .map(|n| serde_json::json!({ "config": n, "state": state.iter().find(|x| x.name == n.name) }))
+            .collect();
+        return output::json(&rows);
+    }
+    let rows = config.network.iter().map(|n| {
+        let ports = state.iter().find(|x| x.name == n.name).map_or(0, |x| x.ports.len());
+        let vlan = n
+            .vlan
+            .map_or_else(String::new, |v| format!("{v} of {}", if n.bridge.is_empty() { "br0" } else { &n.bridge }));
+        let vni = n.vni.map(|v| v.to_string()).unwrap_or_default();
+        vec![n.name.clone(), vlan, vni, n.remotes.join(","), ports.to_string()]
+    });
+    output::table(&["NAME", "VLAN", "VNI", "REMOTES", "PORTS"], 4, rows);
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Tunnels: against the kernel's own VXLAN, and between two switches.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    host::Host,
+    net::{Netns, eventually, sh},
+};
+
+/// A namespace that is another host: its address in the underlay, the kernel's VXLAN device, and an address
+/// in the overlay behind it.
+fn kernel_vtep(underlay: &str, vxlan: &str, overlay: &str) -> Netns {
+    let ns = Netns::new();
+    ns.run(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
+    );
+    // What the kernel leaves to its device is not left to a switch.
+    ns.run("ethtool -K eth0 tx off >/dev/null");
+    ns.run(&format!("ip addr add {underlay} dev eth0"));
+    ns.run(&format!(
+        "ip link add vx type vxlan {vxlan} dstport 4789 && ip link set vx up && ip addr add {overlay} dev vx"
+    ));
+    ns
+}
+
+/// A guest of the overlay; its MTU leaves room for the tunnel.
+fn guest(address: &str) -> Netns {
+    let ns = Netns::with_address(address);
+    ns.run("ip link set eth0 mtu 1430 && ethtool -K eth0 tx off >/dev/null");
+    ns
+}
+
+fn add_guest(host: &Host, name: &str, ns: &Netns, network: &str) {
+    host.add_host(name, ns, &format!("--network {network} --mtu 1430"));
+}
+
+fn reached(host: &Host, remote: &str) -> bool {
+    let vteps = host.json("vtep list");
+    let mut remotes = vteps.as_array().unwrap().iter().flat_map(|v| v["remotes"].as_array().unwrap());
+    remotes.any(|r| r["address"] == remote && r["next_hop_mac"] != "")
+}
+
+#[test]
+fn the_kernel_is_a_peer() {
+    for (family, underlay, own, remote, vxlan) in [
+        (4, "10.50.0.2/24", "10.50.0.1/24", "10.50.0.2", "id 100 local 10.50.0.2 remote 10.50.0.1"),
+        (6, "fd50::2/64", "fd50::1/64", "fd50::2", "id 100 local fd50::2 remote fd50::1 udp6zerocsumrx udp6zerocsumtx"),
+    ] {
+        let peer = kernel_vtep(underlay, vxlan, "192.168.9.2/24");
+        let web = guest("192.168.9.1/24");
+        let host = Host::start();
+        host.add_host("up", &peer, "");
+        host.dunlin(&format!("vtep add v --uplink up --address {own}"));
+        host.dunlin(&format!("network add blue --vni 100 --remotes {remote}"));
+        add_guest(&host, "web", &web, "blue");
+        eventually("the next hop answers", 5.0, || reached(&host, remote));
+        // The VTEP is a station like any other.
+        let address = own.split('/').next().unwrap();
+        assert!(peer.reaches(address, 3), "the VTEP answers pings");
+        assert!(web.reaches("192.168.9.2", 5), "IPv{family}: {}", host.dunlin("vtep list"));
+        assert!(peer.reaches("192.168.9.1", 2));
+        let _server = peer.spawn("iperf3 -s -1");
+        std::thread::sleep(Duration::from_millis(500));
+        let report = web.run("iperf3 -J -c 192.168.9.2 -t 2");
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap();
+        println!("IPv{family} underlay: TCP {:.2} Gbit/s", bits / 1e9);
+        assert!(bits > 1e7, "{report}");
+        let list = host.dunlin("vtep list") + &host.dunlin("network list") + &host.dunlin("neighbor list");
+        println!("{list}{}", host.dunlin("mac list"));
+        assert!(list.contains("reachable") && list.contains("blue"), "{list}");
+        let macs = host.json("mac list");
+        let behind =
+            |port: &str| macs.as_array().unwrap().iter().filter(|m| m["port"] == port && m["bridge"] == "blue").count();
+        assert_eq!((behind(&format!("v/{remote}")), behind("web")), (1, 1), "{macs}");
+        assert!(host.metrics().contains(&format!("dunlin_remote_reached{{remote=\"{remote}\",vtep=\"v\"}} 1")));
+    }
+}
+
+/// Two hosts in two subnets, with a router between.
+struct Routed {
+    a: Host,
+    b: Host,
+    router: Netns,
+    second: String,
+}
+
+impl Routed {
+    fn start() -> Self {
+        let router = Netns::with_address("10.60.1.254/24");
+        let second = format!("{}b", router.outside);
+        sh(&format!("ip link add {second} type veth peer name eth1 netns {} && ip link set {second} up", router.name));
+        router.run("ip link set eth1 up && ip addr add 10.60.2.254/24 dev eth1 && sysctl -qw net.ipv4.ip_forward=1");
+        let routed = Routed { a: Host::start(), b: Host::start(), router, second };
+        for (host, n, interface, other) in
+            [(&routed.a, 1, &routed.router.outside, 2), (&routed.b, 2, &routed.second, 1)]
+        {
+            host.dunlin(&format!("port add up --kind host --interface {interface}"));
+            host.wait_up("up");
+            host.dunlin(&format!("vtep add v --uplink up --address 10.60.{n}.1/24 --gateway 10.60.{n}.254"));
+            host.dunlin(&format!("network add blue --vni 77 --remotes 10.60.{other}.1"));
+            eventually("the gateway answers", 5.0, || reached(host, &format!("10.60.{other}.1")));
+        }
+        routed
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        let _ = crate::net::try_sh(&format!("ip link del {}", self.second));
+    }
+}
+
+#[test]
+fn two_switches_share_a_segment_across_a_router() {
+    let (near, far) = (guest("192.168.8.1/24"), guest("192.168.8.2/24"));
+    let routed = Routed::start();
+    add_guest(&routed.a, "near", &near, "blue");
+    add_guest(&routed.b, "far", &far, "blue");
+    assert!(near.reaches("192.168.8.2", 5), "{}", routed.a.dunlin("vtep list"));
+    // A sequence, in its order and whole.
+    near.send("--src 52:54:00:00:00:0a");
+    far.send("--src 52:54:00:00:00:0b");
+    let receiver = far.receive("--seconds 14");
+    near.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --count 100000 --rate 10000");
+    let lines = receiver.finish();
+    let summary = lines.last().expect("a summary");
+    let count = |key| crate::net::number(summary, key);
+    println!("{summary}");
+    assert_eq!((count("received"), count("distinct"), count("disorder")), (100_000, 100_000, 0), "{summary}");
+    // Nothing comes back out of the tunnel it came by, and nothing is unaccounted for.
+    assert_eq!(routed.router.try_run("ping -c 1 -W 1 10.60.1.1").status.code(), Some(0));
+}
+
+#[test]
+fn another_gateway_takes_over_within_a_second() {
+    let (near, far) = (guest("192.168.8.1/24"), guest("192.168.8.2/24"));
+    let routed = Routed::start();
+    add_guest(&routed.a, "near", &near, "blue");
+    add_guest(&routed.b, "far", &far, "blue");
+    // A second router on the same link: the same namespace by another address and interface.
+    routed.router.run(
+        "ip link add m0 link eth0 type macvlan mode bridge && ip link set m0 up && ip addr add 10.60.1.253/24 dev m0",
+    );
+    routed.router.run("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.m0.rp_filter=0 net.ipv4.conf.all.rp_filter=0");
+    routed.a.dunlin("vtep set v --gateway 10.60.1.254");
+    routed.a.dunlin("route add 10.60.2.0/24 --via 10.60.1.253,10.60.1.254");
+    let first = routed.router.run("cat /sys/class/net/m0/address").trim().to_owned();
+    let by = |mac: &str| routed.a.json("vtep list")[0]["remotes"][0]["next_hop_mac"] == *mac;
+    eventually("the better way is taken", 5.0, || by(&first));
+    assert!(near.reaches("192.168.8.2", 5));
+    let begun = Instant::now();
+    routed.router.run("ip link set m0 down");
+    eventually("the other way is taken", 3.0, || !by(&first));
+    let took = begun.elapsed();
+    assert!(near.reaches("192.168.8.2", 1));
+    println!("another next hop after {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn tunnels_from_strangers_are_dropped_and_counted() {
+    let peer = kernel_vtep("10.50.0.3/24", "id 100 local 10.50.0.3 remote 10.50.0.1", "192.168.9.3/24");
+    let host = Host::start();
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    let web = guest("192.168.9.1/24");
+    add_guest(&host, "web", &web, "blue");
+    assert!(!peer.reaches("192.168.9.1", 1));
+    let drops = |reason: &str| {
+        let vteps = host.json("vtep list");
+        let drops = vteps[0]["counters"]["drops"].as_array().unwrap().clone();
+        drops.iter().find(|d| d["reason"] == reason).unwrap()["frames"].as_u64().unwrap()
+    };
+    assert!(drops("unknown_vtep") > 0);
+    // Known, but with a VNI that nobody here has.
+    host.dunlin("network set blue --remotes 10.50.0.2,10.50.0.3 --vni 101");
+    assert!(!peer.reaches("192.168.9.1", 1));
+    assert!(drops("unknown_vni") > 0);
+    host.dunlin("network set blue --vni 100");
+    assert!(peer.reaches("192.168.9.1", 3));
+    assert!(host.metrics().contains("dunlin_tunnel_dropped_frames_total{name=\"v\",reason=\"unknown_vtep\"}"));
+}
+
+#[test]
+fn bad_overlays_are_refused_and_nothing_is_lost() {
+    let host = Host::start();
+    host.dunlin("port add up --kind tap --interface dnov0");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    for (command, words) in [
+        ("network add red --vni 100", "vni: 100 is network 'blue' already"),
+        ("network add red --vni 16777216", "vni: 16777216 is not in 1 to 16777215"),
+        ("network set blue --remotes 10.50.0.1", "10.50.0.1 is this host's own vtep 'v'"),
+        ("vtep add w --uplink nope --address 10.50.1.1/24", "there is no port 'nope'"),
+        ("vtep add w --uplink up --address 10.50.0.1/24", "10.50.0.1/24 is vtep 'v' already"),
+        ("route add 10.1.0.0/16 --via 10.50.0.1", "a loop"),
+        ("route add 10.1.0.0/16 --via 10.9.0.1", "is no neighbour in 10.50.0.0/24"),
+        ("port del up", "there is no port 'up'"),
+        ("vtep del v", "network 'blue' still uses it"),
+        ("network del nope", "network 'nope': there is none"),
+    ] {
+        let error = host.refused(command);
+        assert!(error.contains(words), "{command}: {error}");
+    }
+    let exported = host.dunlin("export");
+    assert!(exported.contains("vni = 100") && !exported.contains("red"), "{exported}");
+}
+
+/// As many networks as a large site has, and they do not slow down changes of others.
+#[test]
+fn sixteen_thousand_networks() {
+    let host = Host::start();
+    let mut toml = String::from("[[port]]\nname = \"up\"\nkind = \"tap\"\ninterface = \"dnov1\"\n\n");
+    toml += "[[vtep]]\nname = \"v\"\nuplink = \"up\"\naddress = \"10.50.0.1/24\"\n\n";
+    for n in 1..=16_000 {
+        toml += &format!("[[network]]\nname = \"n{n}\"\nvni = {n}\nremotes = [\"10.50.0.2\"]\n\n");
+    }
+    let begun = Instant::now();
+    let o = host.apply(&toml);
+    assert!(o.status.success(), "{}", crate::net::text(&o.stderr));
+    let all = begun.elapsed();
+    let begun = Instant::now();
+    host.dunlin("network add one --vni 16001");
+    println!("16,000 networks in {} ms, one more in {} ms", all.as_millis(), begun.elapsed().as_millis());
+    assert_eq!(host.json("status")["dataplane"]["networks"].as_array().unwrap().len(), 16_001);
+}

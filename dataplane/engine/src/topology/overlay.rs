@@ -1,0 +1,400 @@
+//! Networks, VTEPs and remotes: what makes a segment go on at other hosts. See `crate::tunnel`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{BridgeSpec, Topology, TopologyError};
+use crate::{
+    MAX_PORTS, MacAddr, PortIdx, SegmentId,
+    snapshot::{Port, Segment, SegmentMap, untagged},
+    storm::StormLimits,
+    tunnel::{Networks, NextHop, Outer, Remote, Role, Vtep, ip::OuterSpec},
+    vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag, VlanMode},
+};
+
+/// A network as configured: a segment with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// The bridge and VLAN that it is on this host; one that shows nowhere, without.
+    pub vlan: Option<(String, u16)>,
+    /// What it is in tunnels.
+    pub overlay: Option<OverlaySpec>,
+}
+
+/// How a network goes on at other hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverlaySpec {
+    /// 1 to 2^24 - 1.
+    pub vni: u32,
+    /// The VTEP that it uses.
+    pub vtep: String,
+    /// The other hosts' VTEPs.
+    pub remotes: BTreeSet<IpAddr>,
+    /// Whether addresses are learned from what they send.
+    pub learn: bool,
+}
+
+/// A VTEP as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VtepSpec {
+    /// The port by which tunnels come and go.
+    pub uplink: String,
+    /// The VLAN of the uplink's bridge that is the underlay; 0 for untagged.
+    pub vid: u16,
+    /// Where tunnels end.
+    pub address: IpAddr,
+    /// Its address of layer 2.
+    pub mac: MacAddr,
+    /// The UDP port of VXLAN.
+    pub udp_port: u16,
+    /// TTL or hop limit of what it sends.
+    pub ttl: u8,
+}
+
+/// An object that names another which is not there, or does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} '{name}': {field}: {why}")]
+pub struct OverlayError {
+    kind: &'static str,
+    name: String,
+    field: &'static str,
+    why: String,
+}
+
+fn unfit(kind: &'static str, name: &str, field: &'static str, why: String) -> OverlayError {
+    OverlayError { kind, name: name.to_owned(), field, why }
+}
+
+#[derive(Clone)]
+pub(super) struct NetworkState {
+    name: Arc<str>,
+    spec: NetworkSpec,
+    /// Bridge and VLAN; of a hidden bridge if it has none of its own.
+    place: (String, u16),
+}
+
+#[derive(Clone)]
+pub(super) struct VtepState {
+    idx: PortIdx,
+    spec: VtepSpec,
+    name: Arc<str>,
+    storm: Arc<StormLimits>,
+    remotes: BTreeMap<IpAddr, RemoteState>,
+}
+
+#[derive(Clone)]
+struct RemoteState {
+    idx: PortIdx,
+    name: Arc<str>,
+    next_hop: Arc<NextHop>,
+}
+
+/// A VTEP with its remotes, for whoever resolves their next hops.
+pub struct VtepView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its number among the ports.
+    pub idx: PortIdx,
+    /// As configured.
+    pub spec: &'a VtepSpec,
+    /// The bridge of its uplink.
+    pub bridge: &'a str,
+    /// Address, number and name among the ports, next hop.
+    pub remotes: Vec<(IpAddr, PortIdx, &'a str, &'a Arc<NextHop>)>,
+}
+
+/// What names of hidden bridges begin with: no operator can call one so.
+const HIDDEN: &str = "*";
+/// VLANs of one hidden bridge, which hold networks without a VLAN of their own.
+const HIDDEN_VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
+
+impl Topology {
+    /// Adds or changes a network; its ports are put to where it is. Whether it fits the rest is asked by
+    /// [`Topology::snapshot`].
+    pub fn set_network(&mut self, name: &str, spec: NetworkSpec) {
+        let before = self.networks.remove(name).map(|n| n.place);
+        let place = match (&spec.vlan, before) {
+            (Some(_), before) => {
+                self.hidden.extend(before.filter(|p| is_hidden(&p.0)));
+                spec.vlan.clone().expect("matched")
+            }
+            (None, Some(place)) if is_hidden(&place.0) => place,
+            (None, _) => self.hidden_place(),
+        };
+        for p in self.ports.values_mut().filter(|p| p.spec.network.as_deref() == Some(name)) {
+            (p.spec.bridge, p.spec.vlan) = (place.0.clone(), VlanMode::Access { vid: place.1 });
+        }
+        self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place });
+    }
+
+    /// A VLAN of a hidden bridge that no network has.
+    fn hidden_place(&mut self) -> (String, u16) {
+        if let Some(place) = self.hidden.pop() {
+            return place;
+        }
+        let n = self.hidden_made;
+        self.hidden_made += 1;
+        let vlans = HIDDEN_VLANS.len();
+        let bridge = format!("{HIDDEN}{}", n / vlans);
+        if n.is_multiple_of(vlans) {
+            self.set_bridge(&bridge, BridgeSpec { ageing_s: 300 });
+        }
+        (bridge, HIDDEN_VLANS.start() + (n % vlans) as u16)
+    }
+
+    /// Removes a network. A port that is still in it is found by [`Topology::snapshot`].
+    pub fn remove_network(&mut self, name: &str) {
+        let place = self.networks.remove(name).map(|n| n.place);
+        self.hidden.extend(place.filter(|p| is_hidden(&p.0)));
+    }
+
+    /// Adds or changes a VTEP; its number stays the same. Whether it fits the rest is asked by
+    /// [`Topology::snapshot`].
+    pub fn set_vtep(&mut self, name: &str, spec: VtepSpec) -> Result<PortIdx, TopologyError> {
+        if let Some(v) = self.vteps.get_mut(name) {
+            v.spec = spec;
+            return Ok(v.idx);
+        }
+        let idx = self.free_port(name)?;
+        let v = VtepState { idx, spec, name: name.into(), storm: Arc::default(), remotes: BTreeMap::new() };
+        self.vteps.insert(name.to_owned(), v);
+        Ok(idx)
+    }
+
+    /// Removes a VTEP; its number and those of its remotes are retired.
+    pub fn remove_vtep(&mut self, name: &str) {
+        if let Some(v) = self.vteps.remove(name) {
+            self.retired_ports.push(v.idx);
+            self.retired_ports.extend(v.remotes.values().map(|r| r.idx));
+        }
+    }
+
+    /// Whether networks, VTEPs and ports fit together.
+    pub(super) fn check_overlay(&self) -> Result<(), TopologyError> {
+        for (port, p) in &self.ports {
+            if let Some(network) = p.spec.network.as_ref().filter(|n| !self.networks.contains_key(*n)) {
+                return Err(TopologyError::NoSuchNetwork { port: port.clone(), network: network.clone() });
+            }
+        }
+        let mut addresses = BTreeMap::new();
+        for (name, v) in &self.vteps {
+            self.check_vtep(name, &v.spec)?;
+            if let Some(other) = addresses.insert(v.spec.address, name) {
+                return Err(
+                    unfit("vtep", name, "address", format!("{} is vtep '{other}' already", v.spec.address)).into()
+                );
+            }
+        }
+        let (mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new());
+        for (name, n) in &self.networks {
+            if let Some((bridge, vid)) = &n.spec.vlan {
+                if !self.bridges.contains_key(bridge) {
+                    return Err(unfit("network", name, "bridge", format!("there is no bridge '{bridge}'")).into());
+                }
+                if let Some(other) = vlans.insert((bridge, vid), name) {
+                    let why = format!("{vid} of bridge '{bridge}' is network '{other}' already");
+                    return Err(unfit("network", name, "vlan", why).into());
+                }
+            }
+            if let Some(o) = &n.spec.overlay {
+                if let Some(other) = vnis.insert(o.vni, name) {
+                    return Err(unfit("network", name, "vni", format!("{} is network '{other}' already", o.vni)).into());
+                }
+                self.check_remotes(name, &n.spec, o)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_vtep(&self, name: &str, v: &VtepSpec) -> Result<(), OverlayError> {
+        match self.ports.get(&v.uplink) {
+            None => Err(unfit("vtep", name, "uplink", format!("there is no port '{}'", v.uplink))),
+            Some(p) if !p.spec.vlan.carried().contains(v.vid) => {
+                Err(unfit("vtep", name, "vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn check_remotes(&self, name: &str, n: &NetworkSpec, o: &OverlaySpec) -> Result<(), OverlayError> {
+        let Some(v) = self.vteps.get(&o.vtep).map(|v| &v.spec) else {
+            return Err(unfit("network", name, "vtep", format!("there is no vtep '{}'", o.vtep)));
+        };
+        if let Some(r) = o.remotes.iter().find(|r| r.is_ipv4() != v.address.is_ipv4()) {
+            let why = format!("{r} can't be reached from {}, which is of the other family", v.address);
+            return Err(unfit("network", name, "remotes", why));
+        }
+        if o.remotes.contains(&v.address) {
+            let why = format!("{} is this host's own vtep '{}'", v.address, o.vtep);
+            return Err(unfit("network", name, "remotes", why));
+        }
+        if n.vlan.as_ref().is_some_and(|(b, vid)| self.bridge_of(v) == Some(b) && *vid == v.vid) {
+            let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", o.vtep);
+            return Err(unfit("network", name, "vlan", why));
+        }
+        Ok(())
+    }
+
+    fn bridge_of(&self, vtep: &VtepSpec) -> Option<&String> {
+        self.ports.get(&vtep.uplink).map(|p| &p.spec.bridge)
+    }
+
+    /// The number of a port, a VTEP or a remote by its name.
+    pub fn number_of(&self, name: &str) -> Option<PortIdx> {
+        let remote = |v: &VtepState| v.remotes.values().find(|r| *r.name == *name).map(|r| r.idx);
+        let vtep = || self.vteps.get(name).map(|v| v.idx).or_else(|| self.vteps.values().find_map(remote));
+        self.port(name).map(|(idx, _)| idx).or_else(vtep)
+    }
+
+    /// Whether a port, or a remote, carries a VLAN of a bridge; `None` if there is none of that name.
+    pub fn carries(&self, name: &str, bridge: &str, vid: u16) -> Option<bool> {
+        if let Some((_, p)) = self.port(name) {
+            return Some(p.bridge == bridge && p.vlan.carried().contains(vid));
+        }
+        self.number_of(name)?;
+        let (vtep, address) = name.split_once('/')?;
+        let reaches = |n: &NetworkState| {
+            let of = |o: &OverlaySpec| o.vtep == vtep && o.remotes.iter().any(|r| r.to_string() == address);
+            n.place.0 == bridge && n.place.1 == vid && n.spec.overlay.as_ref().is_some_and(of)
+        };
+        Some(self.networks.values().any(reaches))
+    }
+
+    /// The bridge and VLAN of a network.
+    pub fn network_place(&self, name: &str) -> Option<(&str, u16)> {
+        self.networks.get(name).map(|n| (n.place.0.as_str(), n.place.1))
+    }
+
+    /// Names and specifications of all networks.
+    pub fn networks(&self) -> impl Iterator<Item = (&str, &NetworkSpec)> {
+        self.networks.iter().map(|(n, s)| (n.as_str(), &s.spec))
+    }
+
+    /// All VTEPs.
+    pub fn vteps(&self) -> impl Iterator<Item = VtepView<'_>> {
+        self.vteps.iter().map(|(name, v)| VtepView {
+            name,
+            idx: v.idx,
+            spec: &v.spec,
+            bridge: self.bridge_of(&v.spec).map_or("", |b| b),
+            remotes: v.remotes.iter().map(|(a, r)| (*a, r.idx, &*r.name, &r.next_hop)).collect(),
+        })
+    }
+
+    /// Gives every VTEP that networks name as remote a number, and retires those none names any more.
+    pub fn number_remotes(&mut self) -> Result<(), TopologyError> {
+        let mut wanted: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+        for o in self.networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
+            wanted.entry(&o.vtep).or_default().extend(&o.remotes);
+        }
+        let wanted: BTreeMap<String, BTreeSet<IpAddr>> = wanted.into_iter().map(|(n, r)| (n.to_owned(), r)).collect();
+        let names: Vec<String> = self.vteps.keys().cloned().collect();
+        for name in names {
+            let none = BTreeSet::new();
+            let wanted = wanted.get(&name).unwrap_or(&none);
+            let has: Vec<IpAddr> = self.vteps[&name].remotes.keys().copied().collect();
+            for gone in has.iter().filter(|a| !wanted.contains(a)) {
+                let v = self.vteps.get_mut(&name).expect("named above");
+                self.retired_ports.extend(v.remotes.remove(gone).map(|r| r.idx));
+            }
+            for address in wanted.iter().filter(|a| !has.contains(a)) {
+                let label = format!("{name}/{address}");
+                let remote =
+                    RemoteState { idx: self.free_port(&label)?, name: label.as_str().into(), next_hop: Arc::default() };
+                self.vteps.get_mut(&name).expect("named above").remotes.insert(*address, remote);
+            }
+        }
+        Ok(())
+    }
+
+    fn free_port(&mut self, port: &str) -> Result<PortIdx, TopologyError> {
+        self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: port.to_owned() })
+    }
+
+    fn segment_at(&self, (bridge, vid): (&str, u16)) -> SegmentId {
+        self.segment(bridge, vid).unwrap_or(SegmentId::NONE)
+    }
+
+    /// Adds VTEPs and remotes to numbered segments and to the ports.
+    pub(super) fn fill_overlay(&self, segments: &mut [Segment], ports: &mut [Option<Arc<Port>>; MAX_PORTS]) {
+        let mut known: BTreeMap<&str, Networks> = BTreeMap::new();
+        for n in self.networks.values() {
+            let id = self.segment_at((&n.place.0, n.place.1));
+            let Some(segment) = segments.get_mut(id.get()).filter(|_| id != SegmentId::NONE) else { continue };
+            segment.network = Some(n.name.clone());
+            let Some(o) = &n.spec.overlay else { continue };
+            let remotes = self.vteps.get(&o.vtep).map(|v| &v.remotes);
+            let idx = o.remotes.iter().filter_map(|a| remotes?.get(a)).map(|r| r.idx);
+            segment.flood = segment.flood.iter().copied().chain(idx).collect();
+            (segment.vni, segment.learns_remote) = (Some(o.vni), o.learn);
+            let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1);
+            known.entry(&o.vtep).or_default().insert(o.vni, (class, id));
+        }
+        for (name, v) in &self.vteps {
+            let bridge = self.bridge_of(&v.spec).map_or("", |b| b);
+            let id = self.segment_at((bridge, v.spec.vid));
+            if let Some(underlay) = segments.get_mut(id.get()).filter(|_| id != SegmentId::NONE) {
+                underlay.flood = underlay.flood.iter().copied().chain([v.idx]).collect();
+            }
+            let networks = known.remove(name.as_str()).unwrap_or_default();
+            self.fill_vtep(v, id, networks, ports);
+        }
+    }
+
+    fn fill_vtep(
+        &self,
+        v: &VtepState,
+        underlay: SegmentId,
+        networks: Networks,
+        ports: &mut [Option<Arc<Port>>; MAX_PORTS],
+    ) {
+        let s = &v.spec;
+        // What leaves by the uplink, leaves whole: nobody on the way may fragment it.
+        let mtu = self.ports.get(&s.uplink).map_or(0, |p| p.spec.mtu);
+        let vtep = Vtep {
+            mac: s.mac,
+            address: s.address,
+            uplink: self.ports.get(&s.uplink).map(|p| p.idx),
+            udp_port: s.udp_port,
+            networks,
+            remotes: v.remotes.iter().map(|(a, r)| (*a, r.idx)).collect(),
+        };
+        let vlans = PortVlans::new(&VlanMode::Access { vid: s.vid });
+        let bare = |idx, vlans: PortVlans, untagged, mtu, role, name: &Arc<str>| Port {
+            idx,
+            up: true,
+            protected: false,
+            mtu,
+            untagged,
+            tagged: None,
+            vlans,
+            priority_tags: PriorityTags::Never,
+            segments: SegmentMap::One(SegmentId::NONE),
+            mac_limit: None,
+            storm: v.storm.clone(),
+            role,
+            name: name.clone(),
+        };
+        let inside = untagged(&vlans, &SegmentMap::One(underlay));
+        ports[v.idx.get()] = Some(Arc::new(bare(v.idx, vlans, inside, mtu, Role::Vtep(Box::new(vtep)), &v.name)));
+        for (address, r) in &v.remotes {
+            let outer =
+                Outer::new(&OuterSpec { mac: s.mac, from: s.address, to: *address, udp_port: s.udp_port, ttl: s.ttl });
+            // Around the inner payload: its own Ethernet header, and all behind the outer one.
+            let mtu = mtu.saturating_sub(outer.len() as u32);
+            let remote = Remote { vtep: v.idx, outer, next_hop: r.next_hop.clone() };
+            let nothing = PortVlans::new(&VlanMode::Access { vid: 0 });
+            let none = untagged(&nothing, &SegmentMap::One(SegmentId::NONE));
+            ports[r.idx.get()] =
+                Some(Arc::new(bare(r.idx, nothing, none, mtu, Role::Remote(Box::new(remote)), &r.name)));
+        }
+    }
+}
+
+/// Whether a bridge was made for networks without a VLAN of their own.
+pub fn is_hidden(bridge: &str) -> bool {
+    bridge.starts_with(HIDDEN)
+}

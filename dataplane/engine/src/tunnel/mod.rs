@@ -1,0 +1,125 @@
+//! Tunnels: segments that go on at other hosts, over a routed network.
+//!
+//! A **VTEP** is a station of its own in the segment of the underlay: a port without a device, with an
+//! address of layer 2 and of layer 3. A **remote** is another host's VTEP as a port of the overlay:
+//! addresses are learned at it, static entries and floods name it, it has counters, like any port.
+//! So an encapsulated frame goes through the stages twice, each time as an ordinary frame: in the
+//! overlay, from a guest's port to the remote; and in the underlay, from the VTEP to the next hop,
+//! wherever that is, with whatever tag its port wants. The same the other way round.
+//!
+//! `stage/tunnel.rs` is the way between the two passes; the formats are one file each: [`vxlan`].
+//! Who resolves next hops and answers for the VTEP's address is not here: see [`NextHop`] and
+//! [`crate::Output::local`].
+
+pub(crate) mod ip;
+pub(crate) mod vxlan;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
+pub use ip::{Outer, OuterSpec, checksum};
+
+/// What a port is, beside its policy.
+#[derive(Debug)]
+pub enum Role {
+    /// A device: a NIC, a kernel interface, a guest.
+    Device,
+    /// This host's end of tunnels.
+    Vtep(Box<Vtep>),
+    /// Another host's end, seen from here.
+    Remote(Box<Remote>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Vtep {
+    /// Its address of layer 2.
+    pub mac: MacAddr,
+    /// Its address of layer 3: where tunnels end.
+    pub address: IpAddr,
+    /// The port tunnels may arrive by; no guest of the underlay's segment can pretend to be a VTEP.
+    pub uplink: Option<PortIdx>,
+    /// The UDP port of VXLAN.
+    pub udp_port: u16,
+    /// From a VNI to what its frames are here.
+    pub networks: Networks,
+    /// The VTEPs that tunnels may come from.
+    pub remotes: HashMap<IpAddr, PortIdx, BuildHasherDefault<Quick>>,
+}
+
+/// By VNI: what its frames are here.
+pub type Networks = HashMap<u32, (Class, SegmentId), BuildHasherDefault<Quick>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Remote {
+    /// The VTEP by which it is reached.
+    pub vtep: PortIdx,
+    /// The headers in front of frames to it.
+    pub outer: Outer,
+    /// The station of the underlay that takes them.
+    pub next_hop: Arc<NextHop>,
+}
+
+/// The address of layer 2 of a next hop, filled in by whoever resolves it.
+#[derive(Debug, Default)]
+pub struct NextHop(AtomicU64);
+
+impl NextHop {
+    /// Frames go to this address from now on; to nobody, without one.
+    pub fn set(&self, mac: Option<MacAddr>) {
+        self.0.store(mac.map_or(0, MacAddr::bits), Relaxed);
+    }
+
+    /// The address, if it is known.
+    #[inline(always)]
+    pub fn get(&self) -> Option<MacAddr> {
+        match self.0.load(Relaxed) {
+            0 => None,
+            bits => Some(MacAddr::from_bits(bits)),
+        }
+    }
+}
+
+/// A hash for keys that the operator chooses: VNIs and VTEPs' addresses.
+#[derive(Default)]
+pub struct Quick(u64);
+
+impl Hasher for Quick {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    #[inline(always)]
+    fn write(&mut self, octets: &[u8]) {
+        for part in octets.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+    #[inline(always)]
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(u64::from(n));
+    }
+    #[inline(always)]
+    fn write_u64(&mut self, n: u64) {
+        let product = u128::from(self.0 ^ n ^ 0xf39c_c060_5ced_c835) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+    #[inline(always)]
+    fn write_isize(&mut self, n: isize) {
+        self.write_u64(n as u64);
+    }
+    #[inline(always)]
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+}

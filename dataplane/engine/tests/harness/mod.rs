@@ -1,0 +1,101 @@
+//! A switch without DPDK: bursts in, what leaves out.
+
+#![allow(dead_code, reason = "not every test asks for all of it")]
+
+use arrayvec::ArrayVec;
+use dunlin_engine::{
+    Burst, DropReason, MAX_PORTS, Output, Pipeline, PortIdx,
+    counters::{Counters, PortTotals},
+    frame::{HeapFrame, MAX_PIECES, MacLearned},
+    mac_table::MacTable,
+    pipeline::{Context, Now},
+    topology::{BridgeSpec, PortSpec, Topology},
+    vlan::VlanMode,
+};
+
+/// What leaves, in order.
+#[derive(Default)]
+pub struct Sink {
+    pub sent: Vec<(usize, Vec<u8>)>,
+    pub learned: Vec<MacLearned>,
+    /// For a VTEP itself.
+    pub local: Vec<(usize, Vec<u8>)>,
+}
+
+impl Output<HeapFrame> for Sink {
+    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
+        self.sent.push((port.get(), frame.octets().to_vec()));
+    }
+    fn learned(&mut self, event: MacLearned) {
+        self.learned.push(event);
+    }
+    fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: HeapFrame) {
+        self.local.push((vtep.get(), frame.octets().to_vec()));
+    }
+    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
+        let size = frame.segment_len.map_or(usize::MAX, |n| n as usize);
+        Ok(frame.octets().chunks(size).map(HeapFrame::new).collect())
+    }
+}
+
+pub struct Switch {
+    pub topology: Topology,
+    pub macs: MacTable,
+    pub counters: Counters,
+    pub pipeline: Pipeline,
+    pub ports: Vec<PortIdx>,
+    pub now_s: u32,
+}
+
+pub fn spec(vlan: VlanMode) -> PortSpec {
+    PortSpec::new("br0", vlan)
+}
+
+impl Switch {
+    pub fn new(specs: Vec<PortSpec>) -> Self {
+        let mut topology = Topology::default();
+        topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
+        topology.set_bridge("br1", BridgeSpec { ageing_s: 300 });
+        let names: Vec<String> = (0..specs.len()).map(|i| format!("p{i}")).collect();
+        let ports = names.iter().zip(specs).map(|(n, s)| topology.set_port(n, s).unwrap()).collect();
+        for n in &names {
+            topology.set_up(n, true);
+        }
+        let (macs, counters) =
+            (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
+        Switch { topology, macs, counters, pipeline: Pipeline::default(), ports, now_s: 1 }
+    }
+
+    /// Takes a burst of frames from one port through the pipeline.
+    pub fn run(&mut self, ingress: usize, frames: impl IntoIterator<Item = HeapFrame>) -> Sink {
+        let snapshot = self.topology.snapshot().unwrap();
+        let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
+        let mut sink = Sink::default();
+        let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
+        let cx = Context { snapshot: &snapshot, macs: &self.macs, counters: &self.counters, now };
+        self.pipeline.run(cx, self.ports[ingress], &mut burst, &mut sink);
+        assert!(burst.is_empty());
+        for (port, frame) in &sink.sent {
+            let c = self.counters.port(PortIdx::new(*port).unwrap());
+            c.tx_frames.add(1);
+            c.tx_bytes.add(frame.len() as u64);
+        }
+        self.check_conservation();
+        sink
+    }
+
+    pub fn totals(&self) -> PortTotals {
+        let mut t = PortTotals::default();
+        (0..MAX_PORTS).filter_map(PortIdx::new).for_each(|p| t.add(self.counters.port(p)));
+        t
+    }
+
+    pub fn check_conservation(&self) {
+        let t = self.totals();
+        assert_eq!(t.rx_frames + t.clones, t.tx_frames + t.drops.iter().sum::<u64>());
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.totals().drops[reason as usize]
+    }
+}

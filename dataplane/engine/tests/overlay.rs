@@ -1,0 +1,330 @@
+//! Tunnels between switches, on any machine: what one sends, the other gets.
+
+mod harness;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use dunlin_engine::{
+    DropReason, Frame, MacAddr,
+    frame::HeapFrame,
+    mac_table::Key,
+    topology::{NetworkSpec, OverlaySpec, PortSpec, VtepSpec},
+    vlan::{VlanMode, VlanSet},
+};
+use harness::Switch;
+use proptest::prelude::*;
+
+const VNI: u32 = 0x12_3456;
+
+fn ip(host: u8, v6: bool) -> IpAddr {
+    if v6 { format!("fd00::{host}").parse().unwrap() } else { IpAddr::from([10, 0, 0, host]) }
+}
+
+fn vtep_mac(host: u8) -> MacAddr {
+    MacAddr::from_octets([2, 0xff, 0, 0, 0, host])
+}
+
+/// A host with an uplink (port 0) and two guests (1 and 2) in network blue, whose remotes are known and
+/// reached.
+fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
+    let trunk = PortSpec::new("br0", VlanMode::Trunk { vlans: VlanSet::ALL });
+    let mut s = Switch::new(vec![PortSpec { mtu: 1600, ..trunk }]);
+    let vtep = VtepSpec {
+        uplink: "p0".into(),
+        vid: 0,
+        address: ip(number, v6),
+        mac: vtep_mac(number),
+        udp_port: 4789,
+        ttl: 64,
+    };
+    s.topology.set_vtep("vtep0", vtep).unwrap();
+    set_blue(&mut s, None, remotes, v6);
+    for name in ["p1", "p2"] {
+        let joined =
+            PortSpec { network: Some("blue".into()), mtu: 9000, ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+        s.ports.push(s.topology.set_port(name, joined).unwrap());
+        s.topology.set_up(name, true);
+    }
+    s.topology.snapshot().unwrap();
+    resolve(&s);
+    let underlay = s.topology.segment("br0", 0).unwrap();
+    let idx = s.topology.vteps().next().unwrap().idx;
+    assert!(s.macs.set_static(Key::new(vtep_mac(number), underlay), idx));
+    s
+}
+
+fn set_blue(s: &mut Switch, vlan: Option<(String, u16)>, remotes: &[u8], v6: bool) {
+    let remotes: BTreeSet<IpAddr> = remotes.iter().map(|r| ip(*r, v6)).collect();
+    let overlay = Some(OverlaySpec { vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
+    s.topology.set_network("blue", NetworkSpec { vlan, overlay });
+}
+
+fn resolve(s: &Switch) {
+    for v in s.topology.vteps() {
+        for (address, _, _, next_hop) in v.remotes {
+            let last = match address {
+                IpAddr::V4(a) => a.octets()[3],
+                IpAddr::V6(a) => a.octets()[15],
+            };
+            next_hop.set(Some(vtep_mac(last)));
+        }
+    }
+}
+
+fn frame(dst: u8, src: u8, len: usize) -> Vec<u8> {
+    let mut f = vec![2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src, 0x88, 0xb5];
+    if dst == 0xff {
+        f[..6].fill(0xff);
+    }
+    f.resize(len, src);
+    f
+}
+
+/// What of `sent` left by a port.
+fn by(s: &Switch, sent: &[(usize, Vec<u8>)], port: usize) -> Vec<Vec<u8>> {
+    sent.iter().filter(|(p, _)| *p == s.ports[port].get()).map(|(_, f)| f.clone()).collect()
+}
+
+fn carry(to: &mut Switch, frames: Vec<Vec<u8>>) -> Vec<(usize, Vec<u8>)> {
+    to.run(0, frames.into_iter().map(HeapFrame::new)).sent
+}
+
+#[test]
+fn two_hosts_are_one_segment() {
+    for v6 in [false, true] {
+        let (mut a, mut b) = (host(1, &[2], v6), host(2, &[1], v6));
+        let hello = frame(0xff, 7, 60);
+        let sent = a.run(1, [HeapFrame::new(hello.clone())]).sent;
+        assert_eq!(by(&a, &sent, 2), std::slice::from_ref(&hello));
+        let tunnelled = by(&a, &sent, 0);
+        assert_eq!(tunnelled.len(), 1);
+        assert_eq!(tunnelled[0].len(), 60 + if v6 { 70 } else { 50 });
+        let arrived = carry(&mut b, tunnelled);
+        assert_eq!((by(&b, &arrived, 1), by(&b, &arrived, 2)), (vec![hello.clone()], vec![hello]));
+        assert_eq!(arrived.len(), 2, "nothing goes back into a tunnel");
+        // The answer is no flood: both sides have learned.
+        let answer = frame(7, 8, 900);
+        let sent = b.run(1, [HeapFrame::new(answer.clone())]).sent;
+        assert_eq!(sent.len(), 1);
+        let arrived = carry(&mut a, by(&b, &sent, 0));
+        assert_eq!(arrived, [(a.ports[1].get(), answer)]);
+        let sent = a.run(1, (0..32).map(|i| HeapFrame::new(frame(8, 7, 60 + i)))).sent;
+        let arrived = carry(&mut b, by(&a, &sent, 0));
+        let lengths: Vec<usize> = by(&b, &arrived, 1).iter().map(Vec::len).collect();
+        assert_eq!(lengths, (60..92).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_flood_goes_to_every_remote_and_every_guest_once() {
+    let mut a = host(1, &[2, 3, 4, 5], false);
+    let sent = a.run(1, [HeapFrame::new(frame(0xff, 7, 60))]).sent;
+    let to: BTreeSet<u8> = by(&a, &sent, 0).iter().map(|f| f[33]).collect();
+    assert_eq!((to, sent.len()), ([2, 3, 4, 5].into(), 5));
+    // Not known which of them: unknown unicast is the same.
+    assert_eq!(a.run(2, [HeapFrame::new(frame(9, 6, 60))]).sent.len(), 5);
+}
+
+#[test]
+fn a_network_can_be_a_vlan_too() {
+    let mut a = host(1, &[2], false);
+    a.topology.set_bridge("lan", dunlin_engine::topology::BridgeSpec { ageing_s: 300 });
+    let trunk = PortSpec::new("lan", VlanMode::Trunk { vlans: VlanSet::ALL });
+    a.ports.push(a.topology.set_port("trunk", trunk).unwrap());
+    a.topology.set_up("trunk", true);
+    set_blue(&mut a, Some(("lan".into(), 10)), &[2], false);
+    a.topology.snapshot().unwrap();
+    resolve(&a);
+    let mut tagged = frame(0xff, 7, 60);
+    tagged.splice(12..12, [0x81, 0, 0, 10]);
+    let sent = a.run(3, [HeapFrame::new(tagged.clone())]).sent;
+    // Untagged to the guests, which moved with the network, and in the tunnel.
+    assert_eq!(by(&a, &sent, 1), [frame(0xff, 7, 60)]);
+    let tunnelled = by(&a, &sent, 0);
+    assert_eq!(tunnelled[0][50..], frame(0xff, 7, 60));
+    let mut b = host(2, &[1], false);
+    assert_eq!(carry(&mut b, tunnelled).len(), 2);
+    // And back: tagged again.
+    let sent = b.run(1, [HeapFrame::new(frame(7, 8, 60))]).sent;
+    let arrived = carry(&mut a, by(&b, &sent, 0));
+    assert_eq!(by(&a, &arrived, 3)[0][12..16], [0x81, 0, 0, 10]);
+}
+
+/// A VXLAN frame of host 2's to host 1's VTEP, with a frame of station 8's for station `dst` in it.
+fn tunnelled(dst: u8) -> Vec<u8> {
+    let mut b = host(2, &[1], false);
+    let sent = b.run(1, [HeapFrame::new(frame(dst, 8, 60))]).sent;
+    by(&b, &sent, 0).remove(0)
+}
+
+#[test]
+fn what_does_not_belong_is_dropped_by_its_reason() {
+    let mut a = host(1, &[2], false);
+    let good = tunnelled(0xff);
+    let fixed = |mut f: Vec<u8>| {
+        f[24..26].fill(0);
+        let sum = dunlin_engine::tunnel::checksum(&f[14..34]);
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
+        f
+    };
+    let with = |at: usize, octet: u8| {
+        let mut f = good.clone();
+        f[at] = octet;
+        fixed(f)
+    };
+    let outcome = |a: &mut Switch, port, f: Vec<u8>| {
+        let before = a.totals().drops;
+        let sent = a.run(port, [HeapFrame::new(f)]).sent.len();
+        let after = a.totals().drops;
+        (sent, DropReason::ALL.iter().find(|r| after[**r as usize] > before[**r as usize]).copied())
+    };
+    assert_eq!(outcome(&mut a, 0, good.clone()), (2, None));
+    assert_eq!(outcome(&mut a, 0, with(29, 77)), (0, Some(DropReason::UnknownVtep)));
+    assert_eq!(outcome(&mut a, 0, with(48, 77)), (0, Some(DropReason::UnknownVni)));
+    assert_eq!(outcome(&mut a, 0, with(42, 0)), (0, Some(DropReason::BadTunnel)), "no I flag");
+    assert_eq!(outcome(&mut a, 0, with(20, 0x20)), (0, Some(DropReason::BadTunnel)), "a fragment");
+    assert_eq!(outcome(&mut a, 0, good[..70].to_vec()), (0, Some(DropReason::BadTunnel)), "cut");
+    let mut wrong = good.clone();
+    wrong[25] ^= 1;
+    assert_eq!(outcome(&mut a, 0, wrong), (0, Some(DropReason::BadTunnel)), "checksum");
+    // Congestion that the sender can't be told of.
+    let mut v4 = good.clone();
+    v4[62..64].copy_from_slice(&[8, 0]);
+    v4[15] = 3;
+    assert_eq!(outcome(&mut a, 0, fixed(v4)), (0, Some(DropReason::Congestion)));
+    // From another port of the underlay.
+    let other = PortSpec { mtu: 1600, ..PortSpec::new("br0", VlanMode::Access { vid: 0 }) };
+    a.ports.push(a.topology.set_port("other", other).unwrap());
+    a.topology.set_up("other", true);
+    assert_eq!(outcome(&mut a, 3, good), (0, Some(DropReason::NotUplink)));
+    // From one tunnel into another.
+    set_blue(&mut a, None, &[2, 3], false);
+    a.topology.snapshot().unwrap();
+    resolve(&a);
+    let blue = a.topology.network_place("blue").map(|(b, v)| a.topology.segment(b, v).unwrap()).unwrap();
+    let third = a.topology.vteps().next().unwrap().remotes[1].1;
+    assert!(a.macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 99]), blue), third));
+    assert_eq!(outcome(&mut a, 0, tunnelled(99)), (0, Some(DropReason::SplitHorizon)));
+    // Nobody answers for the next hop; and what does not fit into the underlay's MTU.
+    // To both ports of the underlay: the third host has not sent yet.
+    assert_eq!(outcome(&mut a, 1, frame(99, 7, 1564)), (2, None));
+    assert_eq!(outcome(&mut a, 1, frame(99, 7, 1565)), (0, Some(DropReason::MtuExceeded)));
+    a.topology.vteps().next().unwrap().remotes[1].3.set(None);
+    assert_eq!(outcome(&mut a, 1, frame(99, 7, 60)), (0, Some(DropReason::NextHop)));
+}
+
+#[test]
+fn segments_left_to_the_switch_are_made_before() {
+    let mut a = host(1, &[2], false);
+    a.run(0, [HeapFrame::new(tunnelled(0xff))]);
+    let mut large = HeapFrame::new(frame(8, 7, 3000));
+    large.segment_len = Some(1000);
+    let sent = a.run(1, [large]).sent;
+    assert_eq!(by(&a, &sent, 0).iter().map(Vec::len).collect::<Vec<_>>(), [1050; 3]);
+}
+
+#[test]
+fn what_is_for_the_vtep_itself_is_handed_over() {
+    let mut a = host(1, &[2], false);
+    let mut arp = frame(0xff, 9, 60);
+    arp[12..14].copy_from_slice(&[8, 6]);
+    let sink = a.run(0, [HeapFrame::new(arp.clone())]);
+    assert_eq!((sink.local.len(), &sink.local[0].1), (1, &arp));
+    let mut to_it = arp.clone();
+    to_it[..6].copy_from_slice(&vtep_mac(1).octets());
+    assert_eq!(a.run(0, [HeapFrame::new(to_it)]).local.len(), 1);
+}
+
+#[test]
+fn nothing_is_learned_where_that_is_turned_off() {
+    let mut a = host(1, &[2], false);
+    let overlay = OverlaySpec { vni: VNI, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: false };
+    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(overlay) });
+    let sink = a.run(0, [HeapFrame::new(tunnelled(0xff))]);
+    // But the other host, as a station of the underlay.
+    assert_eq!((sink.sent.len(), sink.learned.len(), sink.learned[0].mac), (2, 1, vtep_mac(2)));
+    assert_eq!(a.run(1, [HeapFrame::new(frame(0xff, 7, 60))]).learned.len(), 1);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let mut a = host(1, &[2], false);
+    let refused = |a: &mut Switch| a.topology.clone().snapshot().err().map(|e| e.to_string()).unwrap_or_default();
+    let red = |vni, vlan, vtep: &str, remote| NetworkSpec {
+        vlan,
+        overlay: Some(OverlaySpec { vni, vtep: vtep.into(), remotes: [remote].into(), learn: true }),
+    };
+    for (spec, words) in [
+        (red(VNI, None, "vtep0", ip(2, false)), "network 'red': vni: 1193046 is network 'blue' already"),
+        (red(1, None, "vtep9", ip(2, false)), "network 'red': vtep: there is no vtep 'vtep9'"),
+        (red(1, None, "vtep0", ip(1, false)), "network 'red': remotes: 10.0.0.1 is this host's own vtep 'vtep0'"),
+        (red(1, None, "vtep0", ip(2, true)), "network 'red': remotes: fd00::2 can't be reached from 10.0.0.1"),
+        (
+            red(1, Some(("br0".into(), 0)), "vtep0", ip(2, false)),
+            "network 'red': vlan: is the underlay of vtep 'vtep0'",
+        ),
+        (red(1, Some(("lan".into(), 1)), "vtep0", ip(2, false)), "network 'red': bridge: there is no bridge 'lan'"),
+    ] {
+        a.topology.set_network("red", spec);
+        assert!(refused(&mut a).starts_with(words), "{}", refused(&mut a));
+    }
+    a.topology.remove_network("red");
+    assert_eq!(refused(&mut a), "");
+    a.topology.remove_network("blue");
+    assert_eq!(refused(&mut a), "port 'p1': network: there is no network 'blue'");
+    let mut b = host(1, &[2], false);
+    b.topology.remove_port("p0");
+    assert_eq!(refused(&mut b), "vtep 'vtep0': uplink: there is no port 'p0'");
+}
+
+#[test]
+fn sixteen_thousand_networks() {
+    let mut a = host(1, &[2], false);
+    for n in 0..16_000u32 {
+        let name = format!("n{n}");
+        let overlay =
+            OverlaySpec { vni: 1_000_000 + n, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: true };
+        a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay) });
+        if n % 16 == 0 {
+            let joined = PortSpec { network: Some(name.clone()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+            a.topology.set_port(&name, joined).unwrap();
+        }
+    }
+    a.topology.snapshot().unwrap();
+    let places: BTreeSet<_> = (0..16_000).map(|n| a.topology.network_place(&format!("n{n}")).unwrap()).collect();
+    assert_eq!(places.len(), 16_000);
+}
+
+#[test]
+fn no_truncation_panics() {
+    let mut a = host(1, &[2], false);
+    let good = tunnelled(0xff);
+    for n in 0..good.len() {
+        a.run(0, [HeapFrame::new(&good[..n])]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever arrives, in mixed bursts: nothing panics, nothing is lost from the books, and nothing
+    /// but whole frames comes out of a tunnel.
+    #[test]
+    fn mutations_are_survived(changes in proptest::collection::vec((0usize..110, any::<u8>(), any::<bool>()), 1..40)) {
+        let mut a = host(1, &[2], false);
+        let burst = changes.chunks(2).take(32).map(|c| {
+            let mut f = tunnelled(0xff);
+            for (at, octet, apply) in c {
+                if *apply {
+                    f[*at] = *octet;
+                }
+            }
+            HeapFrame::new(f)
+        });
+        let sink = a.run(0, burst.collect::<Vec<_>>());
+        for (port, f) in &sink.sent {
+            let guest = *port != a.ports[0].get();
+            prop_assert!(!guest || HeapFrame::new(f.as_slice()).len() <= 110);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! VTEPs and networks: what follows from them beside the snapshot, and their reports.
+
+use dunlin_dataplane_api::v1;
+use dunlin_engine::{
+    MacAddr, PortIdx,
+    counters::PortTotals,
+    mac_table::Key,
+    topology::{NetworkSpec, VtepView},
+};
+
+use super::{Switch, state::counters};
+use crate::underlay::Station;
+
+impl Switch {
+    /// Brings the VTEPs' entries in the mac table and their thread up to date with the topology.
+    pub(super) fn follow_vteps(&mut self) {
+        let mut entries: Vec<(Key, PortIdx)> = Vec::new();
+        let mut stations = Vec::new();
+        for v in self.topology.vteps() {
+            if let Some(underlay) = self.topology.segment(v.bridge, v.spec.vid) {
+                entries.push((Key::new(v.spec.mac, underlay), v.idx));
+            }
+            let conf = &self.vteps[v.name];
+            stations.push(Station {
+                name: v.name.to_owned(),
+                idx: v.idx,
+                mac: v.spec.mac,
+                address: conf.address,
+                ttl: v.spec.ttl,
+                routes: conf.routes.clone(),
+                neighbors: conf.neighbors.clone(),
+                remotes: v.remotes.iter().map(|(a, _, _, next_hop)| (*a, (*next_hop).clone())).collect(),
+            });
+        }
+        for (key, _) in self.vtep_entries.iter().filter(|e| !entries.contains(e)) {
+            self.macs.remove(*key);
+        }
+        for (key, idx) in &entries {
+            if !self.macs.set_static(*key, *idx) {
+                tracing::warn!("mac '{}' of a vtep: the mac table is full of static entries", key.mac());
+            }
+        }
+        self.vtep_entries = entries;
+        self.underlay.set(stations);
+    }
+
+    fn counted(&self, idx: PortIdx) -> v1::Counters {
+        let base = self.overlay_base.get(&idx);
+        counters(&self.totals(idx).since(base.unwrap_or(&PortTotals::default())))
+    }
+
+    /// Numbers that are VTEPs' or remotes' now and were not before begin to count.
+    pub(super) fn follow_overlay_numbers(&mut self) {
+        let numbers: Vec<PortIdx> = self
+            .topology
+            .vteps()
+            .flat_map(|v| v.remotes.iter().map(|r| r.1).chain([v.idx]).collect::<Vec<_>>())
+            .collect();
+        let gone: Vec<PortIdx> = self.overlay_base.keys().filter(|i| !numbers.contains(i)).copied().collect();
+        for idx in gone {
+            let counted = self.totals(idx).since(&self.overlay_base[&idx]);
+            super::transaction::add_totals(&mut self.removed, &counted);
+            self.overlay_base.remove(&idx);
+        }
+        for idx in numbers {
+            if !self.overlay_base.contains_key(&idx) {
+                let base = self.totals(idx);
+                self.overlay_base.insert(idx, base);
+            }
+        }
+    }
+
+    pub(super) fn vtep_reports(&self) -> Vec<v1::VtepState> {
+        let neighbors = self.underlay.neighbors();
+        self.topology.vteps().map(|v| self.vtep_report(&v, &neighbors)).collect()
+    }
+
+    fn vtep_report(&self, v: &VtepView<'_>, neighbors: &[(String, crate::underlay::NeighborReport)]) -> v1::VtepState {
+        let shown = |m: Option<MacAddr>| m.map(|m| m.to_string()).unwrap_or_default();
+        let remote =
+            |(address, idx, _, next_hop): &(_, PortIdx, _, &std::sync::Arc<dunlin_engine::tunnel::NextHop>)| {
+                let address: &std::net::IpAddr = address;
+                v1::RemoteState {
+                    address: address.to_string(),
+                    next_hop_mac: shown(next_hop.get()),
+                    counters: Some(self.counted(*idx)),
+                    macs: self.macs.port_entries(*idx),
+                    mtu: self.snapshot.port(*idx).map_or(0, |p| p.mtu),
+                }
+            };
+        let of_this = neighbors.iter().filter(|(vtep, _)| vtep == v.name);
+        v1::VtepState {
+            name: v.name.to_owned(),
+            address: self.vteps[v.name].address.to_string(),
+            mac: v.spec.mac.to_string(),
+            counters: Some(self.counted(v.idx)),
+            remotes: v.remotes.iter().map(|r| remote(&(r.0, r.1, r.2, r.3))).collect(),
+            neighbors: of_this
+                .map(|(_, n)| v1::NeighborState {
+                    address: n.address.to_string(),
+                    mac: shown(n.mac),
+                    state: n.state.name().into(),
+                    confirmed_s: n.confirmed_s,
+                })
+                .collect(),
+        }
+    }
+
+    /// Asks anew for the neighbours that `filter` matches; how many.
+    pub fn flush_neighbors(&self, filter: &v1::NeighborFilter) -> Result<u64, String> {
+        let address = match filter.address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| format!("address: '{text}' is no IP address"))?),
+        };
+        if !filter.vtep.is_empty() && !self.vteps.contains_key(&filter.vtep) {
+            return Err(format!("vtep '{}': there is none of that name", filter.vtep));
+        }
+        Ok(self.underlay.forget_neighbors(&filter.vtep, address) as u64)
+    }
+
+    pub(super) fn network_reports(&self) -> Vec<v1::NetworkState> {
+        let report = |(name, spec): (&str, &NetworkSpec)| {
+            let place = self.topology.network_place(name);
+            let (bridge, vid) = place.unwrap_or_default();
+            let segment = self.topology.segment(bridge, vid).and_then(|id| self.snapshot.segment(id));
+            let flood = segment.map_or(&[][..], |s| &s.flood);
+            let joined: Vec<_> = flood.iter().filter_map(|i| self.snapshot.port(*i)).collect();
+            let tunnel_mtu = joined.iter().filter(|p| !self.ports.contains_key(&*p.name)).map(|p| p.mtu).min();
+            let ours = || joined.iter().filter(|p| self.ports.contains_key(&*p.name));
+            v1::NetworkState {
+                name: name.to_owned(),
+                vni: spec.overlay.as_ref().map_or(0, |o| o.vni),
+                ports: ours().map(|p| p.name.to_string()).collect(),
+                too_large: ours()
+                    .filter(|p| tunnel_mtu.is_some_and(|m| p.mtu > m))
+                    .map(|p| p.name.to_string())
+                    .collect(),
+            }
+        };
+        self.topology.networks().map(report).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! The VTEPs as stations of the underlay: they resolve the next hops of their remotes, and answer ARP,
+//! neighbour solicitations and pings.
+//!
+//! **Thread.** One, `underlay`, beside the configuring one: an answer never waits for a device that is
+//! being opened. Workers leave it frames in the [`Mailbox`], it sends by way of the first worker, whose
+//! pipeline takes its frames as received at the VTEP.
+//!
+//! `neighbors.rs` says who is asked when; `packets.rs` has the formats.
+
+mod neighbors;
+mod packets;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, OnceLock, Weak},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_queue::ArrayQueue;
+use dunlin_dpdk::Mbuf;
+use dunlin_engine::{MacAddr, PortIdx, tunnel::NextHop};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+pub use neighbors::NeighborReport;
+use neighbors::Neighbors;
+use packets::Heard;
+
+use crate::worker::{Command, WorkerShared};
+
+/// Octets of a frame for a VTEP itself; larger ones, as large pings, are not taken.
+const FRAME: usize = 1600;
+/// Frames that wait; what comes faster is dropped and counted.
+const WAITING: usize = 256;
+/// The time between two looks at the neighbours.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Frames for VTEPs themselves, from all workers.
+pub struct Mailbox {
+    frames: ArrayQueue<Box<Local>>,
+    /// Empty ones, so that no worker allocates.
+    spare: ArrayQueue<Box<Local>>,
+    reader: OnceLock<Thread>,
+}
+
+struct Local {
+    vtep: PortIdx,
+    len: usize,
+    octets: [u8; FRAME],
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        let spare = ArrayQueue::new(WAITING);
+        for _ in 0..WAITING {
+            let empty = Local { vtep: PortIdx::new(0).expect("the first"), len: 0, octets: [0; FRAME] };
+            let _ = spare.push(Box::new(empty));
+        }
+        Mailbox { frames: ArrayQueue::new(WAITING), spare, reader: OnceLock::new() }
+    }
+}
+
+impl Mailbox {
+    /// Leaves a frame; `false` if there is no room for it.
+    pub fn post(&self, vtep: PortIdx, frame: &Mbuf) -> bool {
+        let octets = frame.head();
+        if octets.len() > FRAME || octets.len() as u32 != frame.len() {
+            return false;
+        }
+        let Some(mut local) = self.spare.pop() else { return false };
+        (local.vtep, local.len) = (vtep, octets.len());
+        local.octets[..octets.len()].copy_from_slice(octets);
+        let posted = self.frames.push(local).is_ok();
+        if let Some(t) = self.reader.get() {
+            t.unpark();
+        }
+        posted
+    }
+}
+
+/// A route of the underlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub to: IpNet,
+    /// By which neighbours: the first that answers.
+    pub via: Vec<IpAddr>,
+}
+
+/// What this thread needs to know of a VTEP.
+#[derive(Clone)]
+pub struct Station {
+    pub name: String,
+    pub idx: PortIdx,
+    pub mac: MacAddr,
+    /// Its address, and the network that is reached without a route.
+    pub address: IpNet,
+    pub ttl: u8,
+    pub routes: Vec<Route>,
+    /// Neighbours that need not be asked.
+    pub neighbors: Vec<(IpAddr, MacAddr)>,
+    /// Addresses of remotes, and who waits for their next hop.
+    pub remotes: Vec<(IpAddr, Arc<NextHop>)>,
+}
+
+impl Station {
+    /// The neighbours by which `to` is reached, the best first.
+    fn ways(&self, to: IpAddr) -> Vec<IpAddr> {
+        if self.address.contains(&to) {
+            return vec![to];
+        }
+        let routes = self.routes.iter().filter(|r| r.to.contains(&to));
+        routes.max_by_key(|r| r.to.prefix_len()).map_or_else(Vec::new, |r| r.via.clone())
+    }
+}
+
+/// All VTEPs of the host.
+pub struct Underlay {
+    vteps: Mutex<BTreeMap<PortIdx, (Station, Neighbors)>>,
+    mailbox: Arc<Mailbox>,
+    worker: Arc<WorkerShared>,
+}
+
+impl Underlay {
+    /// Starts the thread; it ends when the last handle is gone.
+    pub fn start(mailbox: Arc<Mailbox>, worker: Arc<WorkerShared>) -> std::io::Result<Arc<Self>> {
+        let underlay = Arc::new(Underlay { vteps: Mutex::default(), mailbox, worker });
+        let weak = Arc::downgrade(&underlay);
+        let thread = std::thread::Builder::new().name("underlay".into()).spawn(move || run(&weak))?;
+        let _ = underlay.mailbox.reader.set(thread.thread().clone());
+        Ok(underlay)
+    }
+
+    /// These are the VTEPs from now on. What is known of neighbours stays.
+    pub fn set(&self, stations: Vec<Station>) {
+        let mut vteps = self.vteps.lock();
+        let mut before = std::mem::take(&mut *vteps);
+        for s in stations {
+            let same = |(b, _): &(Station, Neighbors)| b.address == s.address && b.mac == s.mac;
+            let known = before.remove(&s.idx).filter(same).map(|(_, n)| n).unwrap_or_default();
+            vteps.insert(s.idx, (s, known));
+        }
+        for (s, n) in vteps.values_mut() {
+            self.look_after(s, n, Instant::now());
+        }
+    }
+
+    /// What is known of the neighbours, by VTEP.
+    pub fn neighbors(&self) -> Vec<(String, NeighborReport)> {
+        let now = Instant::now();
+        let vteps = self.vteps.lock();
+        vteps.values().flat_map(|(s, n)| n.report(now).into_iter().map(|r| (s.name.clone(), r))).collect()
+    }
+
+    /// Asks again for neighbours of a VTEP, or of all; how many.
+    pub fn forget_neighbors(&self, vtep: &str, address: Option<IpAddr>) -> usize {
+        let mut vteps = self.vteps.lock();
+        let mut forgotten = 0;
+        for (s, n) in vteps.values_mut().filter(|(s, _)| vtep.is_empty() || s.name == vtep) {
+            forgotten += n.forget(address);
+            self.look_after(s, n, Instant::now());
+        }
+        forgotten
+    }
+
+    fn send(&self, vtep: PortIdx, octets: Vec<u8>) {
+        self.worker.tell(None, [Command::Inject(vtep, octets.into())]);
+    }
+
+    /// Asks those who have to be asked, and tells remotes their next hop.
+    fn look_after(&self, s: &Station, n: &mut Neighbors, now: Instant) {
+        let ways: Vec<Vec<IpAddr>> = s.remotes.iter().map(|(to, _)| s.ways(*to)).collect();
+        n.want(ways.iter().flatten().copied(), |a| ways.iter().any(|w| w.len() > 1 && w.contains(&a)));
+        n.fix(&s.neighbors);
+        for (address, known) in n.due(now) {
+            self.send(s.idx, packets::ask(s, address, known));
+        }
+        for ((_, next_hop), ways) in s.remotes.iter().zip(&ways) {
+            next_hop.set(ways.iter().find_map(|w| n.reachable(*w)));
+        }
+    }
+
+    fn hear(&self, local: &Local) {
+        let mut vteps = self.vteps.lock();
+        let Some((s, n)) = vteps.get_mut(&local.vtep) else { return };
+        match packets::hear(s, &local.octets[..local.len]) {
+            Heard::Neighbor { address, mac, answer } => {
+                if n.heard(address, mac, Instant::now()) {
+                    self.look_after(s, n, Instant::now());
+                }
+                if let Some(octets) = answer {
+                    self.send(s.idx, octets);
+                }
+            }
+            Heard::Answer(octets) => self.send(s.idx, octets),
+            Heard::Nothing => {}
+        }
+    }
+}
+
+fn run(underlay: &Weak<Underlay>) {
+    let mut next = Instant::now();
+    loop {
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        let Some(u) = underlay.upgrade() else { return };
+        while let Some(local) = u.mailbox.frames.pop() {
+            u.hear(&local);
+            let _ = u.mailbox.spare.push(local);
+        }
+        let now = Instant::now();
+        if now >= next {
+            for (s, n) in u.vteps.lock().values_mut() {
+                u.look_after(s, n, now);
+            }
+            next = now + TICK;
+        }
+    }
+}
