@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from scenarios import OTHER_VTEP, OWN_VTEP, VNI, mac
+
 OVS_SWITCHD = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
@@ -145,6 +147,9 @@ class Dunlin:
 
         ports = [f'[[port]]\nname = "p{i}"\n{words(p)}\n{p.dunlin}\n'
                  for i, p in enumerate(case.ports)]
+        if case.tunnel:
+            ports = [ports[0] + ('network = "blue"\n' if type(self) is Dunlin else ""), ports[1] + "mtu = 1600\n",
+                     self.TUNNEL]
         (run.dir / "bench.toml").write_text(f'[dataplane]\nidle = "{case.idle}"\n' + "".join(ports))
         run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
 
@@ -157,6 +162,46 @@ class Dunlin:
             raise Failed(errors[0])
         cycles, frames = (sum(w[k] for w in state["workers"]) for k in ("busy_cycles", "frames"))
         return cycles, frames, sum(p["counters"]["tx_frames"] for p in state["ports"])
+
+
+    TUNNEL = f"""
+[[vtep]]
+name = "v"
+uplink = "p1"
+address = "{OWN_VTEP[0]}/24"
+mac = "{OWN_VTEP[1].hex(":")}"
+[[neighbor]]
+address = "{OTHER_VTEP[0]}"
+mac = "{OTHER_VTEP[1].hex(":")}"
+[[mac]]
+mac = "{OTHER_VTEP[1].hex(":")}"
+port = "p1"
+[[network]]
+name = "blue"
+vni = {VNI}
+remotes = ["{OTHER_VTEP[0]}"]
+[[mac]]
+network = "blue"
+mac = "{mac(1, 0).hex(":")}"
+port = "v/{OTHER_VTEP[0]}"
+[[mac]]
+network = "blue"
+mac = "{mac(0, 0).hex(":")}"
+port = "p0"
+"""
+
+
+class Plain(Dunlin):
+    """Dunlin on the frames of a tunnel's case, without the tunnel."""
+
+    TUNNEL = f"""
+[[mac]]
+mac = "{mac(1, 0).hex(":")}"
+port = "p1"
+[[mac]]
+mac = "{OWN_VTEP[1].hex(":")}"
+port = "p0"
+"""
 
 
 class Testpmd:
@@ -218,6 +263,8 @@ class OpenVSwitch:
         run.daemon(*apart, OVS_SWITCHD, self.db, f"--unixctl={self.control}", ready=self.control.exists)
         kind = ("type=dpdkvhostuserclient", 'options:vhost-server-path="{}"') if case.guests else (
             "type=dpdk", 'options:dpdk-devargs="{}"')
+        if case.tunnel:
+            return self.start_tunnel(run, case)
         names = self.names(case)
         ports = [a for n, p in zip(names, case.ports) for a in (
             "--", "add-port", "bench", n, *p.ovs, "--", "set", "interface", n,
@@ -228,6 +275,24 @@ class OpenVSwitch:
         for name in names:
             if (error := self.vsctl(run, "get", "interface", name, "error").strip()) != "[]":
                 raise Failed(error)
+
+    def start_tunnel(self, run, case):
+        """Two bridges, the guest's and the underlay's; the VTEP's address is that of the second's interface."""
+        guest, uplink = (p.device for p in case.ports)
+        # The first digits of a locally administered address, which it takes as it is.
+        own, other = OWN_VTEP[1].hex(":"), OTHER_VTEP[1].hex(":")
+        self.vsctl(run, "--timeout=60", "add-br", "under", "--", "set", "bridge", "under", "datapath_type=netdev",
+                   f'other_config:hwaddr="{own}"', "--", "add-port", "under", "p1", "--", "set", "interface", "p1",
+                   "type=dpdk", f'options:dpdk-devargs="{uplink}"', "mtu_request=1600", "--", "add-br", "bench", "--",
+                   "set", "bridge", "bench", "datapath_type=netdev", "--", "add-port", "bench", "p0", "--", "set",
+                   "interface", "p0", "type=dpdk", f'options:dpdk-devargs="{guest}"', "--", "add-port", "bench", "vx",
+                   "--", "set", "interface", "vx", "type=vxlan", f"options:remote_ip={OTHER_VTEP[0]}",
+                   f"options:key={VNI}")
+        inside = ["nsenter", "-t", run.processes[-1].pid, "-n", "ip"]
+        run.call(*inside, "addr", "add", f"{OWN_VTEP[0]}/24", "dev", "under")
+        run.call(*inside, "link", "set", "under", "up")
+        appctl = ["ovs-appctl", "--timeout=60", "-t", self.control]
+        run.call(*appctl, "tnl/neigh/set", "under", OTHER_VTEP[0], other)
 
     def names(self, case):
         # A tap interface has its port's name.

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 LOST = 0.02  # share of frames that may be lost before it is said
-COLORS = {"io": "#777777", "macswap": "#b0b0b0", "dunlin": "#1a73b8", "ovs": "#d1641e"}
+COLORS = {"io": "#777777", "macswap": "#b0b0b0", "plain": "#7fb2da", "dunlin": "#1a73b8", "ovs": "#d1641e"}
 
 
 def summarize(runs):
@@ -28,6 +28,13 @@ def ratio(row, a, b):
     """The median of what the rounds say, each by itself: a machine's moods last longer than a round."""
     a, b = (row.get(n, {}).get("rounds", {}) for n in (a, b))
     both = [a[r] / b[r] for r in a.keys() & b.keys()]
+    return statistics.median(both) if both else None
+
+
+def difference(row, a, b):
+    """The same for what a frame of one costs more than of the other."""
+    a, b = (row.get(n, {}).get("rounds", {}) for n in (a, b))
+    both = [a[r] - b[r] for r in a.keys() & b.keys()]
     return statistics.median(both) if both else None
 
 
@@ -58,6 +65,11 @@ def show(scenario, table):
     print(f"\n{scenario.title}: cycles per frame, median (least..most), frames per second\n")
     for row in [head, *rows]:
         print("  ".join(text.rjust(w) for text, w in zip(row, widths)))
+    for (one, other), most in scenario.dearer.items():
+        for x, row in table.items():
+            if (more := difference(row, one, other)) is not None:
+                print(f"\n{one} at {x:,} {scenario.x}: {more:.1f} cycles more than {other} (bar {most}"
+                      f"{'' if more <= most else ', missed'})")
     ours = [(x, row["dunlin"]) for x, row in table.items() if "dunlin" in row]
     if len(ours) > 1:
         (few, a), (many, b) = min(ours, key=lambda o: o[0]), max(ours, key=lambda o: o[0])

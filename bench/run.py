@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True  # leaves nothing beside the script
 import extra  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
-from contenders import Dunlin, Failed, Guests, OpenVSwitch, Run, Testpmd  # noqa: E402
+from contenders import Dunlin, Failed, Guests, OpenVSwitch, Plain, Run, Testpmd  # noqa: E402
 from machine import alone, describe, hugepages, meminfo, waited_s  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +38,8 @@ class Bench:
         if self.other_core == self.core:
             self.note("there is one core only: everything shares it, so these numbers compare nothing")
         os.sched_setaffinity(0, {self.other_core})
-        every = {"io": Testpmd("io"), "macswap": Testpmd("macswap"), "dunlin": Dunlin(args.bin.resolve()),
+        every = {"io": Testpmd("io"), "macswap": Testpmd("macswap"), "plain": Plain(args.bin.resolve()),
+                 "dunlin": Dunlin(args.bin.resolve()),
                  "ovs": OpenVSwitch()}
         self.contenders = {n: every[n] for n in args.contenders if self.is_here(n, every[n].needs)}
 
@@ -123,15 +124,16 @@ def arguments():
                    default=[1, 100, 1000, 10_000, 100_000, 500_000], metavar="N,N",
                    help="numbers of address pairs (default 1,100,1000,10000,100000,500000)")
     p.add_argument("--size", choices=list(scenarios.SIZES), default="60", help="octets of a frame (default 60)")
-    p.add_argument("--contenders", type=lambda t: t.split(","), default=["io", "macswap", "dunlin", "ovs"],
-                   metavar="NAME,NAME", help="io and macswap (of testpmd), dunlin, ovs (default all)")
+    p.add_argument("--contenders", type=lambda t: t.split(","), default=["io", "macswap", "plain", "dunlin", "ovs"],
+                   metavar="NAME,NAME", help="io and macswap (of testpmd), plain (Dunlin without tunnel), dunlin, ovs "
+                   "(default all)")
     p.add_argument("--rounds", type=int, default=3, help="measurements of each (default 3)")
     p.add_argument("--warmup", type=float, default=3, metavar="S", help="seconds before a measurement (default 3)")
     p.add_argument("--seconds", type=float, default=3, metavar="S", help="seconds of a measurement (default 3)")
     p.add_argument("--core", type=int, default=1, help="the measured core (default 1)")
     p.add_argument("--quick", action="store_true", help="one short round, few cases")
     args = p.parse_args()
-    if unknown := set(args.contenders) - {"io", "macswap", "dunlin", "ovs"}:
+    if unknown := set(args.contenders) - {"io", "macswap", "plain", "dunlin", "ovs"}:
         p.error(f"no contender is called {', '.join(sorted(unknown))}")
     if unknown := set(args.scenario) - set(names):
         p.error(f"no scenario is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")

@@ -30,6 +30,7 @@ class Case:
     guests: tuple = ()    # sockets that a generator serves as two guests; with the frame's size
     size: int = 60
     idle: str = "poll"    # how Dunlin's workers idle
+    tunnel: bool = False  # the first port is a guest's, the second the way to another host's VTEP
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Scenario:
     x: str
     cases: object         # from a folder and the arguments: the cases, one by one
     bars: dict = field(default_factory=dict)  # {(one, other): {x: least or most ratio}}
+    dearer: dict = field(default_factory=dict)  # {(one, other): cycles per frame that one may cost more}
 
 
 # ---- the frames ----------------------------------------------------------------------------------
@@ -125,6 +127,47 @@ def flood(folder, args):
         yield Case(n, [Port(endless(0, everyone)), *silent], 64, contenders=("dunlin", "ovs"), per="sent")
 
 
+# ---- tunnels: the guest's station and the other host's, this host's VTEP and the other's ----------
+
+VNI, OWN_VTEP, OTHER_VTEP = 100, ("10.0.0.1", mac(0xFE, 1)), ("10.0.0.2", mac(0xFE, 2))
+
+
+def tunnelled(inner, flow):
+    """A frame of the other host's VTEP for this one's, as RFC 7348 has it."""
+    vxlan = struct.pack("!II", 0x08000000, VNI << 8) + inner
+    udp = struct.pack("!4H", 49152 + flow % 16384, 4789, 8 + len(vxlan), 0) + vxlan
+
+    def ip(text):
+        return bytes(map(int, text.split(".")))
+
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0) + ip(OTHER_VTEP[0]) + ip(OWN_VTEP[0])
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:]
+    return OWN_VTEP[1] + OTHER_VTEP[1] + b"\x08\x00" + head + udp
+
+
+def tunnel(folder, args, out):
+    """Frames from the guest to the other host, or back: many flows between two stations."""
+    for flows in (1, 1000):
+        if out:
+            frames = (frame(p, 0, to=mac(1, 0)) for p in range(flows))
+        else:
+            frames = (tunnelled(frame(p, 1, to=mac(0, 0)), p) for p in range(flows))
+        file = write(folder / "tunnel.pcap", frames)
+        guest, uplink = "net_null0,no-rx=1", "net_null1,no-rx=1"
+        devices = (endless(0, file), uplink) if out else (guest, endless(1, file))
+        yield Case(flows, [Port(d) for d in devices], flows, contenders=("plain", "dunlin", "ovs"), tunnel=True)
+
+
+def encapsulation(folder, args):
+    return tunnel(folder, args, True)
+
+
+def decapsulation(folder, args):
+    return tunnel(folder, args, False)
+
+
 def guests(folder, args):
     for size in (60, 1514):
         sockets = tuple(folder / f"guest{i}" for i in (0, 1))
@@ -141,5 +184,9 @@ ALL = [
     Scenario("sizes", "The same by size, 1,000 pairs; 353 is the mean of an IMIX", "octets", sizes),
     Scenario("scaling", "The same with more workers, 1,000 pairs", "workers", scaling),
     Scenario("flood", "Flooding: cycles per frame sent", "ports", flood),
+    Scenario("encapsulation", "VXLAN encapsulation", "flows", encapsulation,
+             {("ovs", "dunlin"): {1: 2.5, 1000: 2.5}}, {("dunlin", "plain"): 25}),
+    Scenario("decapsulation", "VXLAN decapsulation", "flows", decapsulation,
+             {("ovs", "dunlin"): {1: 2.5, 1000: 2.5}}, {("dunlin", "plain"): 30}),
     Scenario("guests", "Guest to guest over vhost-user", "octets", guests, {("ovs", "dunlin"): {60: 1.3}}),
 ]

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::{Burst, DropReason, PortIdx};
+use crate::{Burst, DropReason, PortIdx, SegmentId, vlan::Class};
 
 /// A frame in a buffer that its holder owns (perhaps together with others: see [`Frame::share`]).
 ///
@@ -87,6 +87,13 @@ pub trait Output<F> {
     /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. It counts
     /// as taken; who can't take it counts it by [`crate::DropReason::LocalFull`].
     fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F);
+
+    /// `frame`, whose IP packet begins at `l3`, is too large for the tunnel to `remote`, which takes packets
+    /// of `mtu` octets. It counts as dropped; its sender may be told, by a frame received at the remote in
+    /// the segment `inside`.
+    fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F, l3: usize, mtu: u32) {
+        let _ = (remote, inside, frame, l3, mtu);
+    }
 
     /// What `frame` becomes when checksums and segments that its sender left to the switch are made;
     /// all plain.

@@ -187,10 +187,29 @@ impl Pipeline {
     #[inline]
     pub fn run<F: Frame>(&mut self, cx: Context<'_>, ingress: PortIdx, burst: &mut Burst<F>, out: &mut impl Output<F>) {
         let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
-        pass(cx, &mut self.meta, ingress, None, burst, out, &mut again);
+        if let Some(port) = cx.snapshot.port(ingress)
+            && !port.vteps.is_empty()
+        {
+            stage::tunnel::bypass(cx, port, burst, out, &mut again);
+        }
+        if !burst.is_empty() {
+            pass(cx, &mut self.meta, ingress, None, burst, out, &mut again);
+        }
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
+    }
+
+    /// The same for frames of the switch's own, as if received at a remote in the segment `inside`.
+    pub fn run_inside<F: Frame>(
+        &mut self,
+        cx: Context<'_>,
+        ingress: PortIdx,
+        inside: (Class, SegmentId),
+        burst: &mut Burst<F>,
+        out: &mut impl Output<F>,
+    ) {
+        pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
     }
 
     /// The ports that the frames of a burst received at `ingress` go to, as far as that is one port
@@ -292,7 +311,8 @@ fn pass<F: Frame>(
         && all.same_class
         && let Some(first) = meta.first()
         && let Verdict::Unicast(to) = first.fate.verdict()
-        && stage::egress::burst(cx, port, to, burst, first, &all, out)
+        && (stage::egress::burst(cx, port, to, burst, first, &all, out)
+            || stage::tunnel::burst(cx, port, to, burst, first, &all, out, again))
     {
         return;
     }

@@ -105,6 +105,8 @@ pub struct Port {
     pub storm: Arc<StormLimits>,
     /// Whether it is a device, or an end of tunnels. Those have no segment in `segments`.
     pub role: Role,
+    /// VTEPs whose tunnels come by it.
+    pub vteps: Box<[PortIdx]>,
     /// Its name.
     pub name: Arc<str>,
 }

@@ -11,13 +11,14 @@ use dunlin_dpdk::{
     tap, vhost,
 };
 use dunlin_engine::{
-    BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx,
+    BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, SegmentId,
     counters::{Count, Counters},
     frame::{MAX_PIECES, MacLearned},
+    vlan::Class,
 };
 use parking_lot::Mutex;
 
-use crate::{packet::Packet, worker::WorkerShared};
+use crate::{packet::Packet, underlay::About, worker::WorkerShared};
 
 /// A receive queue and the port it belongs to. One worker owns it.
 pub struct RxHandle {
@@ -198,13 +199,18 @@ impl Output<Packet> for Round<'_> {
     }
 
     fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: Packet) {
-        if !self.shared.mailbox.post(vtep, &frame.0) {
+        if !self.shared.mailbox.post(About::Vtep(vtep), &frame.0) {
             // It counts as taken, which it was not.
             let c = self.shared.counters.port(vtep);
             c.tx_frames.take_back(1);
             c.tx_bytes.take_back(u64::from(frame.0.len()));
             drop_frames(&self.shared.counters, vtep, DropReason::LocalFull, 1);
         }
+    }
+
+    fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet, l3: usize, mtu: u32) {
+        // Counted as dropped already; who is not told of one is told of the next.
+        let _ = self.shared.mailbox.post(About::TooBig { remote, inside, l3, mtu }, &frame.0);
     }
 
     fn finish(&mut self, frame: Packet) -> Result<ArrayVec<Packet, MAX_PIECES>, DropReason> {

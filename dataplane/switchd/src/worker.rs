@@ -26,11 +26,12 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
 use dunlin_engine::{
-    Burst, Pipeline, PortIdx, Snapshot,
+    Burst, Pipeline, PortIdx, SegmentId, Snapshot,
     counters::{Count, Counters},
     frame::MacLearned,
     mac_table::MacTable,
     pipeline::{Context, Now},
+    vlan::Class,
 };
 use parking_lot::Mutex;
 use rtrb::{Consumer, Producer};
@@ -78,10 +79,13 @@ pub enum Command {
     /// Answered when all that others had passed has been taken.
     Drain(mpsc::Sender<()>),
     SetIdle(Idle),
-    /// A frame of a VTEP's own, as if received at it.
-    Inject(PortIdx, Box<[u8]>),
+    /// A frame of a VTEP's own, as if received at it; or at a remote, in a segment.
+    Inject(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
     Stop,
 }
+
+/// See [`Command::Inject`].
+type Injected = (PortIdx, Option<(Class, SegmentId)>, Packet);
 
 struct Inbox {
     snapshot: Arc<Snapshot>,
@@ -169,7 +173,7 @@ pub struct Worker {
     idle: Idle,
     links: Links,
     drains: Vec<mpsc::Sender<()>>,
-    injected: Vec<(PortIdx, Packet)>,
+    injected: Vec<Injected>,
     stop: bool,
 }
 
@@ -272,10 +276,13 @@ impl Worker {
             bursts += 1;
             pipeline.run(cx, port, burst, &mut out);
         });
-        for (port, frame) in self.injected.drain(..) {
+        for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
             burst.push(frame);
-            pipeline.run(cx, port, burst, &mut out);
+            match inside {
+                Some(inside) => pipeline.run_inside(cx, port, inside, burst, &mut out),
+                None => pipeline.run(cx, port, burst, &mut out),
+            }
         }
         if frames > 0 {
             out.flush();
@@ -337,7 +344,9 @@ impl Worker {
             Command::SteerBy(owners) => self.links.steer_by(owners),
             Command::Drain(reply) => self.drains.push(reply),
             Command::SetIdle(idle) => self.idle = idle,
-            Command::Inject(port, octets) => self.injected.extend(self.tx.make(&octets).map(|f| (port, f))),
+            Command::Inject(port, inside, octets) => {
+                self.injected.extend(self.tx.make(&octets).map(|f| (port, inside, f)));
+            }
             Command::Stop => self.stop = true,
         }
     }

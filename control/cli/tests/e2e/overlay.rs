@@ -226,3 +226,40 @@ fn sixteen_thousand_networks() {
     println!("16,000 networks in {} ms, one more in {} ms", all.as_millis(), begun.elapsed().as_millis());
     assert_eq!(host.json("status")["dataplane"]["networks"].as_array().unwrap().len(), 16_001);
 }
+
+/// A guest with an MTU of 1,500 over an underlay of 1,500 finds out what fits.
+#[test]
+fn a_path_mtu_is_discovered() {
+    let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
+    peer.run("ip -6 addr add fd09::2/64 dev vx nodad");
+    let web = Netns::with_address("192.168.9.1/24");
+    web.run(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
+    );
+    web.run("ip -6 addr add fd09::1/64 dev eth0 nodad");
+    let host = Host::start();
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    host.add_host("web", &web, "--network blue");
+    let status = host.dunlin("status");
+    assert!(status.contains("network 'blue': frames of port 'web' can be too large"), "{status}");
+    assert!(web.reaches("192.168.9.2", 5));
+    // 28 octets of IPv4 and ICMP, or 48 of IPv6 and ICMPv6, around what is named here.
+    let fits = |to: &str, size: u32| web.try_run(&format!("ping -M do -c 2 -W 1 -s {size} {to}"));
+    assert!(fits("192.168.9.2", 1450 - 28).status.success());
+    let told = crate::net::text(&fits("192.168.9.2", 1451 - 28).stdout);
+    assert!(told.contains("mtu") && told.contains("1450"), "{told}");
+    assert!(web.reaches("fd09::2", 5));
+    assert!(fits("fd09::2", 1450 - 48).status.success());
+    let told = crate::net::text(&fits("fd09::2", 1451 - 48).stdout);
+    assert!(told.contains("mtu") && told.contains("1450"), "{told}");
+    // Forgotten again, TCP finds it by itself, in the direction that is too large.
+    web.run("ip route flush cache; ip -6 route flush cache");
+    let _server = peer.spawn("iperf3 -s -1");
+    std::thread::sleep(Duration::from_millis(500));
+    let report: serde_json::Value = serde_json::from_str(&web.run("iperf3 -J -c 192.168.9.2 -t 2")).unwrap();
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap();
+    println!("TCP {:.2} Gbit/s after path MTU discovery", bits / 1e9);
+    assert!(bits > 1e7, "{report}");
+}

@@ -518,7 +518,10 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn is_known(self, key: Key, hash: Hash, known: Known) -> bool {
         let bucket = self.first(hash);
-        bucket.way_of(key).is_some_and(|i| bucket.values[i].load(Relaxed) == known.0.of(hash).0)
+        bucket.way_of(key).is_some_and(|i| {
+            let v = Value(bucket.values[i].load(Relaxed));
+            v == known.0.of(hash) || v.is_static_indeed()
+        })
     }
 }
 

@@ -36,6 +36,13 @@ impl Value {
         self.0 & STATIC != 0
     }
 
+    /// The same, asked out of line: most entries are learned, and their way stays short.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_static_indeed(self) -> bool {
+        self.is_static()
+    }
+
     /// Seconds of the learning caller's clock.
     #[inline(always)]
     pub(super) fn stamp(self) -> u32 {

@@ -4,16 +4,20 @@
 //! frame is encapsulated once and decapsulated once.
 
 use crate::{
-    DropReason, Frame, Output, PortIdx, SegmentId,
-    pipeline::{Context, Meta},
+    Burst, DropReason, Frame, MacAddr, Output, PortIdx, SegmentId,
+    mac_table::Key,
+    pipeline::{Context, Fate, Meta},
     snapshot::Port,
-    stage::egress::{overhead, retag},
+    stage::{
+        egress::{self, overhead, retag},
+        parse::Parsed,
+    },
     tunnel::{
-        Remote, Role, Vtep,
+        Address, Remote, Role, Vtep,
         ip::{self, Inner, Packet},
         vxlan,
     },
-    vlan::{Class, TPID_8021Q, Tag},
+    vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
 };
 
 /// As what a frame begins its second pass.
@@ -67,6 +71,105 @@ pub(crate) fn leave<F: Frame>(
     }
 }
 
+/// What encapsulation into one remote's tunnel needs, the same for a whole burst.
+struct Way<'a> {
+    remote: &'a Remote,
+    vtep: &'a Port,
+    vni: u32,
+    next_hop: MacAddr,
+}
+
+impl<'a> Way<'a> {
+    #[inline(always)]
+    fn find(cx: Context<'a>, remote: &'a Remote, m: &Meta) -> Result<Self, DropReason> {
+        let vni = cx.snapshot.segment(m.dst.segment()).and_then(|s| s.vni).ok_or(DropReason::EgressVlan)?;
+        let vtep = cx.snapshot.port(remote.vtep).ok_or(DropReason::LinkDown)?;
+        let next_hop = remote.next_hop.get().ok_or(DropReason::NextHop)?;
+        Ok(Way { remote, vtep, vni, next_hop })
+    }
+
+    /// The plain frame with its outer headers.
+    #[inline(always)]
+    fn wrap<F: Frame>(&self, frame: F) -> Option<F> {
+        let (inner, len) = (Inner::of(frame.head()), frame.len());
+        let outer = &self.remote.outer;
+        let mut frame = frame.grow_front(outer.len())?;
+        outer.write(&mut frame.head_mut()[..outer.len()], self.next_hop, inner, len, self.vni);
+        Some(frame)
+    }
+
+    fn entry(&self) -> Entry {
+        Entry { port: self.vtep.idx, class: self.vtep.untagged.0, segment: self.vtep.untagged.1 }
+    }
+}
+
+/// Sends a whole burst of one class, `first` among it, to one remote, if nothing in it has to be looked
+/// at frame by frame; otherwise `false`, and nothing was done. All have one next hop, so where that is
+/// is looked up once, and the second pass is short.
+#[inline(never)]
+pub(crate) fn burst<F: Frame, A: Again<F>>(
+    cx: Context<'_>,
+    from: &Port,
+    to: PortIdx,
+    burst: &mut Burst<F>,
+    first: &Meta,
+    all: &Parsed,
+    out: &mut impl Output<F>,
+    again: &mut A,
+) -> bool {
+    let Some(to) = cx.snapshot.port(to) else { return false };
+    let Role::Remote(remote) = &to.role else { return false };
+    let fits = all.plain && all.largest <= to.mtu + overhead(first.class);
+    if A::LAST || !fits || matches!(from.role, Role::Remote(_)) || first.class.tag().is_some() {
+        return false;
+    }
+    let Ok(way) = Way::find(cx, remote, first) else { return false };
+    let before = burst.len();
+    let outer: Burst<F> = std::mem::take(burst).into_iter().filter_map(|f| way.wrap(f)).collect();
+    let (sent, headers) = (outer.len() as u64, remote.outer.len());
+    cx.drop(to.idx, DropReason::NoBuffer, before as u64 - sent);
+    let octets: u64 = match sent == before as u64 {
+        true => all.octets + sent * headers as u64,
+        false => outer.iter().map(|f| u64::from(f.len())).sum(),
+    };
+    let c = cx.counters.port(to.idx);
+    c.tx_frames.add(sent);
+    c.tx_bytes.add(octets - sent * headers as u64);
+    send_outer(cx, &way, outer, Parsed { octets, largest: all.largest + headers as u32, ..*all }, out, again);
+    true
+}
+
+/// The second pass of a burst that one VTEP sends to one next hop.
+#[inline(always)]
+fn send_outer<F: Frame>(
+    cx: Context<'_>,
+    way: &Way<'_>,
+    mut outer: Burst<F>,
+    all: Parsed,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
+    let (n, entry) = (outer.len() as u64, way.entry());
+    let key = Key::new(way.next_hop, entry.segment);
+    let hash = cx.macs.hash(key);
+    let to = cx.macs.lookup(key, hash);
+    // Copies have their payload in a second buffer: not plain.
+    let all = Parsed { plain: all.plain && outer.iter().all(Frame::is_plain), ..all };
+    let m = Meta { dst: key, src: key, dst_hash: hash, src_hash: hash, class: entry.class, fate: Fate::FLOOD };
+    if let Some(to) = to
+        && egress::burst(cx, way.vtep, to, &mut outer, &m, &all, out)
+    {
+        let c = cx.counters.port(entry.port);
+        c.rx_frames.add(n);
+        c.rx_bytes.add(all.octets);
+        c.rx_bursts.add(1);
+        return;
+    }
+    for frame in outer {
+        again.push(cx, entry, frame, out);
+    }
+}
+
 #[inline(always)]
 fn encapsulate<F: Frame, A: Again<F>>(
     cx: Context<'_>,
@@ -80,22 +183,22 @@ fn encapsulate<F: Frame, A: Again<F>>(
     if A::LAST {
         return Err(DropReason::SplitHorizon);
     }
-    let vni = cx.snapshot.segment(m.dst.segment()).and_then(|s| s.vni).ok_or(DropReason::EgressVlan)?;
-    let vtep = cx.snapshot.port(remote.vtep).ok_or(DropReason::LinkDown)?;
     if frame.wire_len() > to.mtu + overhead(m.class) {
+        if !matches!(from.role, Role::Remote(_)) {
+            let inside = (m.class.without_tag(), m.dst.segment());
+            out.too_big(to.idx, inside, &frame, overhead(m.class) as usize, to.mtu);
+        }
         return Err(DropReason::MtuExceeded);
     }
-    let next_hop = remote.next_hop.get().ok_or(DropReason::NextHop)?;
+    let way = Way::find(cx, remote, m)?;
     let frame = retag(frame, m.class.tag(), Tag::NONE).ok_or(DropReason::NoBuffer)?;
-    let entry = Entry { port: vtep.idx, class: vtep.untagged.0, segment: vtep.untagged.1 };
     let mut send = |frame: F, out: &mut _| {
-        let (inner, len) = (Inner::of(frame.head()), frame.len());
-        let mut frame = frame.grow_front(remote.outer.len()).ok_or(DropReason::NoBuffer)?;
-        remote.outer.write(&mut frame.head_mut()[..remote.outer.len()], next_hop, inner, len, vni);
+        let len = u64::from(frame.len());
+        let frame = way.wrap(frame).ok_or(DropReason::NoBuffer)?;
         let c = cx.counters.port(to.idx);
         c.tx_frames.add(1);
-        c.tx_bytes.add(u64::from(len));
-        again.push(cx, entry, frame, out);
+        c.tx_bytes.add(len);
+        again.push(cx, way.entry(), frame, out);
         Ok(())
     };
     if frame.is_plain() {
@@ -112,6 +215,121 @@ fn encapsulate<F: Frame, A: Again<F>>(
     Ok(())
 }
 
+/// A tunnel's frame, as far as its headers say.
+struct Opened {
+    entry: Entry,
+    /// Where the inner frame is.
+    at: usize,
+    len: u32,
+    ecn: u8,
+}
+
+/// Whose frame was opened last: most come in rows.
+struct Last {
+    from: Address,
+    vni: u32,
+    entry: Entry,
+}
+
+impl Last {
+    const NONE: Last = Last { from: Address::NONE, vni: 0, entry: Entry::NONE };
+
+    /// As what the frames of a remote's VNI enter.
+    #[inline(always)]
+    fn entry(&mut self, vtep: &Vtep, from: Address, vni: u32) -> Result<Entry, DropReason> {
+        // No network has VNI 0, so what stands there at first is nobody's.
+        if (self.from, self.vni) != (from, vni) || vni == 0 {
+            let port = *vtep.remotes.get(&from).ok_or(DropReason::UnknownVtep)?;
+            let (class, segment) = *vtep.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
+            *self = Last { from, vni, entry: Entry { port, class, segment } };
+        }
+        Ok(self.entry)
+    }
+}
+
+/// What a frame of a VTEP's is, whose Ethernet header ends at `l3`; `None` if it is in no tunnel.
+#[inline(always)]
+fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
+    let datagram = match ip::packet(head, l3, len as usize) {
+        Packet::Udp(d) if d.to == vtep.address && d.to_port == vtep.udp_port => d,
+        Packet::Bad => return Some(Err(DropReason::BadTunnel)),
+        _ => return None,
+    };
+    let Some(vni) = head.get(datagram.at..).and_then(vxlan::read) else { return Some(Err(DropReason::BadTunnel)) };
+    let Some(inner) = datagram.len.checked_sub(vxlan::LEN) else { return Some(Err(DropReason::BadTunnel)) };
+    let opened = |entry| Opened { entry, at: datagram.at + vxlan::LEN, len: inner as u32, ecn: datagram.ecn };
+    Some(last.entry(vtep, datagram.from, vni).map(opened))
+}
+
+/// Takes the outer headers off; `false` if the frame is to be dropped because of congestion.
+#[inline(always)]
+fn unwrap<F: Frame>(frame: &mut F, o: &Opened) -> bool {
+    frame.cut(o.at, o.len);
+    // Of the four values only these two change anything.
+    o.ecn & 1 == 0 || ip::combine_ecn(frame.head_mut(), o.ecn)
+}
+
+/// Takes what is in tunnels to the VTEPs behind this uplink out of a burst, without the first pass:
+/// where it goes is known. Everything else stays, what is wrong among it.
+#[inline(never)]
+pub(crate) fn bypass<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    burst: &mut Burst<F>,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
+    burst.iter().for_each(Frame::prefetch);
+    for at in port.vteps.iter().filter_map(|v| cx.snapshot.port(*v)) {
+        let Role::Vtep(vtep) = &at.role else { continue };
+        let (mut rest, mut last) = (Burst::new(), Last::NONE);
+        let (mut frames, mut octets, mut congested) = (0, 0, 0);
+        for mut frame in std::mem::take(burst) {
+            let Some(opened) = mine(port, at, vtep, &frame, &mut last) else {
+                rest.push(frame);
+                continue;
+            };
+            frames += 1;
+            octets += u64::from(frame.len());
+            if unwrap(&mut frame, &opened) {
+                again.push(cx, opened.entry, frame, out);
+            } else {
+                congested += 1;
+            }
+        }
+        *burst = rest;
+        let c = cx.counters.port(port.idx);
+        c.rx_frames.add(frames);
+        c.rx_bytes.add(octets);
+        let c = cx.counters.port(at.idx);
+        c.tx_frames.add(frames - congested);
+        c.tx_bytes.add(octets);
+        cx.drop(at.idx, DropReason::Congestion, congested);
+    }
+}
+
+/// What is in a good tunnel's frame for a VTEP.
+#[inline(always)]
+fn mine<F: Frame>(port: &Port, at: &Port, vtep: &Vtep, frame: &F, last: &mut Last) -> Option<Opened> {
+    let head = frame.head();
+    let h = head.first_chunk::<18>()?;
+    let to = u64::from_be_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]) >> 16;
+    if to != vtep.mac.bits() || !frame.is_plain() || frame.is_shared() {
+        return None;
+    }
+    let (segment, l3) = match u16::from_be_bytes([h[12], h[13]]) {
+        TPID_8021Q | TPID_8021AD => {
+            let vid = u16::from_be_bytes([h[14], h[15]]) & Tag::VID;
+            (port.tagged.as_ref()?[usize::from(vid)], 18)
+        }
+        _ => (port.untagged.1, 14),
+    };
+    if segment != at.untagged.1 {
+        return None;
+    }
+    open(vtep, head, l3, frame.len(), last)?.ok()
+}
+
 #[inline(always)]
 fn decapsulate<F: Frame, A: Again<F>>(
     cx: Context<'_>,
@@ -122,16 +340,13 @@ fn decapsulate<F: Frame, A: Again<F>>(
     out: &mut impl Output<F>,
     again: &mut A,
 ) -> Result<(), DropReason> {
-    let l3 = overhead(m.class) as usize;
     let octets = u64::from(frame.len());
-    let datagram = match ip::packet(frame.head(), l3, octets as usize) {
-        Packet::Udp(d) if d.to == vtep.address && d.to_port == vtep.udp_port => d,
-        Packet::Bad => return Err(DropReason::BadTunnel),
-        _ => {
-            arrived(cx, to, octets);
-            out.local(to.idx, from.idx, frame);
-            return Ok(());
-        }
+    let l3 = overhead(m.class) as usize;
+    let mut last = Last::NONE;
+    let Some(opened) = open(vtep, frame.head(), l3, frame.len(), &mut last) else {
+        arrived(cx, to, octets);
+        out.local(to.idx, from.idx, frame);
+        return Ok(());
     };
     if A::LAST {
         return Err(DropReason::NestedTunnel);
@@ -139,24 +354,19 @@ fn decapsulate<F: Frame, A: Again<F>>(
     if vtep.uplink != Some(from.idx) {
         return Err(DropReason::NotUplink);
     }
+    let opened = opened?;
     if !frame.is_plain() {
         // A VTEP sends none that leave anything to the receiver.
         return Err(DropReason::BadTunnel);
     }
-    let vni = frame.head().get(datagram.at..).and_then(vxlan::read).ok_or(DropReason::BadTunnel)?;
-    let remote = *vtep.remotes.get(&datagram.from).ok_or(DropReason::UnknownVtep)?;
-    let (class, segment) = *vtep.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
-    let inner = datagram.len.checked_sub(vxlan::LEN).ok_or(DropReason::BadTunnel)?;
     if frame.is_shared() {
         frame = frame.copy().ok_or(DropReason::NoBuffer)?;
     }
-    frame.cut(datagram.at + vxlan::LEN, inner as u32);
-    // Of the four values only these two change anything.
-    if datagram.ecn & 1 == 1 && !ip::combine_ecn(frame.head_mut(), datagram.ecn) {
+    if !unwrap(&mut frame, &opened) {
         return Err(DropReason::Congestion);
     }
     arrived(cx, to, octets);
-    again.push(cx, Entry { port: remote, class, segment }, frame, out);
+    again.push(cx, opened.entry, frame, out);
     Ok(())
 }
 

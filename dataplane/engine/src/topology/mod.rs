@@ -374,6 +374,7 @@ impl Topology {
             mac_limit: p.spec.mac_limit,
             storm: p.storm.clone(),
             role: Role::Device,
+            vteps: self.vteps_behind(name),
             name: name.into(),
         }
     }

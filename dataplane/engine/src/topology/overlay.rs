@@ -310,6 +310,11 @@ impl Topology {
         Ok(())
     }
 
+    /// The VTEPs whose tunnels come by a port.
+    pub(super) fn vteps_behind(&self, port: &str) -> Box<[PortIdx]> {
+        self.vteps.values().filter(|v| v.spec.uplink == port).map(|v| v.idx).collect()
+    }
+
     fn free_port(&mut self, port: &str) -> Result<PortIdx, TopologyError> {
         self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: port.to_owned() })
     }
@@ -356,11 +361,11 @@ impl Topology {
         let mtu = self.ports.get(&s.uplink).map_or(0, |p| p.spec.mtu);
         let vtep = Vtep {
             mac: s.mac,
-            address: s.address,
+            address: s.address.into(),
             uplink: self.ports.get(&s.uplink).map(|p| p.idx),
             udp_port: s.udp_port,
             networks,
-            remotes: v.remotes.iter().map(|(a, r)| (*a, r.idx)).collect(),
+            remotes: v.remotes.iter().map(|(a, r)| ((*a).into(), r.idx)).collect(),
         };
         let vlans = PortVlans::new(&VlanMode::Access { vid: s.vid });
         let bare = |idx, vlans: PortVlans, untagged, mtu, role, name: &Arc<str>| Port {
@@ -376,6 +381,7 @@ impl Topology {
             mac_limit: None,
             storm: v.storm.clone(),
             role,
+            vteps: Box::new([]),
             name: name.clone(),
         };
         let inside = untagged(&vlans, &SegmentMap::One(underlay));

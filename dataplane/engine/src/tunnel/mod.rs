@@ -17,7 +17,6 @@ pub(crate) mod vxlan;
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,7 +24,7 @@ use std::{
 };
 
 use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
-pub use ip::{Outer, OuterSpec, checksum};
+pub use ip::{Address, Outer, OuterSpec, checksum};
 
 /// What a port is, beside its policy.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ pub struct Vtep {
     /// Its address of layer 2.
     pub mac: MacAddr,
     /// Its address of layer 3: where tunnels end.
-    pub address: IpAddr,
+    pub address: Address,
     /// The port tunnels may arrive by; no guest of the underlay's segment can pretend to be a VTEP.
     pub uplink: Option<PortIdx>,
     /// The UDP port of VXLAN.
@@ -52,7 +51,7 @@ pub struct Vtep {
     /// From a VNI to what its frames are here.
     pub networks: Networks,
     /// The VTEPs that tunnels may come from.
-    pub remotes: HashMap<IpAddr, PortIdx, BuildHasherDefault<Quick>>,
+    pub remotes: HashMap<Address, PortIdx, BuildHasherDefault<Quick>>,
 }
 
 /// By VNI: what its frames are here.
@@ -115,11 +114,8 @@ impl Hasher for Quick {
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
     #[inline(always)]
-    fn write_isize(&mut self, n: isize) {
+    fn write_u128(&mut self, n: u128) {
         self.write_u64(n as u64);
-    }
-    #[inline(always)]
-    fn write_usize(&mut self, n: usize) {
-        self.write_u64(n as u64);
+        self.write_u64((n >> 64) as u64);
     }
 }

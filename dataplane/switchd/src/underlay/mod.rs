@@ -20,7 +20,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::Mbuf;
-use dunlin_engine::{MacAddr, PortIdx, tunnel::NextHop};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, storm::RateLimit, tunnel::NextHop, vlan::Class};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
@@ -34,6 +34,8 @@ use crate::worker::{Command, WorkerShared};
 const FRAME: usize = 1600;
 /// Frames that wait; what comes faster is dropped and counted.
 const WAITING: usize = 256;
+/// Senders told a second that their packets are too large (RFC 1812, 4.3.2.8 asks for a limit).
+const TOO_BIG_FPS: u64 = 1000;
 /// The time between two looks at the neighbours.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -45,8 +47,17 @@ pub struct Mailbox {
     reader: OnceLock<Thread>,
 }
 
+/// What a frame is about.
+#[derive(Clone, Copy)]
+pub enum About {
+    /// It is for this VTEP itself.
+    Vtep(PortIdx),
+    /// It is too large for the tunnel to `remote`: see [`dunlin_engine::Output::too_big`].
+    TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
+}
+
 struct Local {
-    vtep: PortIdx,
+    about: About,
     len: usize,
     octets: [u8; FRAME],
 }
@@ -55,7 +66,8 @@ impl Default for Mailbox {
     fn default() -> Self {
         let spare = ArrayQueue::new(WAITING);
         for _ in 0..WAITING {
-            let empty = Local { vtep: PortIdx::new(0).expect("the first"), len: 0, octets: [0; FRAME] };
+            let about = About::Vtep(PortIdx::new(0).expect("the first"));
+            let empty = Local { about, len: 0, octets: [0; FRAME] };
             let _ = spare.push(Box::new(empty));
         }
         Mailbox { frames: ArrayQueue::new(WAITING), spare, reader: OnceLock::new() }
@@ -63,15 +75,17 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    /// Leaves a frame; `false` if there is no room for it.
-    pub fn post(&self, vtep: PortIdx, frame: &Mbuf) -> bool {
+    /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it.
+    pub fn post(&self, about: About, frame: &Mbuf) -> bool {
         let octets = frame.head();
-        if octets.len() > FRAME || octets.len() as u32 != frame.len() {
+        let whole = octets.len() <= FRAME && octets.len() as u32 == frame.len();
+        if !whole && matches!(about, About::Vtep(_)) {
             return false;
         }
         let Some(mut local) = self.spare.pop() else { return false };
-        (local.vtep, local.len) = (vtep, octets.len());
-        local.octets[..octets.len()].copy_from_slice(octets);
+        let len = octets.len().min(FRAME);
+        (local.about, local.len) = (about, len);
+        local.octets[..len].copy_from_slice(&octets[..len]);
         let posted = self.frames.push(local).is_ok();
         if let Some(t) = self.reader.get() {
             t.unpark();
@@ -121,12 +135,21 @@ pub struct Underlay {
     vteps: Mutex<BTreeMap<PortIdx, (Station, Neighbors)>>,
     mailbox: Arc<Mailbox>,
     worker: Arc<WorkerShared>,
+    /// Senders told that a packet is too large, a second.
+    told: RateLimit,
+    began: Instant,
 }
 
 impl Underlay {
     /// Starts the thread; it ends when the last handle is gone.
     pub fn start(mailbox: Arc<Mailbox>, worker: Arc<WorkerShared>) -> std::io::Result<Arc<Self>> {
-        let underlay = Arc::new(Underlay { vteps: Mutex::default(), mailbox, worker });
+        let underlay = Arc::new(Underlay {
+            vteps: Mutex::default(),
+            mailbox,
+            worker,
+            told: RateLimit::new(TOO_BIG_FPS),
+            began: Instant::now(),
+        });
         let weak = Arc::downgrade(&underlay);
         let thread = std::thread::Builder::new().name("underlay".into()).spawn(move || run(&weak))?;
         let _ = underlay.mailbox.reader.set(thread.thread().clone());
@@ -166,7 +189,7 @@ impl Underlay {
     }
 
     fn send(&self, vtep: PortIdx, octets: Vec<u8>) {
-        self.worker.tell(None, [Command::Inject(vtep, octets.into())]);
+        self.worker.tell(None, [Command::Inject(vtep, None, octets.into())]);
     }
 
     /// Asks those who have to be asked, and tells remotes their next hop.
@@ -183,9 +206,20 @@ impl Underlay {
     }
 
     fn hear(&self, local: &Local) {
+        let octets = &local.octets[..local.len];
+        let vtep = match local.about {
+            About::Vtep(vtep) => vtep,
+            About::TooBig { remote, inside, l3, mtu } => {
+                let ns = self.began.elapsed().as_nanos() as u64;
+                if let Some(told) = packets::too_big(octets, l3, mtu).filter(|_| self.told.admit(ns)) {
+                    self.worker.tell(None, [Command::Inject(remote, Some(inside), told.into())]);
+                }
+                return;
+            }
+        };
         let mut vteps = self.vteps.lock();
-        let Some((s, n)) = vteps.get_mut(&local.vtep) else { return };
-        match packets::hear(s, &local.octets[..local.len]) {
+        let Some((s, n)) = vteps.get_mut(&vtep) else { return };
+        match packets::hear(s, octets) {
             Heard::Neighbor { address, mac, answer } => {
                 if n.heard(address, mac, Instant::now()) {
                     self.look_after(s, n, Instant::now());

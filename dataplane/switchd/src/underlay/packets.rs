@@ -160,6 +160,57 @@ fn hear_ipv6(s: &Station, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Heard
     }
 }
 
+/// What tells the sender of a packet that it is too large: "fragmentation needed" (RFC 1191) or "packet too
+/// big" (RFC 4443, 3.2), from the station it was for, as the kernel's tunnels do it: the switch has no
+/// address of its own there. `None` where nobody may be told.
+pub fn too_big(frame: &[u8], l3: usize, mtu: u32) -> Option<Vec<u8>> {
+    let (to, from) = (MacAddr::from_octets(octets(frame, 0)?), station(octets(frame, 6)?)?);
+    let packet = frame.get(l3..)?;
+    if to.is_multicast() {
+        return None;
+    }
+    let reply = match u16::from_be_bytes(octets(frame, l3 - 2)?) {
+        IPV4 => fragmentation_needed(packet, mtu)?,
+        IPV6 => packet_too_big(packet, mtu)?,
+        _ => return None,
+    };
+    Some(ethernet(from, to, u16::from_be_bytes(octets(frame, l3 - 2)?), &reply))
+}
+
+fn fragmentation_needed(packet: &[u8], mtu: u32) -> Option<Vec<u8>> {
+    const DF: u8 = 0x40;
+    /// ICMP's errors: nobody is told of those.
+    const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+    let h: [u8; 20] = octets(packet, 0)?;
+    let header = usize::from(h[0] & 15) * 4;
+    let first = h[6] & 0x1f == 0 && h[7] == 0;
+    let error = h[9] == 1 && packet.get(header).is_none_or(|t| ERRORS.contains(t));
+    if h[0] >> 4 != 4 || header < 20 || h[6] & DF == 0 || !first || error {
+        return None;
+    }
+    // As much of it as fits into 576 octets: RFC 1812, 4.3.2.3.
+    let part = &packet[..packet.len().min(576 - 28)];
+    let mut icmp = [&[3, 4, 0, 0, 0, 0][..], &(mtu as u16).to_be_bytes(), part].concat();
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let len = (20 + icmp.len()) as u16;
+    let mut head = [&[0x45, 0xc0][..], &len.to_be_bytes(), &[0, 0, 0, 0, 64, 1, 0, 0], &h[16..20], &h[12..16]].concat();
+    let sum = checksum(&head);
+    head[10..12].copy_from_slice(&sum.to_be_bytes());
+    Some([head, icmp].concat())
+}
+
+fn packet_too_big(packet: &[u8], mtu: u32) -> Option<Vec<u8>> {
+    let (from, to) = (Ipv6Addr::from(octets::<16>(packet, 8)?), Ipv6Addr::from(octets::<16>(packet, 24)?));
+    let error = packet[6] == ICMPV6 && packet.get(40).is_none_or(|t| *t < 128);
+    if packet[0] >> 4 != 6 || from.is_unspecified() || from.is_multicast() || error {
+        return None;
+    }
+    // As much of it as fits into 1,280 octets: RFC 4443, 2.4.
+    let part = &packet[..packet.len().min(1280 - 48)];
+    Some(icmpv6(to, from, 64, [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), part].concat()))
+}
+
 /// The address in a neighbour discovery option of this kind (RFC 4861, 4.6.1).
 fn option(mut options: &[u8], kind: u8) -> Option<MacAddr> {
     while let [k, units, rest @ ..] = options {
