@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    guest::Guest,
     host::Host,
     net::{Netns, eventually, sh},
 };
@@ -130,6 +131,121 @@ fn two_switches_share_a_segment_across_a_router() {
     assert_eq!((count("received"), count("distinct"), count("disorder")), (100_000, 100_000, 0), "{summary}");
     // Nothing comes back out of the tunnel it came by, and nothing is unaccounted for.
     assert_eq!(routed.router.try_run("ping -c 1 -W 1 10.60.1.1").status.code(), Some(0));
+}
+
+/// QEMU guests on two hosts, before and after the restart of one host's dataplane.
+#[test]
+fn guests_of_two_hosts_are_on_one_segment() {
+    let mut routed = Routed::start();
+    let start = |host: &Host, n: u32| {
+        let socket = host.path(&format!("web{n}.sock"));
+        host.dunlin(&format!("port add web{n} --kind vhost-user --network blue --mtu 1450 --socket {socket}"));
+        Guest::start(&format!("web{n}"), &socket, &format!("--mtu 1450 --ip 192.168.8.{n}/24"))
+    };
+    let (one, two) = (start(&routed.a, 1), start(&routed.b, 2));
+    let (mut one, mut two) = (one.ready(), two.ready());
+    assert!(one.reaches("192.168.8.2", 5) && two.reaches("192.168.8.1", 5));
+    routed.a.kill_dataplane();
+    routed.a.start_dataplane();
+    routed.a.wait_until_filled();
+    routed.a.wait_up("web1");
+    assert!(two.reaches("192.168.8.1", 10), "{}", routed.a.dunlin("vtep list"));
+}
+
+/// What is on the way between two hosts, as tshark sees it.
+#[test]
+fn what_is_sent_is_well_formed_and_spread() {
+    let (near, far) = (guest("192.168.8.1/24"), guest("192.168.8.2/24"));
+    let routed = Routed::start();
+    add_guest(&routed.a, "near", &near, "blue");
+    add_guest(&routed.b, "far", &far, "blue");
+    assert!(near.reaches("192.168.8.2", 5));
+    let file = routed.a.path("seen.pcap");
+    let capture = routed.router.spawn(&format!("tcpdump -i eth0 -U -w {file} udp port 4789"));
+    std::thread::sleep(Duration::from_secs(1));
+    // Flows that differ in a port, with a DSCP, of all sizes.
+    near.run("for p in $(seq 1 100); do head -c $((p * 13)) /dev/zero > /dev/udp/192.168.8.2/$((1000 + p)); done");
+    near.run("ping -Q 0xb8 -c 3 -i 0.2 192.168.8.2");
+    std::thread::sleep(Duration::from_secs(1));
+    drop(capture);
+    let tshark = |options: &str| {
+        sh(&format!("tshark -r {file} -o ip.check_checksum:TRUE -o udp.check_checksum:TRUE {options} 2>/dev/null"))
+    };
+    let bad = tshark(
+        "-Y \"_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0 || !vxlan || vxlan.vni != 77\"",
+    );
+    assert_eq!(bad, "", "malformed");
+    // The outer header is the first of each kind.
+    let first = |field: &str, filter: &str| -> Vec<String> {
+        tshark(&format!("-Y \"ip.src == 10.60.1.1 && {filter}\" -T fields -E occurrence=f -e {field}"))
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(first("ip.flags.df", "ip").iter().all(|df| df == "1" || df == "True"));
+    let mut ports = first("udp.srcport", "udp.dstport >= 1001 && udp.dstport <= 1100");
+    assert_eq!(ports.len(), 100);
+    assert!(ports.iter().all(|p| p.parse::<u32>().unwrap() >= 49_152), "{ports:?}");
+    ports.sort();
+    ports.dedup();
+    assert!(ports.len() > 90, "{} source ports for 100 flows", ports.len());
+    assert_eq!(first("ip.dsfield.dscp", "icmp.type == 8"), ["46"; 3]);
+}
+
+/// Open vSwitch's user-space tunnels at the other end.
+#[test]
+fn open_vswitch_is_a_peer() {
+    let peer = Netns::new();
+    peer.run("ethtool -K eth0 tx off >/dev/null");
+    let host = Host::start();
+    let run = host.path("ovs");
+    std::fs::create_dir_all(&run).unwrap();
+    let db = format!("--db=unix:{run}/db.sock");
+    sh(&format!("ovsdb-tool create {run}/conf.db /usr/share/openvswitch/vswitch.ovsschema"));
+    let _server = peer.spawn(&format!("env OVS_RUNDIR={run} ovsdb-server {run}/conf.db --remote=punix:{run}/db.sock"));
+    eventually("ovsdb answers", 10.0, || std::path::Path::new(&format!("{run}/db.sock")).exists());
+    sh(&format!("ovs-vsctl --no-wait {db} init"));
+    let _switch = peer.spawn(&format!("env OVS_RUNDIR={run} ovs-vswitchd unix:{run}/db.sock"));
+    sh(&format!(
+        "ovs-vsctl --timeout=20 {db} add-br under -- set bridge under datapath_type=netdev -- add-port under eth0 -- \
+         add-br over -- set bridge over datapath_type=netdev -- add-port over vx -- set interface vx type=vxlan \
+         options:remote_ip=10.50.0.1 options:key=100"
+    ));
+    peer.run("ip addr add 10.50.0.2/24 dev under && ip link set under up");
+    peer.run("ip addr add 192.168.9.2/24 dev over && ip link set over mtu 1430 up");
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    let web = guest("192.168.9.1/24");
+    add_guest(&host, "web", &web, "blue");
+    eventually("the next hop answers", 10.0, || reached(&host, "10.50.0.2"));
+    assert!(web.reaches("192.168.9.2", 10), "{}", host.dunlin("vtep list"));
+    assert!(peer.reaches("192.168.9.1", 3));
+}
+
+/// A host with one NIC: its kernel keeps its address, on a tap in the underlay, beside the VTEP; the
+/// underlay is a VLAN of the uplink.
+#[test]
+fn the_hosts_kernel_shares_the_uplink() {
+    let peer = Netns::new();
+    peer.run("ethtool -K eth0 tx off >/dev/null");
+    let host = Host::start();
+    host.add_host("up", &peer, "--vlan-mode native-untagged --vlan 20 --trunks 30");
+    host.dunlin("vtep add v --uplink up --vlan 20 --address 10.51.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.51.0.2");
+    let tap = format!("t{}", peer.outside);
+    host.dunlin(&format!("port add mgmt --kind tap --interface {tap} --vlan 20"));
+    // In a namespace of its own, so that the test machine's routes stay as they are.
+    let kernel = Netns::new();
+    sh(&format!("ip link set {tap} netns {}", kernel.name));
+    kernel.run(&format!("ip addr add 10.51.0.9/24 dev {tap} && ip link set {tap} up"));
+    peer.run("ip addr add 10.51.0.2/24 dev eth0");
+    peer.run("ip link add vx type vxlan id 100 local 10.51.0.2 remote 10.51.0.1 dstport 4789 && ip link set vx up && ip addr add 192.168.9.2/24 dev vx");
+    let web = guest("192.168.9.1/24");
+    add_guest(&host, "web", &web, "blue");
+    assert!(web.reaches("192.168.9.2", 10), "through the tunnel");
+    assert!(peer.reaches("10.51.0.9", 5), "the host's kernel");
+    assert!(kernel.reaches("10.51.0.2", 3) && kernel.reaches("10.51.0.1", 3), "out, and the VTEP itself");
 }
 
 #[test]

@@ -109,8 +109,7 @@ impl<'a> Way<'a> {
 #[inline(never)]
 pub(crate) fn burst<F: Frame, A: Again<F>>(
     cx: Context<'_>,
-    from: &Port,
-    to: PortIdx,
+    (from, to): (&Port, PortIdx),
     burst: &mut Burst<F>,
     first: &Meta,
     all: &Parsed,
