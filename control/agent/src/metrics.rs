@@ -180,9 +180,9 @@ fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
 fn tunnels(page: &Page, vteps: &[dp::VtepState]) -> prometheus::Result<()> {
     let none = dp::Counters::default();
     let remotes: Vec<_> = vteps.iter().flat_map(|v| v.remotes.iter().map(move |r| (v, r))).collect();
-    let of = |v: &dp::VtepState, r: &dp::RemoteState| [v.name.clone(), r.address.clone()];
+    let of = |v: &dp::VtepState, r: &dp::RemoteState| [v.name.clone(), r.address.clone(), r.kind.clone()];
     let labels: Vec<_> = remotes.iter().map(|(v, r)| of(v, r)).collect();
-    let each = || labels.iter().map(|[v, a]| vec![v.as_str(), a.as_str()]).zip(remotes.iter().map(|(_, r)| *r));
+    let each = || labels.iter().map(|l| l.iter().map(String::as_str).collect()).zip(remotes.iter().map(|(_, r)| *r));
     let counted = |r: &dp::RemoteState| r.counters.clone().unwrap_or_default();
     type Value = fn(&dp::Counters) -> u64;
     for (name, help, value) in [
@@ -191,16 +191,16 @@ fn tunnels(page: &Page, vteps: &[dp::VtepState]) -> prometheus::Result<()> {
         ("dunlin_remote_transmit_frames_total", "Frames that went into tunnels.", |c| c.tx_frames),
         ("dunlin_remote_transmit_bytes_total", "Their octets, without the tunnel's.", |c| c.tx_bytes),
     ] {
-        page.counters(name, help, &["vtep", "remote"], each().map(|(l, r)| (l, value(&counted(r)))))?;
+        page.counters(name, help, &["vtep", "remote", "kind"], each().map(|(l, r)| (l, value(&counted(r)))))?;
     }
     let reached = each().map(|(l, r)| (l, flag(!r.next_hop_mac.is_empty())));
-    page.gauges("dunlin_remote_reached", "Whether the next hop answers.", &["vtep", "remote"], reached)?;
+    page.gauges("dunlin_remote_reached", "Whether the next hop answers.", &["vtep", "remote", "kind"], reached)?;
     let macs = each().map(|(l, r)| (l, f64::from(r.macs)));
-    page.gauges("dunlin_remote_macs", "Addresses behind the remote VTEP.", &["vtep", "remote"], macs)?;
+    page.gauges("dunlin_remote_macs", "Addresses behind the remote VTEP.", &["vtep", "remote", "kind"], macs)?;
     let names: Vec<_> = vteps
         .iter()
         .flat_map(|v| {
-            let remotes = v.remotes.iter().map(move |r| (format!("{}/{}", v.name, r.address), r.counters.as_ref()));
+            let remotes = v.remotes.iter().map(move |r| (r.name.clone(), r.counters.as_ref()));
             std::iter::once((v.name.clone(), v.counters.as_ref())).chain(remotes)
         })
         .collect();

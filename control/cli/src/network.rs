@@ -45,14 +45,21 @@ pub struct Settings {
     /// Whether addresses are learned from what comes in tunnels
     #[arg(long, value_parser = ["on", "off"])]
     learning: Option<String>,
+    /// How frames are carried [default: vxlan]
+    #[arg(long, value_parser = ["vxlan", "geneve", "gre", "nvgre"])]
+    tunnel: Option<String>,
 }
 
 impl Settings {
     fn put_into(&self, n: &mut Network) {
         n.vlan = self.vlan.or(n.vlan);
         n.vni = self.vni.or(n.vni);
-        for (to, from) in [(&mut n.bridge, &self.bridge), (&mut n.vtep, &self.vtep), (&mut n.learning, &self.learning)]
-        {
+        for (to, from) in [
+            (&mut n.bridge, &self.bridge),
+            (&mut n.vtep, &self.vtep),
+            (&mut n.learning, &self.learning),
+            (&mut n.tunnel, &self.tunnel),
+        ] {
             to.clone_from(from.as_ref().unwrap_or(&to.clone()));
         }
         n.remotes = self.remotes.clone().unwrap_or_else(|| n.remotes.clone());
@@ -101,7 +108,8 @@ async fn list(s: &mut Session) -> anyhow::Result<()> {
         let vlan = n
             .vlan
             .map_or_else(String::new, |v| format!("{v} of {}", if n.bridge.is_empty() { "br0" } else { &n.bridge }));
-        let vni = n.vni.map(|v| v.to_string()).unwrap_or_default();
+        let kind = if n.tunnel.is_empty() { "vxlan" } else { &n.tunnel };
+        let vni = n.vni.map(|v| format!("{v} {kind}")).unwrap_or_default();
         vec![n.name.clone(), vlan, vni, n.remotes.join(","), ports.to_string()]
     });
     output::table(&["NAME", "VLAN", "VNI", "REMOTES", "PORTS"], 4, rows);

@@ -106,7 +106,7 @@ async fn list(s: &mut Session) -> anyhow::Result<()> {
     let rows = vteps.iter().flat_map(|v| {
         let remotes = v.remotes.iter().map(move |r| {
             let next_hop = if r.next_hop_mac.is_empty() { "no answer" } else { &r.next_hop_mac };
-            row(&format!("{}/{}", v.name, r.address), "remote", next_hop, &r.counters, r.macs)
+            row(&r.name, &r.kind, next_hop, &r.counters, r.macs)
         });
         std::iter::once(row(&v.name, &v.address, &v.mac, &v.counters, 0)).chain(remotes)
     });

@@ -11,6 +11,7 @@ use dunlin_engine::{
     pipeline::{Context, Now},
     snapshot::MacLimit,
     topology::{BridgeSpec, NetworkSpec, OverlaySpec, PortSpec, Topology, VtepSpec},
+    tunnel::Kind,
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
 
@@ -51,14 +52,14 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
     };
     topology.set_vtep("vtep0", vtep).expect("there is room");
     let remotes = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()].into();
-    let overlay = Some(OverlaySpec { vni: 1, vtep: "vtep0".into(), remotes, learn: true });
+    let overlay = Some(OverlaySpec { kind: Kind::Vxlan, vni: 1, vtep: "vtep0".into(), remotes, learn: true });
     topology.set_network("blue", NetworkSpec { vlan: None, overlay });
     let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
     let idx = topology.set_port("guest", joined).expect("there is room");
     topology.set_up("guest", true);
     topology.snapshot().expect("few VLANs");
-    for (_, _, _, next_hop) in topology.vteps().next().expect("one").remotes {
-        next_hop.set(Some(MacAddr::from_octets([2, 0, 0, 0, 0, 2])));
+    for r in topology.vteps().next().expect("one").remotes {
+        r.next_hop.set(Some(MacAddr::from_octets([2, 0, 0, 0, 0, 2])));
     }
     idx
 }

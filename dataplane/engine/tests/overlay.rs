@@ -9,6 +9,7 @@ use dunlin_engine::{
     frame::HeapFrame,
     mac_table::Key,
     topology::{NetworkSpec, OverlaySpec, PortSpec, VtepSpec},
+    tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
 use harness::Switch;
@@ -55,18 +56,18 @@ fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
 
 fn set_blue(s: &mut Switch, vlan: Option<(String, u16)>, remotes: &[u8], v6: bool) {
     let remotes: BTreeSet<IpAddr> = remotes.iter().map(|r| ip(*r, v6)).collect();
-    let overlay = Some(OverlaySpec { vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
+    let overlay = Some(OverlaySpec { kind: Kind::Vxlan, vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
     s.topology.set_network("blue", NetworkSpec { vlan, overlay });
 }
 
 fn resolve(s: &Switch) {
     for v in s.topology.vteps() {
-        for (address, _, _, next_hop) in v.remotes {
-            let last = match address {
+        for r in v.remotes {
+            let last = match r.address {
                 IpAddr::V4(a) => a.octets()[3],
                 IpAddr::V6(a) => a.octets()[15],
             };
-            next_hop.set(Some(vtep_mac(last)));
+            r.next_hop.set(Some(vtep_mac(last)));
         }
     }
 }
@@ -112,6 +113,31 @@ fn two_hosts_are_one_segment() {
         let arrived = carry(&mut b, by(&a, &sent, 0));
         let lengths: Vec<usize> = by(&b, &arrived, 1).iter().map(Vec::len).collect();
         assert_eq!(lengths, (60..92).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn every_kind_of_tunnel_carries_the_same() {
+    for (kind, headers) in [(Kind::Geneve, 50), (Kind::Gre, 42), (Kind::Nvgre, 42)] {
+        for v6 in [false, true] {
+            let (mut a, mut b) = (host(1, &[2], v6), host(2, &[1], v6));
+            for (s, other) in [(&mut a, 2), (&mut b, 1)] {
+                let remotes = [ip(other, v6)].into();
+                let overlay = Some(OverlaySpec { kind, vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
+                s.topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+                s.topology.snapshot().unwrap();
+                resolve(s);
+            }
+            let hello = frame(0xff, 7, 60);
+            let sent = a.run(1, [HeapFrame::new(hello.clone())]).sent;
+            let tunnelled = by(&a, &sent, 0);
+            assert_eq!(tunnelled[0].len(), 60 + headers + if v6 { 20 } else { 0 }, "{kind:?}");
+            let arrived = carry(&mut b, tunnelled);
+            assert_eq!(by(&b, &arrived, 1), [hello], "{kind:?}");
+            // The answer is no flood, and of the same kind.
+            let sent = b.run(1, [HeapFrame::new(frame(7, 8, 60))]).sent;
+            assert_eq!((sent.len(), carry(&mut a, by(&b, &sent, 0)).len()), (1, 1));
+        }
     }
 }
 
@@ -202,14 +228,14 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     a.topology.snapshot().unwrap();
     resolve(&a);
     let blue = a.topology.network_place("blue").map(|(b, v)| a.topology.segment(b, v).unwrap()).unwrap();
-    let third = a.topology.vteps().next().unwrap().remotes[1].1;
+    let third = a.topology.vteps().next().unwrap().remotes[1].idx;
     assert!(a.macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 99]), blue), third));
     assert_eq!(outcome(&mut a, 0, tunnelled(99)), (0, Some(DropReason::SplitHorizon)));
     // Nobody answers for the next hop; and what does not fit into the underlay's MTU.
     // To both ports of the underlay: the third host has not sent yet.
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 1564)), (2, None));
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 1565)), (0, Some(DropReason::MtuExceeded)));
-    a.topology.vteps().next().unwrap().remotes[1].3.set(None);
+    a.topology.vteps().next().unwrap().remotes[1].next_hop.set(None);
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 60)), (0, Some(DropReason::NextHop)));
 }
 
@@ -238,7 +264,8 @@ fn what_is_for_the_vtep_itself_is_handed_over() {
 #[test]
 fn nothing_is_learned_where_that_is_turned_off() {
     let mut a = host(1, &[2], false);
-    let overlay = OverlaySpec { vni: VNI, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: false };
+    let overlay =
+        OverlaySpec { kind: Kind::Vxlan, vni: VNI, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: false };
     a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(overlay) });
     let sink = a.run(0, [HeapFrame::new(tunnelled(0xff))]);
     assert_eq!((sink.sent.len(), sink.learned.len()), (2, 0));
@@ -251,7 +278,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let refused = |a: &mut Switch| a.topology.clone().snapshot().err().map(|e| e.to_string()).unwrap_or_default();
     let red = |vni, vlan, vtep: &str, remote| NetworkSpec {
         vlan,
-        overlay: Some(OverlaySpec { vni, vtep: vtep.into(), remotes: [remote].into(), learn: true }),
+        overlay: Some(OverlaySpec { kind: Kind::Vxlan, vni, vtep: vtep.into(), remotes: [remote].into(), learn: true }),
     };
     for (spec, words) in [
         (red(VNI, None, "vtep0", ip(2, false)), "network 'red': vni: 1193046 is network 'blue' already"),
@@ -281,8 +308,13 @@ fn sixteen_thousand_networks() {
     let mut a = host(1, &[2], false);
     for n in 0..16_000u32 {
         let name = format!("n{n}");
-        let overlay =
-            OverlaySpec { vni: 1_000_000 + n, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: true };
+        let overlay = OverlaySpec {
+            kind: Kind::Vxlan,
+            vni: 1_000_000 + n,
+            vtep: "vtep0".into(),
+            remotes: [ip(2, false)].into(),
+            learn: true,
+        };
         a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay) });
         if n % 16 == 0 {
             let joined = PortSpec { network: Some(name.clone()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };

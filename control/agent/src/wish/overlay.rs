@@ -11,6 +11,8 @@ use ipnet::IpNet;
 
 use super::{Bad, DEFAULT_BRIDGE, bad, carries, check_name, station_mac};
 
+/// Kinds of tunnels, the default one first.
+const KINDS: [&str; 4] = ["vxlan", "geneve", "gre", "nvgre"];
 const MAX_VNI: u32 = (1 << 24) - 1;
 /// The port of VXLAN that IANA assigned: RFC 7348, 5.
 const VXLAN_PORT: u32 = 4789;
@@ -33,7 +35,11 @@ impl Overlay {
         };
         let joined = ports.get(&m.port).is_some_and(|p| p.network == m.network);
         let remote = self.networks[at].overlay.as_ref().zip(m.port.split_once('/'));
-        let tunnelled = remote.is_some_and(|(o, (v, a))| o.vtep == v && o.remotes.iter().any(|r| r == a));
+        // VXLAN's name is VTEP/ADDRESS, others' have their kind behind that.
+        let tunnelled = remote.is_some_and(|(o, (v, a))| {
+            let kind = if o.kind == KINDS[0] { String::new() } else { format!("/{}", o.kind) };
+            o.vtep == v && o.remotes.iter().any(|r| a.strip_prefix(r.as_str()) == Some(&kind))
+        });
         if !joined && !tunnelled {
             let why = format!("'{}' is neither a port nor a remote (VTEP/ADDRESS) of network '{}'", m.port, m.network);
             return bad(object, "port", why);
@@ -74,7 +80,8 @@ pub(super) fn compile(config: &Config, bridges: &Bridges, ports: &Ports) -> Resu
     for n in &config.network {
         let compiled = network(n, bridges, &vteps)?;
         let object = || format!("network '{}'", n.name);
-        if let Some(other) = n.vni.and_then(|vni| vnis.insert(vni, &n.name)) {
+        let kind = compiled.overlay.as_ref().map(|o| o.kind.clone());
+        if let Some(other) = n.vni.and_then(|vni| vnis.insert((kind, vni), &n.name)) {
             return bad(object(), "vni", format!("{} is network '{other}' already", n.vni.unwrap_or_default()));
         }
         if let Some(v) = n.vlan
@@ -204,8 +211,12 @@ fn network(n: &Network, bridges: &Bridges, vteps: &BTreeMap<String, dp::Vtep>) -
     }
     let vlan = n.vlan.unwrap_or(0);
     let Some(vni) = n.vni else {
-        let needs =
-            [("vtep", !n.vtep.is_empty()), ("remotes", !n.remotes.is_empty()), ("learning", !n.learning.is_empty())];
+        let needs = [
+            ("vtep", !n.vtep.is_empty()),
+            ("remotes", !n.remotes.is_empty()),
+            ("learning", !n.learning.is_empty()),
+            ("tunnel", !n.tunnel.is_empty()),
+        ];
         if let Some((field, _)) = needs.iter().find(|(_, set)| *set) {
             return bad(object, field, "needs a vni");
         }
@@ -239,7 +250,12 @@ fn network(n: &Network, bridges: &Bridges, vteps: &BTreeMap<String, dp::Vtep>) -
         "off" => true,
         other => return bad(object, "learning", format!("'{other}' is neither 'on' nor 'off'")),
     };
+    let kind = match n.tunnel.as_str() {
+        "" => KINDS[0],
+        kind if KINDS.contains(&kind) => kind,
+        other => return bad(object, "tunnel", format!("'{other}' is none of {}", KINDS.join(", "))),
+    };
     let remotes = remotes.into_iter().map(|a| a.to_string()).collect();
-    let overlay = Some(dp::Overlay { vni, vtep: vtep.name.clone(), remotes, no_learning });
+    let overlay = Some(dp::Overlay { kind: kind.into(), vni, vtep: vtep.name.clone(), remotes, no_learning });
     Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay })
 }

@@ -74,7 +74,10 @@ fn the_kernel_is_a_peer() {
         let behind =
             |port: &str| macs.as_array().unwrap().iter().filter(|m| m["port"] == port && m["bridge"] == "blue").count();
         assert_eq!((behind(&format!("v/{remote}")), behind("web")), (1, 1), "{macs}");
-        assert!(host.metrics().contains(&format!("dunlin_remote_reached{{remote=\"{remote}\",vtep=\"v\"}} 1")));
+        assert!(
+            host.metrics()
+                .contains(&format!("dunlin_remote_reached{{kind=\"vxlan\",remote=\"{remote}\",vtep=\"v\"}} 1"))
+        );
     }
 }
 
@@ -208,19 +211,26 @@ fn open_vswitch_is_a_peer() {
     let _switch = peer.spawn(&format!("env OVS_RUNDIR={run} ovs-vswitchd unix:{run}/db.sock"));
     sh(&format!(
         "ovs-vsctl --timeout=20 {db} add-br under -- set bridge under datapath_type=netdev -- add-port under eth0 -- \
-         add-br over -- set bridge over datapath_type=netdev -- add-port over vx -- set interface vx type=vxlan \
-         options:remote_ip=10.50.0.1 options:key=100"
+         add-br over -- set bridge over datapath_type=netdev"
     ));
     peer.run("ip addr add 10.50.0.2/24 dev under && ip link set under up");
     peer.run("ip addr add 192.168.9.2/24 dev over && ip link set over mtu 1430 up");
     host.add_host("up", &peer, "");
     host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
-    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
     let web = guest("192.168.9.1/24");
-    add_guest(&host, "web", &web, "blue");
-    eventually("the next hop answers", 10.0, || reached(&host, "10.50.0.2"));
-    assert!(web.reaches("192.168.9.2", 10), "{}", host.dunlin("vtep list"));
-    assert!(peer.reaches("192.168.9.1", 3));
+    for kind in ["vxlan", "geneve", "gre"] {
+        sh(&format!(
+            "ovs-vsctl --timeout=20 {db} --if-exists del-port over tun -- add-port over tun -- set interface tun \
+             type={kind} options:remote_ip=10.50.0.1 options:key=100"
+        ));
+        host.dunlin(&format!("network add {kind} --vni 100 --tunnel {kind} --remotes 10.50.0.2"));
+        add_guest(&host, "web", &web, kind);
+        eventually("the next hop answers", 10.0, || reached(&host, "10.50.0.2"));
+        assert!(web.reaches("192.168.9.2", 10), "{kind}: {}", host.dunlin("vtep list"));
+        assert!(peer.reaches("192.168.9.1", 3), "{kind}");
+        host.dunlin("port del web");
+        host.dunlin(&format!("network del {kind}"));
+    }
 }
 
 /// A host with one NIC: its kernel keeps its address, on a tap in the underlay, beside the VTEP; the

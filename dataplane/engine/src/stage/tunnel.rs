@@ -13,9 +13,8 @@ use crate::{
         parse::Parsed,
     },
     tunnel::{
-        Address, Remote, Role, Vtep,
-        ip::{self, Inner, Packet},
-        vxlan,
+        Address, Kind, Remote, Role, Vtep,
+        ip::{self, Datagram, Inner, Packet},
     },
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
 };
@@ -226,21 +225,22 @@ struct Opened {
 /// Whose frame was opened last: most come in rows.
 struct Last {
     from: Address,
+    kind: Kind,
     vni: u32,
     entry: Entry,
 }
 
 impl Last {
-    const NONE: Last = Last { from: Address::NONE, vni: 0, entry: Entry::NONE };
+    const NONE: Last = Last { from: Address::NONE, kind: Kind::Vxlan, vni: 0, entry: Entry::NONE };
 
     /// As what the frames of a remote's VNI enter.
     #[inline(always)]
-    fn entry(&mut self, vtep: &Vtep, from: Address, vni: u32) -> Result<Entry, DropReason> {
+    fn entry(&mut self, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<Entry, DropReason> {
         // No network has VNI 0, so what stands there at first is nobody's.
-        if (self.from, self.vni) != (from, vni) || vni == 0 {
-            let port = *vtep.remotes.get(&from).ok_or(DropReason::UnknownVtep)?;
-            let (class, segment) = *vtep.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
-            *self = Last { from, vni, entry: Entry { port, class, segment } };
+        if (self.from, self.kind, self.vni) != (from, kind, vni) || vni == 0 {
+            let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
+            let (class, segment) = *vtep.networks.get(&(kind, vni)).ok_or(DropReason::UnknownVni)?;
+            *self = Last { from, kind, vni, entry: Entry { port, class, segment } };
         }
         Ok(self.entry)
     }
@@ -250,14 +250,27 @@ impl Last {
 #[inline(always)]
 fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
     let datagram = match ip::packet(head, l3, len as usize) {
-        Packet::Udp(d) if d.to == vtep.address && d.to_port == vtep.udp_port => d,
+        Packet::Datagram(d) if d.to == vtep.address => d,
         Packet::Bad => return Some(Err(DropReason::BadTunnel)),
         _ => return None,
     };
-    let Some(vni) = head.get(datagram.at..).and_then(vxlan::read) else { return Some(Err(DropReason::BadTunnel)) };
-    let Some(inner) = datagram.len.checked_sub(vxlan::LEN) else { return Some(Err(DropReason::BadTunnel)) };
-    let opened = |entry| Opened { entry, at: datagram.at + vxlan::LEN, len: inner as u32, ecn: datagram.ecn };
-    Some(last.entry(vtep, datagram.from, vni).map(opened))
+    let kind = match datagram.to_port {
+        Some(port) if port == vtep.udp_port => Kind::Vxlan,
+        other => other_kind(vtep, &datagram, other)?,
+    };
+    let Some((vni, header)) = head.get(datagram.at..).and_then(|p| kind.read(p)) else {
+        return Some(Err(DropReason::BadTunnel));
+    };
+    let Some(inner) = datagram.len.checked_sub(header) else { return Some(Err(DropReason::BadTunnel)) };
+    let opened = |entry| Opened { entry, at: datagram.at + header, len: inner as u32, ecn: datagram.ecn };
+    Some(last.entry(vtep, datagram.from, kind, vni).map(opened))
+}
+
+/// Not VXLAN: which kind it is. The two of GRE look alike; it is the one that the sender is known for.
+#[inline(never)]
+fn other_kind(vtep: &Vtep, d: &Datagram, to_port: Option<u16>) -> Option<Kind> {
+    let nvgre = vtep.remotes.contains_key(&(d.from, Kind::Nvgre));
+    Kind::ALL.into_iter().find(|k| k.udp_port(vtep.udp_port) == to_port && (*k != Kind::Gre || !nvgre))
 }
 
 /// Takes the outer headers off; `false` if the frame is to be dropped because of congestion.

@@ -9,7 +9,7 @@ mod overlay;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, VtepSpec, VtepView, is_hidden};
+pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, RemoteView, VtepSpec, VtepView, is_hidden};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,

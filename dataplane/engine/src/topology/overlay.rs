@@ -11,7 +11,7 @@ use crate::{
     MAX_PORTS, MacAddr, PortIdx, SegmentId,
     snapshot::{Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
-    tunnel::{Networks, NextHop, Outer, Remote, Role, Vtep, ip::OuterSpec},
+    tunnel::{Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep},
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag, VlanMode},
 };
 
@@ -27,6 +27,8 @@ pub struct NetworkSpec {
 /// How a network goes on at other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlaySpec {
+    /// How its frames are carried.
+    pub kind: Kind,
     /// 1 to 2^24 - 1.
     pub vni: u32,
     /// The VTEP that it uses.
@@ -82,7 +84,7 @@ pub(super) struct VtepState {
     spec: VtepSpec,
     name: Arc<str>,
     storm: Arc<StormLimits>,
-    remotes: BTreeMap<IpAddr, RemoteState>,
+    remotes: BTreeMap<(IpAddr, Kind), RemoteState>,
 }
 
 #[derive(Clone)]
@@ -102,8 +104,22 @@ pub struct VtepView<'a> {
     pub spec: &'a VtepSpec,
     /// The bridge of its uplink.
     pub bridge: &'a str,
-    /// Address, number and name among the ports, next hop.
-    pub remotes: Vec<(IpAddr, PortIdx, &'a str, &'a Arc<NextHop>)>,
+    /// The other hosts' ends.
+    pub remotes: Vec<RemoteView<'a>>,
+}
+
+/// Another host's end of tunnels.
+pub struct RemoteView<'a> {
+    /// Its address.
+    pub address: IpAddr,
+    /// How frames to it are carried.
+    pub kind: Kind,
+    /// Its number among the ports.
+    pub idx: PortIdx,
+    /// Its name there.
+    pub name: &'a str,
+    /// Where to send what is for it.
+    pub next_hop: &'a Arc<NextHop>,
 }
 
 /// What names of hidden bridges begin with: no operator can call one so.
@@ -200,7 +216,7 @@ impl Topology {
                 }
             }
             if let Some(o) = &n.spec.overlay {
-                if let Some(other) = vnis.insert(o.vni, name) {
+                if let Some(other) = vnis.insert((o.kind, o.vni), name) {
                     return Err(unfit("network", name, "vni", format!("{} is network '{other}' already", o.vni)).into());
                 }
                 self.check_remotes(name, &n.spec, o)?;
@@ -255,9 +271,8 @@ impl Topology {
             return Some(p.bridge == bridge && p.vlan.carried().contains(vid));
         }
         self.number_of(name)?;
-        let (vtep, address) = name.split_once('/')?;
         let reaches = |n: &NetworkState| {
-            let of = |o: &OverlaySpec| o.vtep == vtep && o.remotes.iter().any(|r| r.to_string() == address);
+            let of = |o: &OverlaySpec| o.remotes.iter().any(|r| remote_name(&o.vtep, *r, o.kind) == name);
             n.place.0 == bridge && n.place.1 == vid && n.spec.overlay.as_ref().is_some_and(of)
         };
         Some(self.networks.values().any(reaches))
@@ -280,31 +295,43 @@ impl Topology {
             idx: v.idx,
             spec: &v.spec,
             bridge: self.bridge_of(&v.spec).map_or("", |b| b),
-            remotes: v.remotes.iter().map(|(a, r)| (*a, r.idx, &*r.name, &r.next_hop)).collect(),
+            remotes: v
+                .remotes
+                .iter()
+                .map(|((address, kind), r)| RemoteView {
+                    address: *address,
+                    kind: *kind,
+                    idx: r.idx,
+                    name: &r.name,
+                    next_hop: &r.next_hop,
+                })
+                .collect(),
         })
     }
 
     /// Gives every VTEP that networks name as remote a number, and retires those none names any more.
     pub fn number_remotes(&mut self) -> Result<(), TopologyError> {
-        let mut wanted: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+        let mut wanted: BTreeMap<String, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
         for o in self.networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
-            wanted.entry(&o.vtep).or_default().extend(&o.remotes);
+            let of = |a: &IpAddr| (*a, o.kind);
+            match wanted.get_mut(&o.vtep) {
+                Some(w) => w.extend(o.remotes.iter().map(of)),
+                None => drop(wanted.insert(o.vtep.clone(), o.remotes.iter().map(of).collect())),
+            }
         }
-        let wanted: BTreeMap<String, BTreeSet<IpAddr>> = wanted.into_iter().map(|(n, r)| (n.to_owned(), r)).collect();
         let names: Vec<String> = self.vteps.keys().cloned().collect();
         for name in names {
-            let none = BTreeSet::new();
-            let wanted = wanted.get(&name).unwrap_or(&none);
-            let has: Vec<IpAddr> = self.vteps[&name].remotes.keys().copied().collect();
+            let wanted = wanted.remove(&name).unwrap_or_default();
+            let has: Vec<(IpAddr, Kind)> = self.vteps[&name].remotes.keys().copied().collect();
             for gone in has.iter().filter(|a| !wanted.contains(a)) {
                 let v = self.vteps.get_mut(&name).expect("named above");
                 self.retired_ports.extend(v.remotes.remove(gone).map(|r| r.idx));
             }
-            for address in wanted.iter().filter(|a| !has.contains(a)) {
-                let label = format!("{name}/{address}");
-                let remote =
+            for remote in wanted.into_iter().filter(|a| !has.contains(a)) {
+                let label = remote_name(&name, remote.0, remote.1);
+                let state =
                     RemoteState { idx: self.free_port(&label)?, name: label.as_str().into(), next_hop: Arc::default() };
-                self.vteps.get_mut(&name).expect("named above").remotes.insert(*address, remote);
+                self.vteps.get_mut(&name).expect("named above").remotes.insert(remote, state);
             }
         }
         Ok(())
@@ -332,11 +359,11 @@ impl Topology {
             segment.network = Some(n.name.clone());
             let Some(o) = &n.spec.overlay else { continue };
             let remotes = self.vteps.get(&o.vtep).map(|v| &v.remotes);
-            let idx = o.remotes.iter().filter_map(|a| remotes?.get(a)).map(|r| r.idx);
+            let idx = o.remotes.iter().filter_map(|a| remotes?.get(&(*a, o.kind))).map(|r| r.idx);
             segment.flood = segment.flood.iter().copied().chain(idx).collect();
             (segment.vni, segment.learns_remote) = (Some(o.vni), o.learn);
             let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1);
-            known.entry(&o.vtep).or_default().insert(o.vni, (class, id));
+            known.entry(&o.vtep).or_default().insert((o.kind, o.vni), (class, id));
         }
         for (name, v) in &self.vteps {
             let bridge = self.bridge_of(&v.spec).map_or("", |b| b);
@@ -365,7 +392,7 @@ impl Topology {
             uplink: self.ports.get(&s.uplink).map(|p| p.idx),
             udp_port: s.udp_port,
             networks,
-            remotes: v.remotes.iter().map(|(a, r)| ((*a).into(), r.idx)).collect(),
+            remotes: v.remotes.iter().map(|((a, kind), r)| (((*a).into(), *kind), r.idx)).collect(),
         };
         let vlans = PortVlans::new(&VlanMode::Access { vid: s.vid });
         let bare = |idx, vlans: PortVlans, untagged, mtu, role, name: &Arc<str>| Port {
@@ -386,9 +413,15 @@ impl Topology {
         };
         let inside = untagged(&vlans, &SegmentMap::One(underlay));
         ports[v.idx.get()] = Some(Arc::new(bare(v.idx, vlans, inside, mtu, Role::Vtep(Box::new(vtep)), &v.name)));
-        for (address, r) in &v.remotes {
-            let outer =
-                Outer::new(&OuterSpec { mac: s.mac, from: s.address, to: *address, udp_port: s.udp_port, ttl: s.ttl });
+        for ((address, kind), r) in &v.remotes {
+            let outer = Outer::new(&OuterSpec {
+                kind: *kind,
+                mac: s.mac,
+                from: s.address,
+                to: *address,
+                udp_port: s.udp_port,
+                ttl: s.ttl,
+            });
             // Around the inner payload: its own Ethernet header, and all behind the outer one.
             let mtu = mtu.saturating_sub(outer.len() as u32);
             let remote = Remote { vtep: v.idx, outer, next_hop: r.next_hop.clone() };
@@ -397,6 +430,14 @@ impl Topology {
             ports[r.idx.get()] =
                 Some(Arc::new(bare(r.idx, nothing, none, mtu, Role::Remote(Box::new(remote)), &r.name)));
         }
+    }
+}
+
+/// What people call a remote: its VTEP and its address, and its kind unless that is VXLAN.
+fn remote_name(vtep: &str, address: IpAddr, kind: Kind) -> String {
+    match kind {
+        Kind::Vxlan => format!("{vtep}/{address}"),
+        kind => format!("{vtep}/{address}/{}", kind.name()),
     }
 }
 

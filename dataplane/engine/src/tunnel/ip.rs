@@ -1,119 +1,17 @@
-//! The outer headers, up to UDP: made once per remote, and completed for each frame; and what of a
-//! received packet's headers says that it is for a tunnel.
+//! What of a packet's headers a tunnel reads: that a received one is for a tunnel, what of an inner frame
+//! shows outside, and checksums.
 //!
-//! IPv4 after RFC 791, with DF set and no fragment ever; IPv6 after RFC 8200; UDP without checksum,
-//! over IPv6 as RFC 6935 and RFC 6936 allow it for tunnels. DSCP and ECN after RFC 6040, its normal
-//! mode. The source port comes from the inner flow, so that the underlay can spread flows.
+//! Tunnels are never fragmented. UDP's checksum is not asked for: over IPv6, RFC 6935 and RFC 6936 allow
+//! that for tunnels. ECN after RFC 6040, its normal mode.
 
 use std::net::IpAddr;
 
-use super::vxlan;
-use crate::MacAddr;
-
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERNET: usize = 14;
-const UDP: u8 = 17;
-const UDP_LEN: usize = 8;
-/// The first source port (RFC 6335's dynamic ports); 14 bits of the flow's hash are added.
-const FIRST_SOURCE_PORT: u16 = 49_152;
-
-/// Octets of the longest headers: Ethernet, IPv6, UDP, VXLAN.
-pub(crate) const MAX_OUTER: usize = ETHERNET + 40 + UDP_LEN + vxlan::LEN;
-
-/// The headers in front of frames to one remote.
-#[derive(Clone, Debug)]
-pub struct Outer {
-    octets: [u8; MAX_OUTER],
-    len: usize,
-    /// The sum of the IPv4 header's words that are the same for all frames.
-    sum: u32,
-}
-
-/// What outer headers are made of.
-#[derive(Clone, Copy, Debug)]
-pub struct OuterSpec {
-    /// The VTEP's address of layer 2.
-    pub mac: MacAddr,
-    /// Its address of layer 3.
-    pub from: IpAddr,
-    /// The remote's, of the same family.
-    pub to: IpAddr,
-    /// The UDP port of VXLAN.
-    pub udp_port: u16,
-    /// TTL or hop limit.
-    pub ttl: u8,
-}
-
-impl Outer {
-    /// The headers for one remote.
-    pub fn new(s: &OuterSpec) -> Self {
-        let mut o = [0; MAX_OUTER];
-        o[6..12].copy_from_slice(&s.mac.octets());
-        let (ethertype, udp) = match (s.from, s.to) {
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                o[14] = 0x60;
-                (o[20], o[21]) = (UDP, s.ttl);
-                o[22..38].copy_from_slice(&from.octets());
-                o[38..54].copy_from_slice(&to.octets());
-                (ETHERTYPE_IPV6, ETHERNET + 40)
-            }
-            (from, to) => {
-                let octets = |a| if let IpAddr::V4(a) = a { a.octets() } else { [0; 4] };
-                o[14] = 0x45;
-                o[20] = 0x40; // DF
-                (o[22], o[23]) = (s.ttl, UDP);
-                o[26..30].copy_from_slice(&octets(from));
-                o[30..34].copy_from_slice(&octets(to));
-                (ETHERTYPE_IPV4, ETHERNET + 20)
-            }
-        };
-        o[12..14].copy_from_slice(&ethertype.to_be_bytes());
-        o[udp + 2..udp + 4].copy_from_slice(&s.udp_port.to_be_bytes());
-        vxlan::write(&mut o[udp + UDP_LEN..], 0);
-        Outer { octets: o, len: udp + UDP_LEN + vxlan::LEN, sum: sum(&o[14..34]) }
-    }
-
-    /// Octets of the headers.
-    #[inline(always)]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Always false: there are headers.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Writes the headers of a frame of `inner_len` octets into `to`, which has [`Outer::len`] of them.
-    #[inline(always)]
-    pub(crate) fn write(&self, to: &mut [u8], next_hop: MacAddr, inner: Inner, inner_len: u32, vni: u32) {
-        let vxlan_and_frame = (vxlan::LEN as u32 + inner_len) as u16;
-        let source_port = FIRST_SOURCE_PORT + (inner.flow & 0x3fff);
-        let be = |n: u16| n.to_be_bytes();
-        const V4: usize = ETHERNET + 20 + UDP_LEN + vxlan::LEN;
-        if let Ok(h) = <&mut [u8; V4]>::try_from(&mut *to) {
-            h.copy_from_slice(&self.octets[..V4]);
-            let total = vxlan_and_frame + (20 + UDP_LEN as u16);
-            h[15] = inner.tos;
-            h[16..18].copy_from_slice(&be(total));
-            h[24..26].copy_from_slice(&be(!fold(self.sum + u32::from(inner.tos) + u32::from(total))));
-            h[34..36].copy_from_slice(&be(source_port));
-            h[38..40].copy_from_slice(&be(total - 20));
-            vxlan::set_vni(&mut h[42..], vni);
-        } else if let Ok(h) = <&mut [u8; MAX_OUTER]>::try_from(&mut *to) {
-            h.copy_from_slice(&self.octets);
-            // The flow label as RFC 6438 has it.
-            let first = 6u32 << 28 | u32::from(inner.tos) << 20 | u32::from(inner.flow);
-            h[14..18].copy_from_slice(&first.to_be_bytes());
-            h[18..20].copy_from_slice(&be(vxlan_and_frame + UDP_LEN as u16));
-            h[54..56].copy_from_slice(&be(source_port));
-            h[58..60].copy_from_slice(&be(vxlan_and_frame + UDP_LEN as u16));
-            vxlan::set_vni(&mut h[62..], vni);
-        }
-        to[..6].copy_from_slice(&next_hop.octets());
-    }
-}
+pub(super) const ETHERNET: usize = 14;
+pub(super) const UDP: u8 = 17;
+pub(super) const UDP_LEN: usize = 8;
+pub(super) const GRE: u8 = 47;
 
 /// What of an inner frame shows in its outer headers.
 #[derive(Clone, Copy, Debug)]
@@ -186,12 +84,13 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// A UDP packet that was received.
+/// A packet of UDP or GRE that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram {
     pub from: Address,
     pub to: Address,
-    pub to_port: u16,
+    /// The UDP port that it is for; `None` for GRE.
+    pub to_port: Option<u16>,
     /// Where its payload is, and how many octets that has.
     pub at: usize,
     pub len: usize,
@@ -202,10 +101,10 @@ pub(crate) struct Datagram {
 /// What a received packet is to a tunnel's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    Udp(Datagram),
+    Datagram(Datagram),
     /// Something else, whole or not.
     Other,
-    /// UDP, but cut, a fragment, or with a wrong IPv4 checksum.
+    /// UDP or GRE, but cut, a fragment, or with a wrong IPv4 checksum.
     Bad,
 }
 
@@ -214,10 +113,10 @@ pub(crate) enum Packet {
 pub(crate) fn packet(head: &[u8], l3: usize, len: usize) -> Packet {
     let Some(ip) = head.get(l3..) else { return Packet::Other };
     let be = |o: &[u8], at: usize| u16::from_be_bytes([o[at], o[at + 1]]);
-    let (from, to, udp_at, ip_len, ecn) = match be(head, l3 - 2) {
+    let (from, to, protocol, at, ip_len, ecn) = match be(head, l3 - 2) {
         ETHERTYPE_IPV4 => {
             let Some(h) = ip.first_chunk::<20>() else { return Packet::Other };
-            if h[9] != UDP || h[0] >> 4 != 4 {
+            if !matches!(h[9], UDP | GRE) || h[0] >> 4 != 4 {
                 return Packet::Other;
             }
             let header = usize::from(h[0] & 15) * 4;
@@ -227,26 +126,33 @@ pub(crate) fn packet(head: &[u8], l3: usize, len: usize) -> Packet {
             }
             let from = Address::v4([h[12], h[13], h[14], h[15]]);
             let to = Address::v4([h[16], h[17], h[18], h[19]]);
-            (from, to, header, usize::from(be(h, 2)), h[1] & 3)
+            (from, to, h[9], header, usize::from(be(h, 2)), h[1] & 3)
         }
         ETHERTYPE_IPV6 => {
             let Some(h) = ip.first_chunk::<40>() else { return Packet::Other };
-            if h[6] != UDP || h[0] >> 4 != 6 {
+            if !matches!(h[6], UDP | GRE) || h[0] >> 4 != 6 {
                 return Packet::Other;
             }
             let from = Address(u128::from_be_bytes(h[8..24].try_into().expect("16 octets")));
             let to = Address(u128::from_be_bytes(h[24..40].try_into().expect("16 octets")));
-            (from, to, 40, 40 + usize::from(be(h, 4)), h[1] >> 4 & 3)
+            (from, to, h[6], 40, 40 + usize::from(be(h, 4)), h[1] >> 4 & 3)
         }
         _ => return Packet::Other,
     };
-    let Some(udp) = ip.get(udp_at..udp_at + UDP_LEN) else { return Packet::Bad };
-    let udp_len = usize::from(be(udp, 4));
-    if udp_len < UDP_LEN || udp_at + udp_len > ip_len || l3 + ip_len > len {
+    if at > ip_len || l3 + ip_len > len {
         return Packet::Bad;
     }
-    let at = l3 + udp_at + UDP_LEN;
-    Packet::Udp(Datagram { from, to, to_port: be(udp, 2), at, len: udp_len - UDP_LEN, ecn })
+    if protocol == GRE {
+        let to_port = None;
+        return Packet::Datagram(Datagram { from, to, to_port, at: l3 + at, len: ip_len - at, ecn });
+    }
+    let Some(udp) = ip.get(at..at + UDP_LEN) else { return Packet::Bad };
+    let udp_len = usize::from(be(udp, 4));
+    if udp_len < UDP_LEN || at + udp_len > ip_len {
+        return Packet::Bad;
+    }
+    let (to_port, at) = (Some(be(udp, 2)), l3 + at + UDP_LEN);
+    Packet::Datagram(Datagram { from, to, to_port, at, len: udp_len - UDP_LEN, ecn })
 }
 
 /// Puts the outer header's ECN into an inner untagged frame, after RFC 6040, 4.2. `false` if the
@@ -294,7 +200,7 @@ pub fn checksum(octets: &[u8]) -> u16 {
 
 /// The sum of 16-bit words, not folded.
 #[inline(always)]
-fn sum(octets: &[u8]) -> u32 {
+pub(super) fn sum(octets: &[u8]) -> u32 {
     let words = octets.chunks_exact(2);
     let rest = words.remainder().first().map_or(0, |o| u32::from(*o) << 8);
     words.map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>() + rest
@@ -302,7 +208,7 @@ fn sum(octets: &[u8]) -> u32 {
 
 /// A sum as ones' complement.
 #[inline(always)]
-fn fold(sum: u32) -> u16 {
+pub(super) fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
@@ -310,42 +216,6 @@ fn fold(sum: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec(from: &str, to: &str) -> OuterSpec {
-        let ip = |s: &str| s.parse().unwrap();
-        OuterSpec { mac: MacAddr::from_octets([2, 0, 0, 0, 0, 9]), from: ip(from), to: ip(to), udp_port: 4789, ttl: 64 }
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
-            let outer = Outer::new(&spec(from, to));
-            let mut frame = vec![0; outer.len() + 60];
-            let inner = Inner { flow: 0x7fff, tos: 0xb9 };
-            outer.write(&mut frame[..outer.len()], MacAddr::from_octets([2, 0, 0, 0, 0, 1]), inner, 60, 0xab_cdef);
-            assert_eq!(frame[..6], [2, 0, 0, 0, 0, 1]);
-            let Packet::Udp(d) = packet(&frame, 14, frame.len()) else { panic!("{from}: {frame:x?}") };
-            assert_eq!(
-                (d.from, d.to, d.to_port, d.len, d.ecn),
-                (from.parse::<IpAddr>().unwrap().into(), to.parse::<IpAddr>().unwrap().into(), 4789, 68, 1)
-            );
-            assert_eq!(vxlan::read(&frame[d.at..]), Some(0xab_cdef));
-            // Cut anywhere, it is no datagram, and nothing panics.
-            (14..frame.len()).for_each(|n| assert!(!matches!(packet(&frame[..n], 14, n), Packet::Udp(_)), "{n}"));
-        }
-    }
-
-    #[test]
-    fn a_wrong_checksum_and_fragments_are_bad() {
-        let outer = Outer::new(&spec("10.0.0.1", "10.0.0.2"));
-        let mut frame = vec![0; outer.len() + 60];
-        outer.write(&mut frame[..outer.len()], MacAddr::BROADCAST, Inner { flow: 1, tos: 0 }, 60, 1);
-        let mut wrong = frame.clone();
-        wrong[24] ^= 1;
-        assert_eq!(packet(&wrong, 14, wrong.len()), Packet::Bad);
-        frame[20] = 0x20; // more fragments
-        assert_eq!(packet(&frame, 14, frame.len()), Packet::Bad);
-    }
 
     #[test]
     fn ecn_is_combined_as_rfc_6040_says() {

@@ -7,12 +7,16 @@
 //! overlay, from a guest's port to the remote; and in the underlay, from the VTEP to the next hop,
 //! wherever that is, with whatever tag its port wants. The same the other way round.
 //!
-//! `stage/tunnel.rs` is the way between the two passes; the formats are one file each: [`vxlan`].
+//! `stage/tunnel.rs` is the way between the two passes; the formats are one file each: `vxlan.rs`, `geneve.rs`,
+//! `gre.rs`.
 //! Who resolves next hops and answers for the VTEP's address is not here: see [`NextHop`] and
 //! [`crate::Output::local`].
 
+mod geneve;
+mod gre;
 pub(crate) mod ip;
-pub(crate) mod vxlan;
+mod outer;
+mod vxlan;
 
 use std::{
     collections::HashMap,
@@ -24,7 +28,77 @@ use std::{
 };
 
 use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
-pub use ip::{Address, Outer, OuterSpec, checksum};
+pub use ip::{Address, checksum};
+pub use outer::{Outer, OuterSpec};
+
+/// How a frame is carried. All have Ethernet inside, and a number of 24 bits that names the segment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Kind {
+    /// RFC 7348.
+    #[default]
+    Vxlan,
+    /// RFC 8926.
+    Geneve,
+    /// RFC 2784 and RFC 2890: transparent Ethernet bridging.
+    Gre,
+    /// RFC 7637.
+    Nvgre,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 4] = [Kind::Vxlan, Kind::Geneve, Kind::Gre, Kind::Nvgre];
+    /// Octets of each one's header without anything optional.
+    pub(crate) const HEADER: usize = 8;
+
+    /// Its name in the CLI and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Vxlan => "vxlan",
+            Kind::Geneve => "geneve",
+            Kind::Gre => "gre",
+            Kind::Nvgre => "nvgre",
+        }
+    }
+
+    /// The UDP port it goes to, where VXLAN's is `vxlan`; `None` for what needs no UDP.
+    pub(crate) fn udp_port(self, vxlan: u16) -> Option<u16> {
+        match self {
+            Kind::Vxlan => Some(vxlan),
+            Kind::Geneve => Some(geneve::UDP_PORT),
+            Kind::Gre | Kind::Nvgre => None,
+        }
+    }
+
+    fn first_word(self) -> [u8; 4] {
+        match self {
+            Kind::Vxlan => vxlan::FIRST,
+            Kind::Geneve => geneve::FIRST,
+            Kind::Gre | Kind::Nvgre => gre::FIRST,
+        }
+    }
+
+    #[inline(always)]
+    fn second_word(self, vni: u32, flow: u16) -> [u8; 4] {
+        let word = match self {
+            Kind::Vxlan | Kind::Geneve => vni << 8,
+            Kind::Gre => vni,
+            Kind::Nvgre => vni << 8 | u32::from(flow & 0xff),
+        };
+        word.to_be_bytes()
+    }
+
+    /// The VNI, and the octets of the header that a payload begins with; `None` if it can't be taken.
+    #[inline(always)]
+    pub(crate) fn read(self, payload: &[u8]) -> Option<(u32, usize)> {
+        match self {
+            Kind::Vxlan => vxlan::read(payload),
+            Kind::Geneve => geneve::read(payload),
+            Kind::Gre => gre::read(payload),
+            Kind::Nvgre => gre::read(payload).map(|(key, len)| (key >> 8, len)),
+        }
+    }
+}
 
 /// What a port is, beside its policy.
 #[derive(Debug)]
@@ -48,14 +122,14 @@ pub struct Vtep {
     pub uplink: Option<PortIdx>,
     /// The UDP port of VXLAN.
     pub udp_port: u16,
-    /// From a VNI to what its frames are here.
+    /// From a kind and a VNI to what its frames are here.
     pub networks: Networks,
-    /// The VTEPs that tunnels may come from.
-    pub remotes: HashMap<Address, PortIdx, BuildHasherDefault<Quick>>,
+    /// The VTEPs that tunnels may come from, and of what kind.
+    pub remotes: HashMap<(Address, Kind), PortIdx, BuildHasherDefault<Quick>>,
 }
 
-/// By VNI: what its frames are here.
-pub type Networks = HashMap<u32, (Class, SegmentId), BuildHasherDefault<Quick>>;
+/// By kind and VNI: what its frames are here.
+pub type Networks = HashMap<(Kind, u32), (Class, SegmentId), BuildHasherDefault<Quick>>;
 
 /// See the module.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use dunlin_dataplane_api::v1;
 use dunlin_engine::{
     MacAddr,
     topology::{NetworkSpec, OverlaySpec, VtepSpec},
+    tunnel::Kind,
 };
 use ipnet::IpNet;
 
@@ -48,7 +49,10 @@ fn overlay(object: &dyn Fn() -> String, o: &v1::Overlay) -> Result<OverlaySpec, 
         _ => Err(bad(object(), "remotes", format!("'{r}' is no address of a host"))),
     };
     let remotes = o.remotes.iter().map(remote).collect::<Result<_, _>>()?;
-    Ok(OverlaySpec { vni: o.vni, vtep: o.vtep.clone(), remotes, learn: !o.no_learning })
+    let known: Vec<&str> = Kind::ALL.iter().map(|k| k.name()).collect();
+    let kind = Kind::ALL.into_iter().find(|k| k.name() == o.kind);
+    let kind = kind.ok_or_else(|| bad(object(), "tunnel", format!("'{}' is none of {}", o.kind, known.join(", "))))?;
+    Ok(OverlaySpec { kind, vni: o.vni, vtep: o.vtep.clone(), remotes, learn: !o.no_learning })
 }
 
 fn is_station(a: IpAddr) -> bool {

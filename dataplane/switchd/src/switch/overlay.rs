@@ -5,7 +5,7 @@ use dunlin_engine::{
     MacAddr, PortIdx,
     counters::PortTotals,
     mac_table::Key,
-    topology::{NetworkSpec, VtepView},
+    topology::{NetworkSpec, RemoteView, VtepView},
 };
 
 use super::{Switch, state::counters};
@@ -29,7 +29,7 @@ impl Switch {
                 ttl: v.spec.ttl,
                 routes: conf.routes.clone(),
                 neighbors: conf.neighbors.clone(),
-                remotes: v.remotes.iter().map(|(a, _, _, next_hop)| (*a, (*next_hop).clone())).collect(),
+                remotes: v.remotes.iter().map(|r| (r.address, r.next_hop.clone())).collect(),
             });
         }
         for (key, _) in self.vtep_entries.iter().filter(|e| !entries.contains(e)) {
@@ -54,7 +54,7 @@ impl Switch {
         let numbers: Vec<PortIdx> = self
             .topology
             .vteps()
-            .flat_map(|v| v.remotes.iter().map(|r| r.1).chain([v.idx]).collect::<Vec<_>>())
+            .flat_map(|v| v.remotes.iter().map(|r| r.idx).chain([v.idx]).collect::<Vec<_>>())
             .collect();
         let gone: Vec<PortIdx> = self.overlay_base.keys().filter(|i| !numbers.contains(i)).copied().collect();
         for idx in gone {
@@ -77,24 +77,22 @@ impl Switch {
 
     fn vtep_report(&self, v: &VtepView<'_>, neighbors: &[(String, crate::underlay::NeighborReport)]) -> v1::VtepState {
         let shown = |m: Option<MacAddr>| m.map(|m| m.to_string()).unwrap_or_default();
-        let remote =
-            |(address, idx, _, next_hop): &(_, PortIdx, _, &std::sync::Arc<dunlin_engine::tunnel::NextHop>)| {
-                let address: &std::net::IpAddr = address;
-                v1::RemoteState {
-                    address: address.to_string(),
-                    next_hop_mac: shown(next_hop.get()),
-                    counters: Some(self.counted(*idx)),
-                    macs: self.macs.port_entries(*idx),
-                    mtu: self.snapshot.port(*idx).map_or(0, |p| p.mtu),
-                }
-            };
+        let remote = |r: &RemoteView<'_>| v1::RemoteState {
+            address: r.address.to_string(),
+            kind: r.kind.name().into(),
+            name: r.name.to_owned(),
+            next_hop_mac: shown(r.next_hop.get()),
+            counters: Some(self.counted(r.idx)),
+            macs: self.macs.port_entries(r.idx),
+            mtu: self.snapshot.port(r.idx).map_or(0, |p| p.mtu),
+        };
         let of_this = neighbors.iter().filter(|(vtep, _)| vtep == v.name);
         v1::VtepState {
             name: v.name.to_owned(),
             address: self.vteps[v.name].address.to_string(),
             mac: v.spec.mac.to_string(),
             counters: Some(self.counted(v.idx)),
-            remotes: v.remotes.iter().map(|r| remote(&(r.0, r.1, r.2, r.3))).collect(),
+            remotes: v.remotes.iter().map(remote).collect(),
             neighbors: of_this
                 .map(|(_, n)| v1::NeighborState {
                     address: n.address.to_string(),
