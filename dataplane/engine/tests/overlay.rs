@@ -213,6 +213,13 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     let mut wrong = good.clone();
     wrong[25] ^= 1;
     assert_eq!(outcome(&mut a, 0, wrong), (0, Some(DropReason::BadTunnel)), "checksum");
+    // Behind a good one, which is remembered: from nobody to nobody, and no IPv4 at all.
+    let mut nobody = good.clone();
+    nobody[26..34].fill(0);
+    let mut other = good.clone();
+    other[12..14].copy_from_slice(&[0x88, 0xb5]);
+    let sink = a.run(0, [good.clone(), fixed(nobody), other].map(HeapFrame::new));
+    assert_eq!((sink.sent.len(), sink.local.len()), (2, 2));
     // Congestion that the sender can't be told of.
     let mut v4 = good.clone();
     v4[62..64].copy_from_slice(&[8, 0]);

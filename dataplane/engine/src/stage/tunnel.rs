@@ -215,40 +215,57 @@ fn encapsulate<F: Frame, A: Again<F>>(
 
 /// A tunnel's frame, as far as its headers say.
 struct Opened {
-    entry: Entry,
     /// Where the inner frame is.
     at: usize,
     len: u32,
     ecn: u8,
 }
 
-/// Whose frame was opened last: most come in rows.
+/// Whose frame was opened last, and as what its frames enter: most come in rows.
 struct Last {
     from: Address,
     kind: Kind,
     vni: u32,
     entry: Entry,
+    /// The same for what is most of all, VXLAN over IPv4: both addresses as they stand in the header; 0
+    /// if it was something else.
+    v4: u64,
 }
 
 impl Last {
-    const NONE: Last = Last { from: Address::NONE, kind: Kind::Vxlan, vni: 0, entry: Entry::NONE };
+    const NONE: Last = Last { from: Address::NONE, kind: Kind::Vxlan, vni: 0, entry: Entry::NONE, v4: 0 };
 
-    /// As what the frames of a remote's VNI enter.
+    /// Finds as what the frames of a remote's VNI enter.
     #[inline(always)]
-    fn entry(&mut self, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<Entry, DropReason> {
+    fn find(&mut self, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
         // No network has VNI 0, so what stands there at first is nobody's.
         if (self.from, self.kind, self.vni) != (from, kind, vni) || vni == 0 {
             let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
             let (class, segment) = *vtep.networks.get(&(kind, vni)).ok_or(DropReason::UnknownVni)?;
-            *self = Last { from, kind, vni, entry: Entry { port, class, segment } };
+            *self = Last { from, kind, vni, entry: Entry { port, class, segment }, v4: 0 };
         }
-        Ok(self.entry)
+        Ok(())
     }
 }
 
-/// What a frame of a VTEP's is, whose Ethernet header ends at `l3`; `None` if it is in no tunnel.
+/// What a frame of a VTEP's is, whose Ethernet header ends at `l3`; `None` if it is in no tunnel. As what
+/// it enters is in `last` then.
 #[inline(always)]
 fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
+    let common = ip::vxlan_over_v4(head, l3, len, vtep.udp_port);
+    if let Some(c) = common
+        && last.v4 != 0
+        && (c.addresses, c.vni) == (last.v4, last.vni)
+    {
+        return Some(Ok(Opened { at: c.at, len: c.len, ecn: c.ecn }));
+    }
+    let opened = open_any(vtep, head, l3, len, last);
+    last.v4 = if matches!(opened, Some(Ok(_))) { common.map_or(0, |c| c.addresses) } else { 0 };
+    opened
+}
+
+#[inline(never)]
+fn open_any(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
     let datagram = match ip::packet(head, l3, len as usize) {
         Packet::Datagram(d) if d.to == vtep.address => d,
         Packet::Bad => return Some(Err(DropReason::BadTunnel)),
@@ -262,8 +279,8 @@ fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Optio
         return Some(Err(DropReason::BadTunnel));
     };
     let Some(inner) = datagram.len.checked_sub(header) else { return Some(Err(DropReason::BadTunnel)) };
-    let opened = |entry| Opened { entry, at: datagram.at + header, len: inner as u32, ecn: datagram.ecn };
-    Some(last.entry(vtep, datagram.from, kind, vni).map(opened))
+    let opened = Opened { at: datagram.at + header, len: inner as u32, ecn: datagram.ecn };
+    Some(last.find(vtep, datagram.from, kind, vni).map(|()| opened))
 }
 
 /// Not VXLAN: which kind it is. The two of GRE look alike; it is the one that the sender is known for.
@@ -304,7 +321,7 @@ pub(crate) fn bypass<F: Frame>(
             frames += 1;
             octets += u64::from(frame.len());
             if unwrap(&mut frame, &opened) {
-                again.push(cx, opened.entry, frame, out);
+                again.push(cx, last.entry, frame, out);
             } else {
                 congested += 1;
             }
@@ -378,7 +395,7 @@ fn decapsulate<F: Frame, A: Again<F>>(
         return Err(DropReason::Congestion);
     }
     arrived(cx, to, octets);
-    again.push(cx, opened.entry, frame, out);
+    again.push(cx, last.entry, frame, out);
     Ok(())
 }
 

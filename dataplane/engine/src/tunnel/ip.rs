@@ -155,6 +155,46 @@ pub(crate) fn packet(head: &[u8], l3: usize, len: usize) -> Packet {
     Packet::Datagram(Datagram { from, to, to_port, at, len: udp_len - UDP_LEN, ecn })
 }
 
+/// VXLAN over IPv4 without options, which is most of all, read at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Common {
+    /// Source and destination as they stand in the header.
+    pub addresses: u64,
+    pub vni: u32,
+    /// Where the inner frame is, and how many octets that has.
+    pub at: usize,
+    pub len: u32,
+    /// ECN of the outer header.
+    pub ecn: u8,
+}
+
+/// See [`Common`]: what [`packet`] and `vxlan.rs` say too, in one piece. `None` for anything else, and for
+/// whatever is wrong.
+#[inline(always)]
+pub(crate) fn vxlan_over_v4(head: &[u8], l3: usize, len: u32, udp_port: u16) -> Option<Common> {
+    const HEADERS: usize = 20 + UDP_LEN + 8;
+    let h = head.get(l3..)?.first_chunk::<HEADERS>()?;
+    let be = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
+    let (ip_len, udp_len) = (u32::from(be(2)), u32::from(be(24)));
+    let good = head[l3 - 2..l3] == ETHERTYPE_IPV4.to_be_bytes()
+        && be(22) == udp_port
+        && h[9] == UDP
+        && h[0] == 0x45
+        && be(6) & 0x3fff == 0
+        && h[28] & 0x08 != 0
+        && udp_len >= (UDP_LEN + 8) as u32
+        && udp_len + 20 <= ip_len
+        && l3 as u32 + ip_len <= len
+        && is_whole(h.first_chunk().expect("20 of 36"));
+    good.then(|| Common {
+        addresses: u64::from_ne_bytes(*h[12..].first_chunk().expect("8 of 24")),
+        vni: u32::from_be_bytes([0, h[32], h[33], h[34]]),
+        at: l3 + HEADERS,
+        len: udp_len - (UDP_LEN + 8) as u32,
+        ecn: h[1] & 3,
+    })
+}
+
 /// Puts the outer header's ECN into an inner untagged frame, after RFC 6040, 4.2. `false` if the
 /// frame is to be dropped: congestion was met, and its sender could not be told.
 #[inline(never)]

@@ -78,19 +78,23 @@ impl Kind {
         }
     }
 
-    #[inline(always)]
-    fn second_word(self, vni: u32, flow: u16) -> [u8; 4] {
-        let word = match self {
-            Kind::Vxlan | Kind::Geneve => vni << 8,
-            Kind::Gre => vni,
-            Kind::Nvgre => vni << 8 | u32::from(flow & 0xff),
-        };
-        word.to_be_bytes()
+    /// What the second word is made of: the VNI moved left by so many bits, and these bits of the flow.
+    fn second_word(self) -> (u32, u16) {
+        match self {
+            Kind::Vxlan | Kind::Geneve => (8, 0),
+            Kind::Gre => (0, 0),
+            Kind::Nvgre => (8, 0xff),
+        }
     }
 
     /// The VNI, and the octets of the header that a payload begins with; `None` if it can't be taken.
     #[inline(always)]
     pub(crate) fn read(self, payload: &[u8]) -> Option<(u32, usize)> {
+        if self == Kind::Vxlan { vxlan::read(payload) } else { self.read_other(payload) }
+    }
+
+    #[inline(never)]
+    fn read_other(self, payload: &[u8]) -> Option<(u32, usize)> {
         match self {
             Kind::Vxlan => vxlan::read(payload),
             Kind::Geneve => geneve::read(payload),

@@ -27,7 +27,9 @@ pub struct Outer {
     len: usize,
     /// The sum of the IPv4 header's words that are the same for all frames.
     sum: u32,
-    kind: Kind,
+    /// How the VNI and the flow are the last word: see [`Kind::second_word`].
+    vni_shift: u32,
+    flow_mask: u16,
 }
 
 /// What outer headers are made of.
@@ -78,7 +80,8 @@ impl Outer {
             at += UDP_LEN;
         }
         o[at..at + 4].copy_from_slice(&s.kind.first_word());
-        Outer { octets: o, len: at + Kind::HEADER, sum: sum(&o[14..34]), kind: s.kind }
+        let (vni_shift, flow_mask) = s.kind.second_word();
+        Outer { octets: o, len: at + Kind::HEADER, sum: sum(&o[14..34]), vni_shift, flow_mask }
     }
 
     /// Octets of the headers.
@@ -91,7 +94,7 @@ impl Outer {
     /// Writes the headers of a frame of `inner_len` octets into `to`, which has [`Outer::len`] of them.
     #[inline(always)]
     pub(crate) fn write(&self, to: &mut [u8], next_hop: MacAddr, inner: Inner, inner_len: u32, vni: u32) {
-        let key = self.kind.second_word(vni, inner.flow);
+        let key = (vni << self.vni_shift | u32::from(inner.flow & self.flow_mask)).to_be_bytes();
         match self.len {
             V4_UDP => self.fill::<V4_UDP>(to, next_hop, inner, inner_len, key),
             V4_GRE => self.fill::<V4_GRE>(to, next_hop, inner, inner_len, key),
