@@ -36,7 +36,7 @@
 use arrayvec::ArrayVec;
 
 use crate::{
-    DropReason, Frame, Output, PortIdx, SegmentId, Snapshot,
+    DropReason, Frame, MacAddr, Output, PortIdx, SegmentId, Snapshot,
     counters::Counters,
     mac_table::{Hash, Key, MacTable},
     snapshot::Port,
@@ -44,6 +44,7 @@ use crate::{
         self,
         tunnel::{Again, Entry},
     },
+    tunnel::Role,
     vlan::{Class, TPID_8021Q, Tag},
 };
 
@@ -130,7 +131,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    const EMPTY: Meta = Meta {
+    pub(crate) const EMPTY: Meta = Meta {
         dst: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
         src: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
         dst_hash: Hash::ZERO,
@@ -200,7 +201,8 @@ impl Pipeline {
         }
     }
 
-    /// The same for frames of the switch's own, as if received at a remote in the segment `inside`.
+    /// The same for frames of the switch's own, as if received at a remote in the segment `inside`, from
+    /// stations that are known there; others are left out.
     pub fn run_inside<F: Frame>(
         &mut self,
         cx: Context<'_>,
@@ -209,6 +211,12 @@ impl Pipeline {
         burst: &mut Burst<F>,
         out: &mut impl Output<F>,
     ) {
+        // Nothing is to be learned from what the switch makes: only who is known there may seem to send.
+        burst.retain(|f| {
+            let source = f.head().first_chunk::<12>().map(|h| [h[6], h[7], h[8], h[9], h[10], h[11]]);
+            let key = source.map(|s| Key::new(MacAddr::from_octets(s), inside.1));
+            key.is_some_and(|k| cx.macs.lookup(k, cx.macs.hash(k)) == Some(ingress))
+        });
         pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
     }
 
@@ -241,6 +249,12 @@ struct Pending<'a, F: Frame> {
 impl<F: Frame> Pending<'_, F> {
     #[inline(never)]
     fn flush(&mut self, cx: Context<'_>, out: &mut impl Output<F>) {
+        // What a VTEP sends into tunnels has one way to go.
+        if let Some(vtep) = cx.snapshot.port(self.entry.port)
+            && matches!(vtep.role, Role::Vtep(_))
+        {
+            return stage::tunnel::send_each(cx, vtep, &mut self.burst, out);
+        }
         let untagged = Some(&(self.entry.class, self.entry.segment));
         pass(cx, self.meta, self.entry.port, untagged, &mut self.burst, out, &mut NoMore);
     }
@@ -262,7 +276,7 @@ impl<F: Frame> Again<F> for Pending<'_, F> {
 }
 
 /// Behind the second pass there is none.
-struct NoMore;
+pub(crate) struct NoMore;
 
 impl<F: Frame> Again<F> for NoMore {
     const LAST: bool = true;

@@ -229,7 +229,18 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     let other = PortSpec { mtu: 1600, ..PortSpec::new("br0", VlanMode::Access { vid: 0 }) };
     a.ports.push(a.topology.set_port("other", other).unwrap());
     a.topology.set_up("other", true);
-    assert_eq!(outcome(&mut a, 3, good), (0, Some(DropReason::NotUplink)));
+    assert_eq!(outcome(&mut a, 3, good.clone()), (0, Some(DropReason::NotUplink)));
+    // A remote of another network is a stranger in this one.
+    let red =
+        OverlaySpec { kind: Kind::Vxlan, vni: 77, vtep: "vtep0".into(), remotes: [ip(3, false)].into(), learn: true };
+    a.topology.set_network("red", NetworkSpec { vlan: None, overlay: Some(red) });
+    let joined = PortSpec { network: Some("red".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+    a.ports.push(a.topology.set_port("red1", joined).unwrap());
+    a.topology.set_up("red1", true);
+    assert_eq!(outcome(&mut a, 0, with(48, 77)), (0, Some(DropReason::UnknownVni)));
+    let mut of_red = with(48, 77);
+    of_red[46..49].copy_from_slice(&[0, 0, 77]);
+    assert_eq!(outcome(&mut a, 0, of_red), (0, Some(DropReason::UnknownVtep)));
     // From one tunnel into another.
     set_blue(&mut a, None, &[2, 3], false);
     a.topology.snapshot().unwrap();
@@ -239,8 +250,8 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     assert!(a.macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 99]), blue), third));
     assert_eq!(outcome(&mut a, 0, tunnelled(99)), (0, Some(DropReason::SplitHorizon)));
     // Nobody answers for the next hop; and what does not fit into the underlay's MTU.
-    // To both ports of the underlay: the third host has not sent yet.
-    assert_eq!(outcome(&mut a, 1, frame(99, 7, 1564)), (2, None));
+    // By the uplink alone, although nobody of the underlay has heard the third host.
+    assert_eq!(outcome(&mut a, 1, frame(99, 7, 1564)), (1, None));
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 1565)), (0, Some(DropReason::MtuExceeded)));
     a.topology.vteps().next().unwrap().remotes[1].next_hop.set(None);
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 60)), (0, Some(DropReason::NextHop)));

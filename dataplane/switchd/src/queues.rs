@@ -198,8 +198,8 @@ impl Output<Packet> for Round<'_> {
         self.shared.learned(event);
     }
 
-    fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: Packet) {
-        if !self.shared.mailbox.post(About::Vtep(vtep), &frame.0) {
+    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: Packet) {
+        if !self.shared.mailbox.post(About::Vtep(vtep, from), &frame.0) {
             // It counts as taken, which it was not.
             let c = self.shared.counters.port(vtep);
             c.tx_frames.take_back(1);

@@ -13,6 +13,8 @@ use super::{Bad, DEFAULT_BRIDGE, bad, carries, check_name, station_mac};
 
 /// Kinds of tunnels, the default one first.
 const KINDS: [&str; 4] = ["vxlan", "geneve", "gre", "nvgre"];
+/// `MAX_PORTS` of the dataplane's engine.
+const MAX_NUMBERED: usize = 4096;
 const MAX_VNI: u32 = (1 << 24) - 1;
 /// The port of VXLAN that IANA assigned: RFC 7348, 5.
 const VXLAN_PORT: u32 = 4789;
@@ -78,7 +80,7 @@ pub(super) fn compile(config: &Config, bridges: &Bridges, ports: &Ports) -> Resu
     }
     let (mut networks, mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for n in &config.network {
-        let compiled = network(n, bridges, &vteps)?;
+        let compiled = network(n, bridges, ports, &vteps)?;
         let object = || format!("network '{}'", n.name);
         let kind = compiled.overlay.as_ref().map(|o| o.kind.clone());
         if let Some(other) = n.vni.and_then(|vni| vnis.insert((kind, vni), &n.name)) {
@@ -93,10 +95,33 @@ pub(super) fn compile(config: &Config, bridges: &Bridges, ports: &Ports) -> Resu
             return bad(object(), "name", "is declared twice");
         }
     }
+    check_limit(ports.len(), &vteps, &networks)?;
     if let Some(p) = ports.values().find(|p| !p.network.is_empty() && !networks.contains_key(&p.network)) {
         return bad(format!("port '{}'", p.name), "network", format!("there is no network '{}'", p.network));
     }
     Ok(Overlay { networks: networks.into_values().collect(), vteps: vteps.into_values().collect() })
+}
+
+/// What a dataplane numbers at most: ports, VTEPs and remotes together.
+fn check_limit(
+    ports: usize,
+    vteps: &BTreeMap<String, dp::Vtep>,
+    networks: &BTreeMap<String, dp::Network>,
+) -> Result<(), Bad> {
+    let remotes: BTreeSet<_> = networks
+        .values()
+        .filter_map(|n| n.overlay.as_ref())
+        .flat_map(|o| o.remotes.iter().map(|r| (&o.vtep, &o.kind, r)))
+        .collect();
+    let all = ports + vteps.len() + remotes.len();
+    match (all > MAX_NUMBERED, vteps.keys().next()) {
+        (true, Some(v)) => bad(
+            format!("vtep '{v}'"),
+            "remotes",
+            format!("{ports} ports, {} vteps and {} remotes are more than {MAX_NUMBERED}", vteps.len(), remotes.len()),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The address of "ADDRESS/PREFIX".
@@ -123,6 +148,9 @@ fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
     match ports.get(&v.uplink) {
         None if v.uplink.is_empty() => return bad(object, "uplink", "is missing: the port that tunnels go by"),
         None => return bad(object, "uplink", format!("there is no port '{}'", v.uplink)),
+        Some(p) if !p.network.is_empty() => {
+            return bad(object, "uplink", format!("'{}' is in network '{}'; an uplink has VLANs", v.uplink, p.network));
+        }
         Some(p) if v.vlan == Some(0) || vlan > 4094 || !carries(p, vlan) => {
             return bad(object, "vlan", format!("port '{}' does not carry VLAN {vlan}", v.uplink));
         }
@@ -165,7 +193,7 @@ fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
         uplink: v.uplink.clone(),
         vlan,
         address: address.to_string(),
-        mac: v.mac.to_ascii_lowercase(),
+        mac: if v.mac.is_empty() { String::new() } else { station_mac(&object, &v.mac)? },
         udp_port: range("udp_port", v.udp_port, VXLAN_PORT, 65_535)?,
         ttl: range("ttl", v.ttl, DEFAULT_TTL, 255)?,
         routes,
@@ -196,7 +224,12 @@ fn route(on_link: &IpNet, to: &str, via: &[String]) -> Result<dp::Route, Bad> {
     Ok(dp::Route { to: to.to_owned(), via: via.to_vec() })
 }
 
-fn network(n: &Network, bridges: &Bridges, vteps: &BTreeMap<String, dp::Vtep>) -> Result<dp::Network, Bad> {
+fn network(
+    n: &Network,
+    bridges: &Bridges,
+    ports: &Ports,
+    vteps: &BTreeMap<String, dp::Vtep>,
+) -> Result<dp::Network, Bad> {
     check_name("network", &n.name)?;
     let object = format!("network '{}'", n.name);
     let bridge = match (n.vlan, n.bridge.as_str()) {
@@ -250,6 +283,10 @@ fn network(n: &Network, bridges: &Bridges, vteps: &BTreeMap<String, dp::Vtep>) -
         "off" => true,
         other => return bad(object, "learning", format!("'{other}' is neither 'on' nor 'off'")),
     };
+    if ports.get(&vtep.uplink).is_some_and(|p| n.vlan.is_some() && p.bridge == bridge && vtep.vlan == vlan) {
+        let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", vtep.name);
+        return bad(object, "vlan", why);
+    }
     let kind = match n.tunnel.as_str() {
         "" => KINDS[0],
         kind if KINDS.contains(&kind) => kind,

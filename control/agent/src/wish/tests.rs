@@ -144,6 +144,11 @@ fn overlays_are_refused_by_object_field_and_reason() {
             format!("{good}[[route]]\nvtep = \"w\"\nto = \"10.1.0.0/16\"\n"),
             "route '10.1.0.0/16': vtep: there is no vtep 'w'",
         ),
+        (vtep("address = \"10.0.0.1/24\"\nmac = \"zz\""), "vtep 'v': mac: is not six octets"),
+        (
+            network("vni = 1\nvlan = 5").replace("address =", "vlan = 5\naddress ="),
+            "network 'blue': vlan: is the underlay",
+        ),
         (network("vni = 0"), "network 'blue': vni: 0 is not in 1 to 16777215"),
         (network("vni = 16777216"), "network 'blue': vni: 16777216"),
         (network("vni = 1\nremotes = [\"10.0.0.1\"]"), "network 'blue': remotes: 10.0.0.1 is this host's own vtep 'v'"),

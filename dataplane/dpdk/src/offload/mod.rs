@@ -168,7 +168,13 @@ impl Finisher {
     }
 
     fn linear(&self, m: Mbuf, caps: Caps) -> Result<Mbuf, Unfinished> {
-        if caps.chains || m.segments() == 1 { Ok(m) } else { m.linear_copy(&self.linear).ok_or(Unfinished::NoBuffer) }
+        if caps.chains || m.segments() == 1 { Ok(m) } else { self.in_one_piece(&m) }
+    }
+
+    /// Large buffers are few, and a device may keep what it sends for a while.
+    fn in_one_piece(&self, m: &Mbuf) -> Result<Mbuf, Unfinished> {
+        let pool = if m.len() <= u32::from(self.pool.room()) { &self.pool } else { &self.linear };
+        m.linear_copy(pool).ok_or(Unfinished::NoBuffer)
     }
 
     fn segment(
@@ -195,7 +201,7 @@ impl Finisher {
         for s in out.iter_mut() {
             finish_segment(s, l)?;
             if !caps.chains && s.segments() > 1 {
-                *s = s.linear_copy(&self.linear).ok_or(Unfinished::NoBuffer)?;
+                *s = self.in_one_piece(s)?;
             }
         }
         Ok(())

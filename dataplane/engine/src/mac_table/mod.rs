@@ -55,7 +55,7 @@ const WAYS: usize = 4;
 const BUSY: u64 = u64::MAX;
 
 /// Address and segment in one word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Key(u64);
 
 impl Key {

@@ -6,7 +6,7 @@
 use crate::{
     Burst, DropReason, Frame, MacAddr, Output, PortIdx, SegmentId,
     mac_table::Key,
-    pipeline::{Context, Fate, Meta},
+    pipeline::{Context, Fate, Meta, NoMore, Refused},
     snapshot::Port,
     stage::{
         egress::{self, overhead, retag},
@@ -113,7 +113,7 @@ pub(crate) fn burst<F: Frame, A: Again<F>>(
     first: &Meta,
     all: &Parsed,
     out: &mut impl Output<F>,
-    again: &mut A,
+    _: &mut A,
 ) -> bool {
     let Some(to) = cx.snapshot.port(to) else { return false };
     let Role::Remote(remote) = &to.role else { return false };
@@ -133,39 +133,48 @@ pub(crate) fn burst<F: Frame, A: Again<F>>(
     let c = cx.counters.port(to.idx);
     c.tx_frames.add(sent);
     c.tx_bytes.add(octets - sent * headers as u64);
-    send_outer(cx, &way, outer, Parsed { octets, largest: all.largest + headers as u32, ..*all }, out, again);
+    // Copies have their payload in a second buffer: not plain.
+    let plain = outer.iter().all(Frame::is_plain);
+    send_outer(cx, way.vtep, outer, Parsed { octets, largest: all.largest + headers as u32, plain, ..*all }, out);
     true
 }
 
-/// The second pass of a burst that one VTEP sends to one next hop.
+/// The second pass of frames that a VTEP sends into tunnels: they leave by its uplink and nowhere else,
+/// whoever of the underlay may have been heard where.
 #[inline(always)]
-fn send_outer<F: Frame>(
+pub(crate) fn send_outer<F: Frame>(
     cx: Context<'_>,
-    way: &Way<'_>,
+    vtep: &Port,
     mut outer: Burst<F>,
     all: Parsed,
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
 ) {
-    let (n, entry) = (outer.len() as u64, way.entry());
-    let key = Key::new(way.next_hop, entry.segment);
-    let hash = cx.macs.hash(key);
-    let to = cx.macs.lookup(key, hash);
-    // Copies have their payload in a second buffer: not plain.
-    let all = Parsed { plain: all.plain && outer.iter().all(Frame::is_plain), ..all };
-    let m = Meta { dst: key, src: key, dst_hash: hash, src_hash: hash, class: entry.class, fate: Fate::FLOOD };
-    if let Some(to) = to
-        && egress::burst(cx, way.vtep, to, &mut outer, &m, &all, out)
-    {
-        let c = cx.counters.port(entry.port);
-        c.rx_frames.add(n);
-        c.rx_bytes.add(all.octets);
-        c.rx_bursts.add(1);
+    let n = outer.len() as u64;
+    let c = cx.counters.port(vtep.idx);
+    c.rx_frames.add(n);
+    c.rx_bytes.add(all.octets);
+    c.rx_bursts.add(1);
+    let uplink = if let Role::Vtep(v) = &vtep.role { v.uplink } else { None };
+    let Some(uplink) = uplink else { return cx.drop(vtep.idx, DropReason::PortGone, n) };
+    let (class, segment) = vtep.untagged;
+    let nobody = Key::new(MacAddr::default(), segment);
+    let m = Meta { dst: nobody, src: nobody, class, fate: Fate::unicast(uplink), ..Meta::EMPTY };
+    if egress::burst(cx, vtep, uplink, &mut outer, &m, &all, out) {
         return;
     }
     for frame in outer {
-        again.push(cx, entry, frame, out);
+        egress::unicast(cx, vtep, uplink, frame, &m, out, &mut NoMore);
     }
+}
+
+/// The same for frames of which nothing is known as a whole.
+#[inline(never)]
+pub(crate) fn send_each<F: Frame>(cx: Context<'_>, vtep: &Port, outer: &mut Burst<F>, out: &mut impl Output<F>) {
+    let octets = outer.iter().map(|f| u64::from(f.len())).sum();
+    let largest = outer.iter().map(Frame::len).max().unwrap_or(0);
+    let plain = outer.iter().all(Frame::is_plain);
+    let all = Parsed { octets, largest, plain, same_class: true, refused: Refused::NONE };
+    send_outer(cx, vtep, std::mem::take(outer), all, out);
 }
 
 #[inline(always)]
@@ -182,7 +191,8 @@ fn encapsulate<F: Frame, A: Again<F>>(
         return Err(DropReason::SplitHorizon);
     }
     if frame.wire_len() > to.mtu + overhead(m.class) {
-        if !matches!(from.role, Role::Remote(_)) {
+        // A flood asks several, and nobody knows yet which of them it was for.
+        if m.fate != Fate::FLOOD {
             let inside = (m.class.without_tag(), m.dst.segment());
             out.too_big(to.idx, inside, &frame, overhead(m.class) as usize, to.mtu);
         }
@@ -237,11 +247,15 @@ impl Last {
 
     /// Finds as what the frames of a remote's VNI enter.
     #[inline(always)]
-    fn find(&mut self, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
+    fn find(&mut self, cx: Context<'_>, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
         // No network has VNI 0, so what stands there at first is nobody's.
         if (self.from, self.kind, self.vni) != (from, kind, vni) || vni == 0 {
             let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
             let (class, segment) = *vtep.networks.get(&(kind, vni)).ok_or(DropReason::UnknownVni)?;
+            // Another network's remote is a stranger in this one.
+            if !cx.snapshot.segment(segment).is_some_and(|s| s.flood.contains(&port)) {
+                return Err(DropReason::UnknownVtep);
+            }
             *self = Last { from, kind, vni, entry: Entry { port, class, segment }, v4: 0 };
         }
         Ok(())
@@ -251,7 +265,12 @@ impl Last {
 /// What a frame of a VTEP's is, whose Ethernet header ends at `l3`; `None` if it is in no tunnel. As what
 /// it enters is in `last` then.
 #[inline(always)]
-fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
+fn open(
+    cx: Context<'_>,
+    vtep: &Vtep,
+    (head, l3, len): (&[u8], usize, u32),
+    last: &mut Last,
+) -> Option<Result<Opened, DropReason>> {
     let common = ip::vxlan_over_v4(head, l3, len, vtep.udp_port);
     if let Some(c) = common
         && last.v4 != 0
@@ -259,13 +278,18 @@ fn open(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Optio
     {
         return Some(Ok(Opened { at: c.at, len: c.len, ecn: c.ecn }));
     }
-    let opened = open_any(vtep, head, l3, len, last);
+    let opened = open_any(cx, vtep, (head, l3, len), last);
     last.v4 = if matches!(opened, Some(Ok(_))) { common.map_or(0, |c| c.addresses) } else { 0 };
     opened
 }
 
 #[inline(never)]
-fn open_any(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> Option<Result<Opened, DropReason>> {
+fn open_any(
+    cx: Context<'_>,
+    vtep: &Vtep,
+    (head, l3, len): (&[u8], usize, u32),
+    last: &mut Last,
+) -> Option<Result<Opened, DropReason>> {
     let datagram = match ip::packet(head, l3, len as usize) {
         Packet::Datagram(d) if d.to == vtep.address => d,
         Packet::Bad => return Some(Err(DropReason::BadTunnel)),
@@ -280,7 +304,7 @@ fn open_any(vtep: &Vtep, head: &[u8], l3: usize, len: u32, last: &mut Last) -> O
     };
     let Some(inner) = datagram.len.checked_sub(header) else { return Some(Err(DropReason::BadTunnel)) };
     let opened = Opened { at: datagram.at + header, len: inner as u32, ecn: datagram.ecn };
-    Some(last.find(vtep, datagram.from, kind, vni).map(|()| opened))
+    Some(last.find(cx, vtep, datagram.from, kind, vni).map(|()| opened))
 }
 
 /// Not VXLAN: which kind it is. The two of GRE look alike; it is the one that the sender is known for.
@@ -314,7 +338,7 @@ pub(crate) fn bypass<F: Frame>(
         let (mut rest, mut last) = (Burst::new(), Last::NONE);
         let (mut frames, mut octets, mut congested) = (0, 0, 0);
         for mut frame in std::mem::take(burst) {
-            let Some(opened) = mine(port, at, vtep, &frame, &mut last) else {
+            let Some(opened) = mine(cx, port, (at, vtep), &frame, &mut last) else {
                 rest.push(frame);
                 continue;
             };
@@ -339,7 +363,13 @@ pub(crate) fn bypass<F: Frame>(
 
 /// What is in a good tunnel's frame for a VTEP.
 #[inline(always)]
-fn mine<F: Frame>(port: &Port, at: &Port, vtep: &Vtep, frame: &F, last: &mut Last) -> Option<Opened> {
+fn mine<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    (at, vtep): (&Port, &Vtep),
+    frame: &F,
+    last: &mut Last,
+) -> Option<Opened> {
     let head = frame.head();
     let h = head.first_chunk::<18>()?;
     let to = u64::from_be_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]) >> 16;
@@ -356,7 +386,7 @@ fn mine<F: Frame>(port: &Port, at: &Port, vtep: &Vtep, frame: &F, last: &mut Las
     if segment != at.untagged.1 {
         return None;
     }
-    open(vtep, head, l3, frame.len(), last)?.ok()
+    open(cx, vtep, (head, l3, frame.len()), last)?.ok()
 }
 
 #[inline(always)]
@@ -372,9 +402,11 @@ fn decapsulate<F: Frame, A: Again<F>>(
     let octets = u64::from(frame.len());
     let l3 = overhead(m.class) as usize;
     let mut last = Last::NONE;
-    let Some(opened) = open(vtep, frame.head(), l3, frame.len(), &mut last) else {
+    let Some(opened) = open(cx, vtep, (frame.head(), l3, frame.len()), &mut last) else {
         arrived(cx, to, octets);
-        out.local(to.idx, from.idx, frame);
+        if is_heard(frame.head(), l3, vtep) {
+            out.local(to.idx, from.idx, frame);
+        }
         return Ok(());
     };
     if A::LAST {
@@ -397,6 +429,15 @@ fn decapsulate<F: Frame, A: Again<F>>(
     arrived(cx, to, octets);
     again.push(cx, last.entry, frame, out);
     Ok(())
+}
+
+/// Whether a station would look at the frame: it is to it, or ARP to all, or to a group of neighbour
+/// discovery (RFC 2464, 7). Of what is flooded in the underlay, most is not.
+fn is_heard(head: &[u8], l3: usize, vtep: &Vtep) -> bool {
+    let Some(h) = head.first_chunk::<6>() else { return false };
+    let to = MacAddr::from_octets(*h);
+    let discovery = matches!(h, [0x33, 0x33, 0xff, ..] | [0x33, 0x33, 0, 0, 0, 1]);
+    to == vtep.mac || discovery || (to == MacAddr::BROADCAST && head.get(l3 - 2..l3) == Some(&[8, 6]))
 }
 
 /// Counts a frame that the VTEP took.

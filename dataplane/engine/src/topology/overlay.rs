@@ -195,8 +195,13 @@ impl Topology {
                 return Err(TopologyError::NoSuchNetwork { port: port.clone(), network: network.clone() });
             }
         }
-        let mut addresses = BTreeMap::new();
+        let (mut addresses, mut stations) = (BTreeMap::new(), BTreeMap::new());
         for (name, v) in &self.vteps {
+            let station = (self.bridge_of(&v.spec), v.spec.vid, v.spec.mac.bits());
+            if let Some(other) = stations.insert(station, name) {
+                let why = format!("{} is that of vtep '{other}' in the same underlay", v.spec.mac);
+                return Err(unfit("vtep", name, "mac", why).into());
+            }
             self.check_vtep(name, &v.spec)?;
             if let Some(other) = addresses.insert(v.spec.address, name) {
                 return Err(
@@ -204,6 +209,7 @@ impl Topology {
                 );
             }
         }
+        let mut gre: BTreeMap<(&str, IpAddr), Kind> = BTreeMap::new();
         let (mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new());
         for (name, n) in &self.networks {
             if let Some((bridge, vid)) = &n.spec.vlan {
@@ -220,12 +226,22 @@ impl Topology {
                     return Err(unfit("network", name, "vni", format!("{} is network '{other}' already", o.vni)).into());
                 }
                 self.check_remotes(name, &n.spec, o)?;
+                // On the wire, the two look alike.
+                for r in o.remotes.iter().filter(|_| matches!(o.kind, Kind::Gre | Kind::Nvgre)) {
+                    if gre.insert((&o.vtep, *r), o.kind).is_some_and(|k| k != o.kind) {
+                        let why = format!("{r} has gre and nvgre already, which can't be told apart");
+                        return Err(unfit("network", name, "tunnel", why).into());
+                    }
+                }
             }
         }
         Ok(())
     }
 
     fn check_vtep(&self, name: &str, v: &VtepSpec) -> Result<(), OverlayError> {
+        if Some(v.udp_port) == Kind::Geneve.udp_port(v.udp_port) {
+            return Err(unfit("vtep", name, "udp_port", format!("{} is Geneve's", v.udp_port)));
+        }
         match self.ports.get(&v.uplink) {
             None => Err(unfit("vtep", name, "uplink", format!("there is no port '{}'", v.uplink))),
             Some(p) if !p.spec.vlan.carried().contains(v.vid) => {

@@ -31,9 +31,30 @@ pub enum DeviceSpec {
 /// An address entered by the operator.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct StaticSpec {
-    pub bridge: String,
-    pub vid: u16,
+    /// The network it is in, wherever that is; otherwise bridge and VLAN say it.
+    network: Option<String>,
+    bridge: String,
+    vid: u16,
     pub mac: MacAddr,
+}
+
+impl StaticSpec {
+    /// Bridge and VLAN; none if there is no such network.
+    pub fn place<'a>(&'a self, topology: &'a Topology) -> Option<(&'a str, u16)> {
+        match &self.network {
+            Some(network) => topology.network_place(network),
+            None => Some((&self.bridge, self.vid)),
+        }
+    }
+}
+
+impl std::fmt::Display for StaticSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.network {
+            Some(network) => write!(f, "mac '{}' in network '{network}'", self.mac),
+            None => write!(f, "mac '{}' in bridge '{}' VLAN {}", self.mac, self.bridge, self.vid),
+        }
+    }
 }
 
 /// A message that can't be carried out.
@@ -165,7 +186,7 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceS
 }
 
 /// A static address and the port it is on.
-pub fn static_mac(m: &v1::StaticMac, topology: &Topology) -> Result<(StaticSpec, String), BadField> {
+pub fn static_mac(m: &v1::StaticMac) -> Result<(StaticSpec, String), BadField> {
     let object = || format!("mac '{}' in bridge '{}'", m.mac, m.bridge);
     let mac: MacAddr = m.mac.parse().map_err(|e: dunlin_engine::types::BadMac| bad(object(), "mac", e.to_string()))?;
     if mac.is_multicast() || mac == MacAddr::default() {
@@ -174,13 +195,8 @@ pub fn static_mac(m: &v1::StaticMac, topology: &Topology) -> Result<(StaticSpec,
     if m.vlan > 4094 {
         return Err(bad(object(), "vlan", format!("{} is not in 0 to 4094", m.vlan)));
     }
-    let (bridge, vid) = match m.network.as_str() {
-        "" => (m.bridge.as_str(), m.vlan as u16),
-        network => topology
-            .network_place(network)
-            .ok_or_else(|| bad(object(), "network", format!("there is no network '{network}'")))?,
-    };
-    Ok((StaticSpec { bridge: bridge.to_owned(), vid, mac }, m.port.clone()))
+    let network = Some(m.network.clone()).filter(|n| !n.is_empty());
+    Ok((StaticSpec { network, bridge: m.bridge.clone(), vid: m.vlan as u16, mac }, m.port.clone()))
 }
 
 /// What holds for all workers.

@@ -64,8 +64,8 @@ pub struct Switch {
     ports: BTreeMap<String, PortSide>,
     statics: BTreeMap<StaticSpec, String>,
     vteps: BTreeMap<String, VtepConf>,
-    /// The entries of the VTEPs' own addresses.
-    vtep_entries: Vec<(Key, PortIdx)>,
+    /// Entries of the mac table that are not learned: the operator's, and the VTEPs' own addresses.
+    entries: BTreeMap<Key, PortIdx>,
     /// What was counted at numbers of VTEPs and remotes before they were theirs.
     overlay_base: BTreeMap<PortIdx, PortTotals>,
     underlay: Arc<Underlay>,
@@ -147,7 +147,7 @@ impl Switch {
             ports: BTreeMap::new(),
             statics: BTreeMap::new(),
             vteps: BTreeMap::new(),
-            vtep_entries: Vec::new(),
+            entries: BTreeMap::new(),
             overlay_base: BTreeMap::new(),
             underlay: p.underlay,
             macs: p.macs,
@@ -222,10 +222,9 @@ impl Switch {
 
     /// Ends the workers and closes every device.
     pub fn shut_down(&mut self) {
-        let names: Vec<String> = self.ports.keys().cloned().collect();
-        let all = v1::Transaction { delete_ports: names, ..Default::default() };
+        let nothing = v1::Transaction { replace: true, ..Default::default() };
         // Taps stay: the process may be back in a moment.
-        if let Err(e) = self.apply_keeping_interfaces(&all) {
+        if let Err(e) = self.apply_keeping_interfaces(&nothing) {
             tracing::warn!("closing ports: {e}");
         }
         for w in &self.workers {

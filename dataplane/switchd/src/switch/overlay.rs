@@ -1,29 +1,29 @@
 //! VTEPs and networks: what follows from them beside the snapshot, and their reports.
 
+use std::collections::BTreeSet;
+
 use dunlin_dataplane_api::v1;
 use dunlin_engine::{
-    MacAddr, PortIdx,
+    MacAddr, PortIdx, Snapshot,
     counters::PortTotals,
-    mac_table::Key,
     topology::{NetworkSpec, RemoteView, VtepView},
+    tunnel::Role,
 };
 
 use super::{Switch, state::counters};
 use crate::underlay::Station;
 
 impl Switch {
-    /// Brings the VTEPs' entries in the mac table and their thread up to date with the topology.
+    /// Brings the VTEPs' thread up to date with the topology.
     pub(super) fn follow_vteps(&mut self) {
-        let mut entries: Vec<(Key, PortIdx)> = Vec::new();
         let mut stations = Vec::new();
         for v in self.topology.vteps() {
-            if let Some(underlay) = self.topology.segment(v.bridge, v.spec.vid) {
-                entries.push((Key::new(v.spec.mac, underlay), v.idx));
-            }
             let conf = &self.vteps[v.name];
             stations.push(Station {
                 name: v.name.to_owned(),
                 idx: v.idx,
+                uplink: self.topology.number_of(&v.spec.uplink),
+                place: (v.bridge.to_owned(), v.spec.vid),
                 mac: v.spec.mac,
                 address: conf.address,
                 ttl: v.spec.ttl,
@@ -32,15 +32,6 @@ impl Switch {
                 remotes: v.remotes.iter().map(|r| (r.address, r.next_hop.clone())).collect(),
             });
         }
-        for (key, _) in self.vtep_entries.iter().filter(|e| !entries.contains(e)) {
-            self.macs.remove(*key);
-        }
-        for (key, idx) in &entries {
-            if !self.macs.set_static(*key, *idx) {
-                tracing::warn!("mac '{}' of a vtep: the mac table is full of static entries", key.mac());
-            }
-        }
-        self.vtep_entries = entries;
         self.underlay.set(stations);
     }
 
@@ -49,25 +40,41 @@ impl Switch {
         counters(&self.totals(idx).since(base.unwrap_or(&PortTotals::default())))
     }
 
-    /// Numbers that are VTEPs' or remotes' now and were not before begin to count.
-    pub(super) fn follow_overlay_numbers(&mut self) {
-        let numbers: Vec<PortIdx> = self
-            .topology
-            .vteps()
-            .flat_map(|v| v.remotes.iter().map(|r| r.idx).chain([v.idx]).collect::<Vec<_>>())
-            .collect();
-        let gone: Vec<PortIdx> = self.overlay_base.keys().filter(|i| !numbers.contains(i)).copied().collect();
-        for idx in gone {
-            let counted = self.totals(idx).since(&self.overlay_base[&idx]);
-            super::transaction::add_totals(&mut self.removed, &counted);
-            self.overlay_base.remove(&idx);
-        }
-        for idx in numbers {
+    fn overlay_numbers(&self) -> BTreeSet<PortIdx> {
+        self.topology.vteps().flat_map(|v| v.remotes.iter().map(|r| r.idx).chain([v.idx]).collect::<Vec<_>>()).collect()
+    }
+
+    /// Numbers that are VTEPs' or remotes' from now on begin to count. Before workers know them.
+    pub(super) fn count_overlay(&mut self) {
+        for idx in self.overlay_numbers() {
             if !self.overlay_base.contains_key(&idx) {
                 let base = self.totals(idx);
                 self.overlay_base.insert(idx, base);
             }
         }
+    }
+
+    /// What was counted at numbers that are no VTEP's or remote's any more is that of removed ports. After
+    /// workers have forgotten them.
+    pub(super) fn end_overlay_counts(&mut self) {
+        let numbers = self.overlay_numbers();
+        let gone: Vec<PortIdx> = self.overlay_base.keys().filter(|i| !numbers.contains(i)).copied().collect();
+        for idx in gone {
+            if let Some(base) = self.overlay_base.remove(&idx) {
+                let counted = self.totals(idx).since(&base);
+                super::transaction::add_totals(&mut self.removed, &counted);
+            }
+        }
+    }
+
+    /// Forgets what was learned from tunnels in segments that are another network's now, or have another VNI.
+    pub(super) fn flush_renamed(&self, before: &Snapshot) {
+        let now = &self.snapshot;
+        self.macs.flush(|e| {
+            let is_remote = now.port(e.port).is_some_and(|p| matches!(p.role, Role::Remote(_)));
+            let of = |s: &Snapshot| s.segment(e.segment).map(|s| (s.network.clone(), s.vni));
+            is_remote && of(before) != of(now)
+        });
     }
 
     pub(super) fn vtep_reports(&self) -> Vec<v1::VtepState> {

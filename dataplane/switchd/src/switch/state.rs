@@ -225,10 +225,8 @@ impl Switch {
             && let Some(segment) = self.topology.segment(&filter.bridge, vid as u16)
             && filter.port.is_empty()
         {
-            let mac = parse_mac(&filter.mac)?;
-            let is_static =
-                self.statics.keys().any(|s| (s.mac, &s.bridge, u32::from(s.vid)) == (mac, &filter.bridge, vid));
-            return Ok(u64::from(!is_static && self.macs.remove(Key::new(mac, segment))));
+            let key = Key::new(parse_mac(&filter.mac)?, segment);
+            return Ok(u64::from(!self.entries.contains_key(&key) && self.macs.remove(key)));
         }
         let matches = self.matcher(filter)?;
         Ok(self.macs.flush(matches))

@@ -200,28 +200,24 @@ impl Switch {
     fn plan_statics(&self, t: &v1::Transaction, topology: &Topology) -> Result<BTreeMap<StaticSpec, String>, Refused> {
         let mut statics = if t.replace { BTreeMap::new() } else { self.statics.clone() };
         for m in &t.delete_macs {
-            statics.remove(&spec::static_mac(m, &self.topology)?.0);
+            statics.remove(&spec::static_mac(m)?.0);
         }
         for m in &t.set_macs {
-            let (key, port) = spec::static_mac(m, topology)?;
-            let refused = |why: &str| {
-                let why = format!("mac '{}' in bridge '{}' VLAN {}: {why}", key.mac, key.bridge, key.vid);
-                Err(Refused::Inconsistent(why))
-            };
-            match topology.carries(&port, &key.bridge, key.vid) {
-                Some(true) => drop(statics.insert(key, port)),
-                Some(false) => return refused(&format!("port '{port}' does not carry that VLAN of that bridge")),
-                None => return refused(&format!("there is no port '{port}'")),
+            let (key, port) = spec::static_mac(m)?;
+            let refused = |why: String| Err(Refused::Inconsistent(format!("{key}: {why}")));
+            match key.place(topology).map(|(bridge, vid)| topology.carries(&port, bridge, vid)) {
+                Some(Some(true)) => drop(statics.insert(key, port)),
+                Some(Some(false)) => return refused(format!("port '{port}' does not carry that")),
+                Some(None) => return refused(format!("there is no port '{port}'")),
+                None => return refused("there is no network of that name".into()),
             }
         }
         // What a port that goes had goes with it; one that leaves the VLAN must be told of first.
         statics.retain(|_, port| topology.number_of(port).is_some());
         for (key, port) in &statics {
-            if topology.carries(port, &key.bridge, key.vid) != Some(true) {
-                let why = format!(
-                    "port '{port}': the static address {} of bridge '{}' VLAN {} would be left over; delete it first",
-                    key.mac, key.bridge, key.vid
-                );
+            let carried = key.place(topology).and_then(|(bridge, vid)| topology.carries(port, bridge, vid));
+            if carried != Some(true) {
+                let why = format!("port '{port}': the static {key} would be left over; delete it first");
                 return Err(Refused::Inconsistent(why));
             }
         }
@@ -379,6 +375,8 @@ impl Switch {
         for (name, want) in plan.set {
             rx.extend(self.set_port(&name, want, opened.remove(&name)));
         }
+        self.count_overlay();
+        let before = self.snapshot.clone();
         self.publish()?;
         // Nobody counts for them any more.
         for p in gone {
@@ -388,9 +386,11 @@ impl Switch {
         self.give_all_rx(rx);
         self.forget_retired();
         self.flush_departed();
-        self.set_statics(plan.statics);
-        self.vteps = plan.vteps;
-        self.follow_overlay_numbers();
+        (self.statics, self.vteps) = (plan.statics, plan.vteps);
+        self.follow_entries();
+        self.end_overlay_counts();
+        self.flush_renamed(&before);
+        drop(before);
         self.follow_vteps();
         if self.settings.idle != plan.settings.idle {
             self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
@@ -467,24 +467,29 @@ impl Switch {
         });
     }
 
-    fn set_statics(&mut self, wanted: BTreeMap<StaticSpec, String>) {
-        let key = |s: &StaticSpec, t: &Topology| Some(Key::new(s.mac, t.segment(&s.bridge, s.vid)?));
+    /// Brings the entries that are not learned up to date: the operator's, and the VTEPs' own.
+    fn follow_entries(&mut self) {
+        let mut wanted = BTreeMap::new();
         for (s, port) in &self.statics {
-            if wanted.get(s) != Some(port)
-                && let Some(k) = key(s, &self.topology)
-            {
-                self.macs.remove(k);
+            let place = s.place(&self.topology).and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
+            if let (Some(segment), Some(idx)) = (place, self.topology.number_of(port)) {
+                wanted.insert(Key::new(s.mac, segment), idx);
             }
         }
-        for (s, port) in &wanted {
-            let idx = self.topology.number_of(port);
-            if let (Some(k), Some(idx)) = (key(s, &self.topology), idx)
-                && !self.macs.set_static(k, idx)
-            {
-                tracing::warn!("mac '{}': the mac table is full of static entries", s.mac);
+        for v in self.topology.vteps() {
+            if let Some(underlay) = self.topology.segment(v.bridge, v.spec.vid) {
+                wanted.insert(Key::new(v.spec.mac, underlay), v.idx);
             }
         }
-        self.statics = wanted;
+        for key in self.entries.keys().filter(|k| !wanted.contains_key(k)) {
+            self.macs.remove(*key);
+        }
+        for (key, idx) in &wanted {
+            if !self.macs.set_static(*key, *idx) {
+                tracing::warn!("mac '{}': the mac table is full of static entries", key.mac());
+            }
+        }
+        self.entries = wanted;
     }
 }
 

@@ -39,54 +39,79 @@ const TOO_BIG_FPS: u64 = 1000;
 /// The time between two looks at the neighbours.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Frames for VTEPs themselves, from all workers.
+/// Frames for this thread, from all workers.
 pub struct Mailbox {
-    frames: ArrayQueue<Box<Local>>,
-    /// Empty ones, so that no worker allocates.
-    spare: ArrayQueue<Box<Local>>,
+    /// For VTEPs themselves.
+    local: Letters,
+    /// Those that are too large for a tunnel, apart: guests send them.
+    too_big: Letters,
+    told: RateLimit,
+    began: Instant,
     reader: OnceLock<Thread>,
 }
 
 /// What a frame is about.
 #[derive(Clone, Copy)]
 pub enum About {
-    /// It is for this VTEP itself.
-    Vtep(PortIdx),
+    /// It is for this VTEP itself, and came by this port.
+    Vtep(PortIdx, PortIdx),
     /// It is too large for the tunnel to `remote`: see [`dunlin_engine::Output::too_big`].
     TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
 }
 
-struct Local {
+struct Letter {
     about: About,
     len: usize,
     octets: [u8; FRAME],
 }
 
-impl Default for Mailbox {
-    fn default() -> Self {
-        let spare = ArrayQueue::new(WAITING);
-        for _ in 0..WAITING {
-            let about = About::Vtep(PortIdx::new(0).expect("the first"));
-            let empty = Local { about, len: 0, octets: [0; FRAME] };
+/// Letters on their way, and empty ones, so that no worker allocates.
+struct Letters {
+    posted: ArrayQueue<Box<Letter>>,
+    spare: ArrayQueue<Box<Letter>>,
+}
+
+impl Letters {
+    fn new(n: usize) -> Self {
+        let spare = ArrayQueue::new(n);
+        let nobody = PortIdx::new(0).expect("the first");
+        for _ in 0..n {
+            let empty = Letter { about: About::Vtep(nobody, nobody), len: 0, octets: [0; FRAME] };
             let _ = spare.push(Box::new(empty));
         }
-        Mailbox { frames: ArrayQueue::new(WAITING), spare, reader: OnceLock::new() }
+        Letters { posted: ArrayQueue::new(n), spare }
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Mailbox {
+            local: Letters::new(WAITING),
+            too_big: Letters::new(WAITING / 8),
+            told: RateLimit::new(TOO_BIG_FPS),
+            began: Instant::now(),
+            reader: OnceLock::new(),
+        }
     }
 }
 
 impl Mailbox {
-    /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it.
+    /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it, or if
+    /// enough were told of late.
     pub fn post(&self, about: About, frame: &Mbuf) -> bool {
         let octets = frame.head();
-        let whole = octets.len() <= FRAME && octets.len() as u32 == frame.len();
-        if !whole && matches!(about, About::Vtep(_)) {
-            return false;
-        }
-        let Some(mut local) = self.spare.pop() else { return false };
+        let letters = match about {
+            About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => return false,
+            About::Vtep(..) => &self.local,
+            // Before anything is copied or woken: a guest may send nothing else.
+            About::TooBig { .. } if !self.told.admit(self.began.elapsed().as_nanos() as u64) => return false,
+            About::TooBig { .. } => &self.too_big,
+        };
+        let Some(mut letter) = letters.spare.pop() else { return false };
         let len = octets.len().min(FRAME);
-        (local.about, local.len) = (about, len);
-        local.octets[..len].copy_from_slice(&octets[..len]);
-        let posted = self.frames.push(local).is_ok();
+        (letter.about, letter.len) = (about, len);
+        letter.octets[..len].copy_from_slice(&octets[..len]);
+        let posted = letters.posted.push(letter).is_ok();
         if let Some(t) = self.reader.get() {
             t.unpark();
         }
@@ -108,6 +133,9 @@ pub struct Route {
 pub struct Station {
     pub name: String,
     pub idx: PortIdx,
+    /// Where it is: its uplink, and the underlay's bridge and VLAN.
+    pub uplink: Option<PortIdx>,
+    pub place: (String, u16),
     pub mac: MacAddr,
     /// Its address, and the network that is reached without a route.
     pub address: IpNet,
@@ -135,21 +163,12 @@ pub struct Underlay {
     vteps: Mutex<BTreeMap<PortIdx, (Station, Neighbors)>>,
     mailbox: Arc<Mailbox>,
     worker: Arc<WorkerShared>,
-    /// Senders told that a packet is too large, a second.
-    told: RateLimit,
-    began: Instant,
 }
 
 impl Underlay {
     /// Starts the thread; it ends when the last handle is gone.
     pub fn start(mailbox: Arc<Mailbox>, worker: Arc<WorkerShared>) -> std::io::Result<Arc<Self>> {
-        let underlay = Arc::new(Underlay {
-            vteps: Mutex::default(),
-            mailbox,
-            worker,
-            told: RateLimit::new(TOO_BIG_FPS),
-            began: Instant::now(),
-        });
+        let underlay = Arc::new(Underlay { vteps: Mutex::default(), mailbox, worker });
         let weak = Arc::downgrade(&underlay);
         let thread = std::thread::Builder::new().name("underlay".into()).spawn(move || run(&weak))?;
         let _ = underlay.mailbox.reader.set(thread.thread().clone());
@@ -161,7 +180,9 @@ impl Underlay {
         let mut vteps = self.vteps.lock();
         let mut before = std::mem::take(&mut *vteps);
         for s in stations {
-            let same = |(b, _): &(Station, Neighbors)| b.address == s.address && b.mac == s.mac;
+            let same = |(b, _): &(Station, Neighbors)| {
+                (b.address, b.mac, b.uplink, &b.place) == (s.address, s.mac, s.uplink, &s.place)
+            };
             let known = before.remove(&s.idx).filter(same).map(|(_, n)| n).unwrap_or_default();
             vteps.insert(s.idx, (s, known));
         }
@@ -205,13 +226,12 @@ impl Underlay {
         }
     }
 
-    fn hear(&self, local: &Local) {
-        let octets = &local.octets[..local.len];
-        let vtep = match local.about {
-            About::Vtep(vtep) => vtep,
+    fn hear(&self, letter: &Letter) {
+        let octets = &letter.octets[..letter.len];
+        let (vtep, from) = match letter.about {
+            About::Vtep(vtep, from) => (vtep, from),
             About::TooBig { remote, inside, l3, mtu } => {
-                let ns = self.began.elapsed().as_nanos() as u64;
-                if let Some(told) = packets::too_big(octets, l3, mtu).filter(|_| self.told.admit(ns)) {
+                if let Some(told) = packets::too_big(octets, l3, mtu) {
                     self.worker.tell(None, [Command::Inject(remote, Some(inside), told.into())]);
                 }
                 return;
@@ -221,7 +241,8 @@ impl Underlay {
         let Some((s, n)) = vteps.get_mut(&vtep) else { return };
         match packets::hear(s, octets) {
             Heard::Neighbor { address, mac, answer } => {
-                if n.heard(address, mac, Instant::now()) {
+                // Whom a guest of the underlay pretends to be is answered, and not believed.
+                if s.uplink == Some(from) && n.heard(address, mac, Instant::now()) {
                     self.look_after(s, n, Instant::now());
                 }
                 if let Some(octets) = answer {
@@ -232,17 +253,31 @@ impl Underlay {
             Heard::Nothing => {}
         }
     }
+
+    /// Reads some letters: the clock is looked at in between, however many there are.
+    fn read(&self) -> usize {
+        let mut read = 0;
+        for letters in [&self.mailbox.local, &self.mailbox.too_big] {
+            for _ in 0..WAITING / 8 {
+                let Some(letter) = letters.posted.pop() else { break };
+                self.hear(&letter);
+                let _ = letters.spare.push(letter);
+                read += 1;
+            }
+        }
+        read
+    }
 }
 
 fn run(underlay: &Weak<Underlay>) {
     let mut next = Instant::now();
+    let mut read = 0;
     loop {
-        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
-        let Some(u) = underlay.upgrade() else { return };
-        while let Some(local) = u.mailbox.frames.pop() {
-            u.hear(&local);
-            let _ = u.mailbox.spare.push(local);
+        if read == 0 {
+            std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
         }
+        let Some(u) = underlay.upgrade() else { return };
+        read = u.read();
         let now = Instant::now();
         if now >= next {
             for (s, n) in u.vteps.lock().values_mut() {
