@@ -149,7 +149,9 @@ class Dunlin:
                  for i, p in enumerate(case.ports)]
         if case.tunnel:
             ports = [ports[0] + ('network = "blue"\n' if type(self) is Dunlin else ""), ports[1] + "mtu = 1600\n",
-                     self.TUNNEL]
+                     self.TUNNEL.replace("MORE", "".join(f', "10.0.0.{n}"' for n in range(3, 2 + case.remotes)))]
+            ports += [f'[[neighbor]]\naddress = "10.0.0.{n}"\nmac = "02:fe:00:00:00:{n:02x}"\n'
+                      for n in range(3, 2 + case.remotes)]
         (run.dir / "bench.toml").write_text(f'[dataplane]\nidle = "{case.idle}"\n' + "".join(ports))
         run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
 
@@ -179,7 +181,7 @@ port = "p1"
 [[network]]
 name = "blue"
 vni = {VNI}
-remotes = ["{OTHER_VTEP[0]}"]
+remotes = ["{OTHER_VTEP[0]}"MORE]
 [[mac]]
 network = "blue"
 mac = "{mac(1, 0).hex(":")}"

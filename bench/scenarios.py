@@ -30,6 +30,7 @@ class Case:
     guests: tuple = ()    # sockets that a generator serves as two guests; with the frame's size
     size: int = 60
     idle: str = "poll"    # how Dunlin's workers idle
+    remotes: int = 1      # other hosts' VTEPs
     tunnel: bool = False  # the first port is a guest's, the second the way to another host's VTEP
 
 
@@ -168,6 +169,14 @@ def decapsulation(folder, args):
     return tunnel(folder, args, False)
 
 
+def replication(folder, args):
+    """Broadcasts of a guest, to 64 other hosts each."""
+    for size in (60, 512, 1400):
+        file = write(folder / "tunnel.pcap", (frame(p, 0, size, to=b"\xff" * 6) for p in range(64)))
+        devices = (endless(0, file), "net_null1,no-rx=1")
+        yield Case(size, [Port(d) for d in devices], 64, contenders=("dunlin",), per="sent", tunnel=True, remotes=64)
+
+
 def guests(folder, args):
     for size in (60, 1514):
         sockets = tuple(folder / f"guest{i}" for i in (0, 1))
@@ -188,5 +197,6 @@ ALL = [
              {("ovs", "dunlin"): {1: 2.5, 1000: 2.5}}, {("dunlin", "plain"): 25}),
     Scenario("decapsulation", "VXLAN decapsulation", "flows", decapsulation,
              {("ovs", "dunlin"): {1: 2.5, 1000: 2.5}}, {("dunlin", "plain"): 30}),
+    Scenario("replication", "Broadcasts into 64 tunnels: cycles per frame sent", "octets", replication),
     Scenario("guests", "Guest to guest over vhost-user", "octets", guests, {("ovs", "dunlin"): {60: 1.3}}),
 ]

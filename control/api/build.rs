@@ -2,7 +2,7 @@
 //! and the store hold: the same types, with unknown fields refused.
 
 const WRITTEN: &[&str] =
-    &["Config", "Dataplane", "Bridge", "Port", "StaticMac", "Network", "Vtep", "Route", "Neighbor"];
+    &["Config", "Dataplane", "Bridge", "Port", "StaticMac", "Network", "Vtep", "Route", "Neighbor", "Binding"];
 
 fn main() {
     let mut builder = tonic_prost_build::configure()

@@ -153,9 +153,12 @@ impl Desired {
         let config = plan::changed(&current.config, change).map_err(Refused::NotThere)?;
         let compiled = compile(&config)?;
         let items = plan::items(&current.config, &config);
+        // Those that the change brings; the others were told.
+        let before = wish::warnings(&current.compiled);
+        let warnings: Vec<String> = wish::warnings(&compiled).into_iter().filter(|w| !before.contains(w)).collect();
         if change.dry_run || items.is_empty() {
             let in_force = !change.dry_run && self.client().await.is_some();
-            return Ok(Plan { items, revision: current.revision, in_force });
+            return Ok(Plan { items, revision: current.revision, in_force, warnings });
         }
         let in_force = self.install(&current.compiled, &compiled).await?;
         let revision = current.revision + 1;
@@ -167,7 +170,7 @@ impl Desired {
         }
         *current = Current { config, revision, compiled };
         self.revision.store(revision, Relaxed);
-        Ok(Plan { items, revision, in_force })
+        Ok(Plan { items, revision, in_force, warnings })
     }
 
     /// Whether the dataplane has it now; an error if it refuses.

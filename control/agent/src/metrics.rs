@@ -93,6 +93,14 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
         tunnels(&page, &state.vteps)?;
+        let of = |n: &'_ dp::NetworkState| n.name.clone();
+        let names: Vec<String> = state.networks.iter().map(of).collect();
+        let each = || names.iter().map(|n| vec![n.as_str()]).zip(&state.networks);
+        let suppressed = each().map(|(l, n)| (l, n.suppressed));
+        let help = "Questions for addresses answered in their station's stead.";
+        page.counters("dunlin_network_suppressed_total", help, &["network"], suppressed)?;
+        let bindings = each().map(|(l, n)| (l, f64::from(n.bindings)));
+        page.gauges("dunlin_network_bindings", "Addresses known with their station.", &["network"], bindings)?;
         let moved = [(vec![], state.queue_moves)];
         page.counters("dunlin_queue_moves_total", "Receive queues moved between workers.", &[], moved)?;
         macs(&page, &state.macs.unwrap_or_default())?;

@@ -92,6 +92,11 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
     })
 }
 
+/// What of a whole transaction will not work as it is, though it is no mistake.
+pub fn warnings(t: &dp::Transaction) -> Vec<String> {
+    overlay::too_large(t)
+}
+
 /// What differs between two whole transactions, as one that changes the first into the second.
 pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transaction {
     let mac_key = |m: &dp::StaticMac| (m.network.clone(), m.bridge.clone(), m.vlan, m.mac.clone());

@@ -1,7 +1,7 @@
 //! `dunlin network`: segments with a name, on this host and across hosts.
 
 use anyhow::{Context, bail};
-use dunlin_control_api::v1::{ApplyRequest, Config, Network};
+use dunlin_control_api::v1::{ApplyRequest, Binding, Config, Network};
 
 use crate::{output, session::Session};
 
@@ -42,12 +42,29 @@ pub struct Settings {
     /// Other hosts' VTEPs
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     remotes: Option<Vec<String>>,
+    /// Whether the VLAN's tag is kept in tunnels [default: strip]
+    #[arg(long, value_parser = ["strip", "keep"])]
+    inner_tags: Option<String>,
+    /// Multicast group of the underlay for broadcasts [default: a copy to each remote]
+    #[arg(long)]
+    group: Option<String>,
     /// Whether addresses are learned from what comes in tunnels
     #[arg(long, value_parser = ["on", "off"])]
     learning: Option<String>,
     /// How frames are carried [default: vxlan]
     #[arg(long, value_parser = ["vxlan", "geneve", "gre", "nvgre"])]
     tunnel: Option<String>,
+    /// Whether ARP and neighbour discovery are answered where it is known who has the address
+    #[arg(long, value_parser = ["on", "off"])]
+    suppression: Option<String>,
+    /// Who has which address for certain, as 10.0.0.5=52:54:00:00:00:05,…
+    #[arg(long, value_name = "ADDRESS=MAC", value_delimiter = ',', value_parser = binding)]
+    bindings: Option<Vec<Binding>>,
+}
+
+fn binding(text: &str) -> Result<Binding, String> {
+    let (address, mac) = text.split_once('=').ok_or("is not ADDRESS=MAC")?;
+    Ok(Binding { address: address.into(), mac: mac.into() })
 }
 
 impl Settings {
@@ -59,9 +76,13 @@ impl Settings {
             (&mut n.vtep, &self.vtep),
             (&mut n.learning, &self.learning),
             (&mut n.tunnel, &self.tunnel),
+            (&mut n.suppression, &self.suppression),
+            (&mut n.group, &self.group),
+            (&mut n.inner_tags, &self.inner_tags),
         ] {
             to.clone_from(from.as_ref().unwrap_or(&to.clone()));
         }
+        n.bindings = self.bindings.clone().unwrap_or_else(|| n.bindings.clone());
         n.remotes = self.remotes.clone().unwrap_or_else(|| n.remotes.clone());
     }
 }

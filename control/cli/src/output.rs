@@ -85,6 +85,7 @@ pub fn plan(plan: &Plan, as_json: bool, dry_run: bool) -> anyhow::Result<()> {
             println!("the dataplane is down: stored, and installed as soon as it is back");
         }
     }
+    plan.warnings.iter().for_each(|w| println!("note: {w}"));
     Ok(())
 }
 

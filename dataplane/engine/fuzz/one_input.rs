@@ -23,6 +23,9 @@ impl Output<HeapFrame> for Sent {
     }
     fn learned(&mut self, _: MacLearned) {}
     fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) {}
+    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
+        Some(HeapFrame::new(octets))
+    }
     fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
         Ok(std::iter::once(frame).collect())
     }
@@ -52,7 +55,17 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
     };
     topology.set_vtep("vtep0", vtep).expect("there is room");
     let remotes = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()].into();
-    let overlay = Some(OverlaySpec { kind: Kind::Vxlan, vni: 1, vtep: "vtep0".into(), remotes, learn: true });
+    let overlay = Some(OverlaySpec {
+        kind: Kind::Vxlan,
+        vni: 1,
+        vtep: "vtep0".into(),
+        remotes,
+        group: None,
+        keep_tags: false,
+        learn: true,
+        suppress: true,
+        bindings: Default::default(),
+    });
     topology.set_network("blue", NetworkSpec { vlan: None, overlay });
     let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
     let idx = topology.set_port("guest", joined).expect("there is room");

@@ -95,6 +95,20 @@ pub trait Output<F> {
         let _ = (remote, inside, frame, l3, mtu);
     }
 
+    /// Keeps a copy of `frame`, which can't be sent into the tunnel to `remote` before its next hop is known,
+    /// with what it is in the overlay, for [`crate::Pipeline::send_into`]. `false` if there is no room:
+    /// it is dropped then.
+    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F) -> bool {
+        let _ = (remote, inside, frame);
+        false
+    }
+
+    /// A frame of the switch's own; `None` when there is no buffer left.
+    fn make(&mut self, octets: &[u8]) -> Option<F> {
+        let _ = octets;
+        None
+    }
+
     /// What `frame` becomes when checksums and segments that its sender left to the switch are made;
     /// all plain.
     fn finish(&mut self, frame: F) -> Result<ArrayVec<F, MAX_PIECES>, DropReason>;

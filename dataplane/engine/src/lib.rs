@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod discovery;
 pub mod frame;
 mod intrinsics;
 pub mod mac_table;

@@ -39,7 +39,7 @@ use crate::{
     DropReason, Frame, MacAddr, Output, PortIdx, SegmentId, Snapshot,
     counters::Counters,
     mac_table::{Hash, Key, MacTable},
-    snapshot::Port,
+    snapshot::{Port, Segment},
     stage::{
         self,
         tunnel::{Again, Entry},
@@ -218,6 +218,30 @@ impl Pipeline {
             key.is_some_and(|k| cx.macs.lookup(k, cx.macs.hash(k)) == Some(ingress))
         });
         pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
+    }
+
+    /// Sends a plain frame that was held into the tunnel to `remote`, whose next hop is known by now; what
+    /// it was in the overlay is in `inside`.
+    pub fn send_into<F: Frame>(
+        &mut self,
+        cx: Context<'_>,
+        remote: PortIdx,
+        inside: (Class, SegmentId),
+        frame: F,
+        out: &mut impl Output<F>,
+    ) {
+        // Both may have gone meanwhile, and their numbers be others'.
+        let its = |s: &Segment| s.remotes.contains(&remote) || s.flood.contains(&remote);
+        let to = cx.snapshot.segment(inside.1).filter(|s| its(s)).and_then(|_| cx.snapshot.port(remote));
+        let Some(to) = to else { return cx.drop(remote, DropReason::PortGone, 1) };
+        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
+        let nobody = Key::new(MacAddr::default(), inside.1);
+        let m = Meta { dst: nobody, src: nobody, class: inside.0, ..Meta::EMPTY };
+        // Whoever sent it may be gone: it comes from nowhere, as far as isolation is concerned.
+        stage::tunnel::leave(cx, to, to, frame, &m, out, &mut again);
+        if !again.burst.is_empty() {
+            again.flush(cx, out);
+        }
     }
 
     /// The ports that the frames of a burst received at `ingress` go to, as far as that is one port

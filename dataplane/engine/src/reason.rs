@@ -62,6 +62,8 @@ reasons! {
     StormMulticast = "storm_multicast", Rx;
     /// Over the port's limit for frames to unknown addresses.
     StormUnknownUnicast = "storm_unknown_unicast", Rx;
+    /// A question for an address, answered in its station's stead instead of being flooded.
+    Suppressed = "suppressed", Rx;
     /// To be flooded, but no other port of its segment is up.
     NoOtherPort = "no_other_port", Rx;
     /// Received for a guest of another worker, whose ring was full: that worker is too slow.

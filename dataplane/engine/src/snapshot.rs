@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     storm::StormLimits,
-    tunnel::Role,
+    tunnel::{Bindings, Role},
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag},
 };
 
@@ -50,10 +50,16 @@ pub struct Segment {
     pub ageing_s: u32,
     /// The ports that are up and carry it, the remotes of its network among them.
     pub flood: Arc<[PortIdx]>,
+    /// The remotes of its network, whether floods go to each of them or to a group.
+    pub remotes: Arc<[PortIdx]>,
     /// Its VNI, if it goes on in tunnels.
     pub vni: Option<u32>,
+    /// Whether frames keep the VLAN's tag in tunnels.
+    pub keeps_tags: bool,
     /// Whether addresses are learned from what comes in tunnels.
     pub learns_remote: bool,
+    /// Who has which address there, where questions are to be answered.
+    pub bindings: Option<Arc<Bindings>>,
     /// The network that it is, if it is one.
     pub network: Option<Arc<str>>,
 }
@@ -116,7 +122,8 @@ impl Port {
     pub fn carries(&self, id: SegmentId, segment: &Segment) -> bool {
         match &self.role {
             Role::Device => self.segments.of(segment.vid) == id,
-            Role::Vtep(_) | Role::Remote(_) => segment.flood.contains(&self.idx),
+            Role::Vtep(_) => segment.flood.contains(&self.idx),
+            Role::Remote(_) => segment.remotes.contains(&self.idx),
         }
     }
 }

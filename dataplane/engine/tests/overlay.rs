@@ -54,15 +54,28 @@ fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
     s
 }
 
+fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
+    OverlaySpec {
+        kind: Kind::Vxlan,
+        vni,
+        vtep: "vtep0".into(),
+        remotes: remotes.iter().map(|r| ip(*r, v6)).collect(),
+        group: None,
+        keep_tags: false,
+        learn: true,
+        suppress: true,
+        bindings: Default::default(),
+    }
+}
+
 fn set_blue(s: &mut Switch, vlan: Option<(String, u16)>, remotes: &[u8], v6: bool) {
-    let remotes: BTreeSet<IpAddr> = remotes.iter().map(|r| ip(*r, v6)).collect();
-    let overlay = Some(OverlaySpec { kind: Kind::Vxlan, vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
+    let overlay = Some(overlay(VNI, remotes, v6));
     s.topology.set_network("blue", NetworkSpec { vlan, overlay });
 }
 
 fn resolve(s: &Switch) {
     for v in s.topology.vteps() {
-        for r in v.remotes {
+        for r in v.remotes.into_iter().filter(|r| !r.address.is_multicast()) {
             let last = match r.address {
                 IpAddr::V4(a) => a.octets()[3],
                 IpAddr::V6(a) => a.octets()[15],
@@ -122,8 +135,7 @@ fn every_kind_of_tunnel_carries_the_same() {
         for v6 in [false, true] {
             let (mut a, mut b) = (host(1, &[2], v6), host(2, &[1], v6));
             for (s, other) in [(&mut a, 2), (&mut b, 1)] {
-                let remotes = [ip(other, v6)].into();
-                let overlay = Some(OverlaySpec { kind, vni: VNI, vtep: "vtep0".into(), remotes, learn: true });
+                let overlay = Some(OverlaySpec { kind, ..overlay(VNI, &[other], v6) });
                 s.topology.set_network("blue", NetworkSpec { vlan: None, overlay });
                 s.topology.snapshot().unwrap();
                 resolve(s);
@@ -151,6 +163,35 @@ fn a_flood_goes_to_every_remote_and_every_guest_once() {
     assert_eq!(a.run(2, [HeapFrame::new(frame(9, 6, 60))]).sent.len(), 5);
 }
 
+/// BUM goes to the group once, known unicast to its host; and who of the group is no remote is a stranger.
+#[test]
+fn a_group_of_the_underlay_takes_the_place_of_copies() {
+    for (v6, group, mac) in [(false, "239.1.2.3", [1, 0, 0x5e, 1, 2, 3]), (true, "ff05::102", [0x33, 0x33, 0, 0, 1, 2])]
+    {
+        let group: IpAddr = group.parse().unwrap();
+        let set = |s: &mut Switch, remotes: &[u8]| {
+            let overlay = Some(OverlaySpec { group: Some(group), ..overlay(VNI, remotes, v6) });
+            s.topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+            s.topology.snapshot().unwrap();
+            resolve(s);
+        };
+        let (mut a, mut b) = (host(1, &[2], v6), host(2, &[1], v6));
+        set(&mut a, &[2, 3, 4]);
+        set(&mut b, &[1]);
+        let sent = a.run(1, [HeapFrame::new(frame(0xff, 7, 60))]).sent;
+        let tunnelled = by(&a, &sent, 0);
+        assert_eq!((tunnelled.len(), &tunnelled[0][..6]), (1, &mac[..]), "one for all");
+        assert_eq!(carry(&mut b, tunnelled.clone()).len(), 2);
+        let sent = b.run(1, [HeapFrame::new(frame(7, 8, 60))]).sent;
+        let answer = by(&b, &sent, 0);
+        assert_eq!(answer[0][..6], vtep_mac(1).octets());
+        assert_eq!(carry(&mut a, answer).len(), 1);
+        set(&mut b, &[9]);
+        assert_eq!(carry(&mut b, tunnelled).len(), 0);
+        assert_eq!(b.drops(DropReason::UnknownVtep), 1);
+    }
+}
+
 #[test]
 fn a_network_can_be_a_vlan_too() {
     let mut a = host(1, &[2], false);
@@ -174,6 +215,46 @@ fn a_network_can_be_a_vlan_too() {
     let sent = b.run(1, [HeapFrame::new(frame(7, 8, 60))]).sent;
     let arrived = carry(&mut a, by(&b, &sent, 0));
     assert_eq!(by(&a, &arrived, 3)[0][12..16], [0x81, 0, 0, 10]);
+}
+
+/// The VLAN's tag goes through the tunnel, with its priority, where both ends keep it.
+#[test]
+fn tags_are_kept_where_that_is_wanted() {
+    let keeping = |number: u8, other: u8| {
+        let mut s = host(number, &[other], false);
+        s.topology.set_bridge("lan", dunlin_engine::topology::BridgeSpec { ageing_s: 300 });
+        let trunk = PortSpec::new("lan", VlanMode::Trunk { vlans: VlanSet::ALL });
+        s.ports.push(s.topology.set_port("trunk", trunk).unwrap());
+        s.topology.set_up("trunk", true);
+        let overlay = Some(OverlaySpec { keep_tags: true, ..overlay(VNI, &[other], false) });
+        s.topology.set_network("blue", NetworkSpec { vlan: Some(("lan".into(), 10)), overlay });
+        s.topology.snapshot().unwrap();
+        resolve(&s);
+        s
+    };
+    let (mut a, mut b) = (keeping(1, 2), keeping(2, 1));
+    let tagged = |dst, src, tci: [u8; 2]| {
+        let mut f = frame(dst, src, 60);
+        f.splice(12..12, [0x81, 0, tci[0], tci[1]]);
+        f
+    };
+    // With a priority, to a trunk and to guests.
+    let sent = a.run(3, [HeapFrame::new(tagged(0xff, 7, [0x60, 10]))]).sent;
+    let tunnelled = by(&a, &sent, 0);
+    assert_eq!((tunnelled[0].len(), &tunnelled[0][62..66]), (50 + 64, &[0x81, 0, 0x60, 10][..]));
+    let arrived = carry(&mut b, tunnelled.clone());
+    assert_eq!(by(&b, &arrived, 3), [tagged(0xff, 7, [0x60, 10])]);
+    assert_eq!(by(&b, &arrived, 1), [frame(0xff, 7, 60)]);
+    // Whole bursts, from a guest without a tag, to the trunk behind the other end.
+    let sent = b.run(1, (0..8).map(|_| HeapFrame::new(frame(7, 8, 60)))).sent;
+    let arrived = carry(&mut a, by(&b, &sent, 0));
+    assert_eq!(by(&a, &arrived, 3), vec![tagged(7, 8, [0, 10]); 8]);
+    // Another VLAN's tag, and any tag where none are kept, is refused.
+    let mut other = tunnelled[0].clone();
+    other[65] = 11;
+    assert_eq!(carry(&mut b, vec![other]).len(), 0);
+    assert_eq!(carry(&mut host(2, &[1], false), tunnelled).len(), 0);
+    assert_eq!(b.drops(DropReason::IngressVlan), 1);
 }
 
 /// A VXLAN frame of host 2's to host 1's VTEP, with a frame of station 8's for station `dst` in it.
@@ -231,9 +312,7 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     a.topology.set_up("other", true);
     assert_eq!(outcome(&mut a, 3, good.clone()), (0, Some(DropReason::NotUplink)));
     // A remote of another network is a stranger in this one.
-    let red =
-        OverlaySpec { kind: Kind::Vxlan, vni: 77, vtep: "vtep0".into(), remotes: [ip(3, false)].into(), learn: true };
-    a.topology.set_network("red", NetworkSpec { vlan: None, overlay: Some(red) });
+    a.topology.set_network("red", NetworkSpec { vlan: None, overlay: Some(overlay(77, &[3], false)) });
     let joined = PortSpec { network: Some("red".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
     a.ports.push(a.topology.set_port("red1", joined).unwrap());
     a.topology.set_up("red1", true);
@@ -254,7 +333,27 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 1564)), (1, None));
     assert_eq!(outcome(&mut a, 1, frame(99, 7, 1565)), (0, Some(DropReason::MtuExceeded)));
     a.topology.vteps().next().unwrap().remotes[1].next_hop.set(None);
-    assert_eq!(outcome(&mut a, 1, frame(99, 7, 60)), (0, Some(DropReason::NextHop)));
+    let mut large = HeapFrame::new(frame(99, 7, 900));
+    large.segment_len = Some(300);
+    let before = a.drops(DropReason::NextHop);
+    a.run(1, [large]);
+    assert_eq!(a.drops(DropReason::NextHop), before + 1, "what can't be held");
+}
+
+/// What can't be sent yet is handed out to be held, and sent when the next hop is known.
+#[test]
+fn frames_wait_for_their_next_hop() {
+    let mut a = host(1, &[2], false);
+    a.run(0, [HeapFrame::new(tunnelled(0xff))]);
+    let next_hop = a.topology.vteps().next().unwrap().remotes[0].next_hop.clone();
+    next_hop.set(None);
+    let sink = a.run(1, [frame(8, 7, 60), frame(8, 7, 61)].map(HeapFrame::new));
+    assert_eq!((sink.sent.len(), sink.held.len(), a.drops(DropReason::NextHop)), (0, 2, 0));
+    next_hop.set(Some(vtep_mac(2)));
+    let sent: Vec<_> =
+        sink.held.into_iter().flat_map(|(remote, inside, f)| a.send_into(remote, inside, f).sent).collect();
+    assert_eq!(by(&a, &sent, 0).iter().map(Vec::len).collect::<Vec<_>>(), [110, 111]);
+    a.check_conservation();
 }
 
 #[test]
@@ -280,10 +379,42 @@ fn what_is_for_the_vtep_itself_is_handed_over() {
 }
 
 #[test]
+fn questions_are_answered_where_it_is_known_who_has_the_address() {
+    use dunlin_engine::discovery::{Question, Said, answer, read};
+    let station = |n: u8| MacAddr::from_octets([2, 0, 0, 0, 0, n]);
+    // A question is an answer with another operation, asked of everyone.
+    let asks = |of: u8, by: u8| {
+        let said = answer(&Question { target: ip(by, false), asker: ip(of, false), mac: station(0) }, station(by));
+        let mut f = said.octets().to_vec();
+        f[..6].fill(0xff);
+        f[21] = 1;
+        f[6..12].copy_from_slice(&station(by).octets());
+        HeapFrame::new(f)
+    };
+    let mut a = host(1, &[2], false);
+    assert_eq!(a.run(1, [asks(8, 7)]).sent.len(), 2, "nobody knows: to the other guest and the other host");
+    assert_eq!(a.run(2, [asks(7, 8)]).sent.len(), 1, "who asked before is known");
+    let sink = a.run(1, [asks(8, 7)]);
+    let tells = Said::Tells { address: ip(8, false), mac: station(8) };
+    assert_eq!((sink.sent.len(), sink.sent[0].0), (1, a.ports[1].get()));
+    assert_eq!(read(&sink.sent[0].1, 14), Some(tells));
+    assert_eq!(a.drops(DropReason::Suppressed), 2);
+    // Its own address, after it moved or to see whether it is free; and after a long time.
+    assert_eq!(a.run(1, [asks(7, 7)]).sent.len(), 2);
+    a.now_s += 400;
+    assert_eq!(a.run(1, [asks(8, 7)]).sent.len(), 2);
+    // What control says is certain, and where it is off nothing is answered.
+    a.topology.bindings("blue").unwrap().install([(ip(9, false), station(9))]);
+    assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 1);
+    let off = OverlaySpec { suppress: false, ..overlay(VNI, &[2], false) };
+    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(off) });
+    assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 2);
+}
+
+#[test]
 fn nothing_is_learned_where_that_is_turned_off() {
     let mut a = host(1, &[2], false);
-    let overlay =
-        OverlaySpec { kind: Kind::Vxlan, vni: VNI, vtep: "vtep0".into(), remotes: [ip(2, false)].into(), learn: false };
+    let overlay = OverlaySpec { learn: false, ..overlay(VNI, &[2], false) };
     a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(overlay) });
     let sink = a.run(0, [HeapFrame::new(tunnelled(0xff))]);
     assert_eq!((sink.sent.len(), sink.learned.len()), (2, 0));
@@ -296,7 +427,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let refused = |a: &mut Switch| a.topology.clone().snapshot().err().map(|e| e.to_string()).unwrap_or_default();
     let red = |vni, vlan, vtep: &str, remote| NetworkSpec {
         vlan,
-        overlay: Some(OverlaySpec { kind: Kind::Vxlan, vni, vtep: vtep.into(), remotes: [remote].into(), learn: true }),
+        overlay: Some(OverlaySpec { vtep: vtep.into(), remotes: [remote].into(), ..overlay(vni, &[], false) }),
     };
     for (spec, words) in [
         (red(VNI, None, "vtep0", ip(2, false)), "network 'red': vni: 1193046 is network 'blue' already"),
@@ -326,13 +457,7 @@ fn sixteen_thousand_networks() {
     let mut a = host(1, &[2], false);
     for n in 0..16_000u32 {
         let name = format!("n{n}");
-        let overlay = OverlaySpec {
-            kind: Kind::Vxlan,
-            vni: 1_000_000 + n,
-            vtep: "vtep0".into(),
-            remotes: [ip(2, false)].into(),
-            learn: true,
-        };
+        let overlay = overlay(1_000_000 + n, &[2], false);
         a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay) });
         if n % 16 == 0 {
             let joined = PortSpec { network: Some(name.clone()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };

@@ -1,6 +1,9 @@
 //! What a worker receives from and sends to, whatever the kind of port.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrayvec::ArrayVec;
 use dunlin_dpdk::{
@@ -109,16 +112,36 @@ struct TxPort {
     handle: TxHandle,
 }
 
+/// A frame that waits for its tunnel's next hop.
+pub struct Held {
+    pub remote: PortIdx,
+    pub inside: (Class, SegmentId),
+    pub frame: Packet,
+    pub since: Instant,
+}
+
+/// Frames that wait for one next hop, and for all of them.
+const HELD_PER_REMOTE: usize = 16;
+const HELD: usize = 128;
+/// For how long: a neighbour is asked three times meanwhile.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
 /// The transmit side of one worker: frames wait here, by port, for the end of the round.
 pub struct Transmitter {
     ports: Box<[Option<Box<TxPort>>; MAX_PORTS]>,
     dirty: Vec<PortIdx>,
     finisher: Finisher,
+    held: Vec<Held>,
 }
 
 impl Transmitter {
     pub fn new(finisher: Finisher) -> Self {
-        Transmitter { ports: Box::new([const { None }; MAX_PORTS]), dirty: Vec::with_capacity(MAX_PORTS), finisher }
+        Transmitter {
+            ports: Box::new([const { None }; MAX_PORTS]),
+            dirty: Vec::with_capacity(MAX_PORTS),
+            finisher,
+            held: Vec::with_capacity(HELD),
+        }
     }
 
     /// Sends by `port` through `handle` from now on.
@@ -213,6 +236,21 @@ impl Output<Packet> for Round<'_> {
         let _ = self.shared.mailbox.post(About::TooBig { remote, inside, l3, mtu }, &frame.0);
     }
 
+    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet) -> bool {
+        let held = &mut self.tx.held;
+        if held.len() == HELD || held.iter().filter(|h| h.remote == remote).count() == HELD_PER_REMOTE {
+            return false;
+        }
+        // In a buffer of its own: a device's may not outlive the round.
+        let Some(frame) = self.tx.finisher.pool().frame(frame.0.head()).map(Packet) else { return false };
+        held.push(Held { remote, inside, frame, since: Instant::now() });
+        true
+    }
+
+    fn make(&mut self, octets: &[u8]) -> Option<Packet> {
+        self.tx.make(octets)
+    }
+
     fn finish(&mut self, frame: Packet) -> Result<ArrayVec<Packet, MAX_PIECES>, DropReason> {
         let mut pieces = ArrayVec::new();
         match self.tx.finisher.finish(frame.0, Caps::default(), &mut pieces) {
@@ -223,6 +261,24 @@ impl Output<Packet> for Round<'_> {
 }
 
 impl Round<'_> {
+    /// Takes frames whose next hop `is_known` by now, in their order; those that waited too long are dropped.
+    #[inline(always)]
+    pub fn take_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {
+        if self.tx.held.is_empty() { Vec::new() } else { self.sort_held(is_known) }
+    }
+
+    #[inline(never)]
+    fn sort_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {
+        let (known, waiting): (Vec<Held>, Vec<Held>) = self.tx.held.drain(..).partition(|h| is_known(h.remote));
+        for h in waiting {
+            match h.since.elapsed() < HELD_FOR {
+                true => self.tx.held.push(h),
+                false => drop_frames(&self.shared.counters, h.remote, DropReason::NextHop, 1),
+            }
+        }
+        known
+    }
+
     /// Sends all that waits.
     #[inline(always)]
     pub fn flush(&mut self) {

@@ -276,6 +276,10 @@ impl Worker {
             bursts += 1;
             pipeline.run(cx, port, burst, &mut out);
         });
+        for h in out.take_held(|remote| cx.snapshot.port(remote).is_none_or(|p| p.role.is_reached())) {
+            frames += 1;
+            pipeline.send_into(cx, h.remote, h.inside, h.frame, &mut out);
+        }
         for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
             burst.push(frame);

@@ -50,6 +50,33 @@ impl Overlay {
     }
 }
 
+/// Ports whose frames can be too large for their network's tunnels.
+pub(super) fn too_large(t: &dp::Transaction) -> Vec<String> {
+    let vteps: BTreeMap<&str, &dp::Vtep> = t.set_vteps.iter().map(|v| (v.name.as_str(), v)).collect();
+    let ports: BTreeMap<&str, &dp::Port> = t.set_ports.iter().map(|p| (p.name.as_str(), p)).collect();
+    let mut joined: BTreeMap<&str, Vec<&dp::Port>> = BTreeMap::new();
+    t.set_ports.iter().filter(|p| !p.network.is_empty()).for_each(|p| joined.entry(&p.network).or_default().push(p));
+    let mut warnings = Vec::new();
+    for n in &t.set_networks {
+        let Some((o, v)) = n.overlay.as_ref().and_then(|o| Some((o, vteps.get(o.vtep.as_str())?))) else { continue };
+        let uplink = ports.get(v.uplink.as_str()).map_or(0, |p| p.mtu);
+        // Ethernet, IPv4, UDP and the tunnel's own header; GRE has no UDP, IPv6 is longer.
+        let gre = o.kind == "gre" || o.kind == "nvgre";
+        let takes = if gre { 42 } else { 50 } + if v.address.contains(':') { 20 } else { 0 };
+        let fits = uplink.saturating_sub(takes + if o.keep_tags { 4 } else { 0 });
+        let on_vlan = |p: &&dp::Port| !n.bridge.is_empty() && p.bridge == n.bridge && carries(p, n.vlan);
+        let carriers = if n.bridge.is_empty() { &[][..] } else { &t.set_ports };
+        let here = joined.get(n.name.as_str()).into_iter().flatten().copied().chain(carriers.iter().filter(on_vlan));
+        for p in here.filter(|p| p.name != v.uplink && p.mtu > fits) {
+            let (port, mtu, network) = (&p.name, p.mtu, &n.name);
+            warnings.push(format!(
+                "port '{port}': mtu: {mtu} is more than the {fits} that fit into the tunnels of network '{network}'"
+            ));
+        }
+    }
+    warnings
+}
+
 type Bridges = BTreeMap<String, dp::Bridge>;
 type Ports = BTreeMap<String, dp::Port>;
 
@@ -175,7 +202,7 @@ fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
             Ok(a) if address.contains(&a) && a != address.addr() => {}
             _ => return bad(object, "address", format!("is no neighbour in {}", address.trunc())),
         }
-        let compiled = dp::StaticNeighbor { address: n.address.clone(), mac: station_mac(&object, &n.mac)? };
+        let compiled = dp::Binding { address: n.address.clone(), mac: station_mac(&object, &n.mac)? };
         if neighbors.insert(n.address.clone(), compiled).is_some() {
             return bad(object, "address", format!("is there twice for vtep '{}'", v.name));
         }
@@ -249,6 +276,10 @@ fn network(
             ("remotes", !n.remotes.is_empty()),
             ("learning", !n.learning.is_empty()),
             ("tunnel", !n.tunnel.is_empty()),
+            ("suppression", !n.suppression.is_empty()),
+            ("group", !n.group.is_empty()),
+            ("inner_tags", !n.inner_tags.is_empty()),
+            ("bindings", !n.bindings.is_empty()),
         ];
         if let Some((field, _)) = needs.iter().find(|(_, set)| *set) {
             return bad(object, field, "needs a vni");
@@ -287,12 +318,48 @@ fn network(
         let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", vtep.name);
         return bad(object, "vlan", why);
     }
+    match n.group.parse::<IpAddr>() {
+        Ok(g) if g.is_multicast() && own.is_some_and(|o| o.is_ipv4() == g.is_ipv4()) => {}
+        _ if n.group.is_empty() => {}
+        _ => return bad(object, "group", format!("'{}' is no multicast group of {}'s family", n.group, vtep.address)),
+    }
+    let keep_tags = match n.inner_tags.as_str() {
+        "" | "strip" => false,
+        "keep" if n.vlan.is_some() => true,
+        "keep" => return bad(object, "inner_tags", "needs a vlan, whose tag is kept"),
+        other => return bad(object, "inner_tags", format!("'{other}' is neither 'strip' nor 'keep'")),
+    };
+    let no_suppression = match n.suppression.as_str() {
+        "" | "on" => false,
+        "off" => true,
+        other => return bad(object, "suppression", format!("'{other}' is neither 'on' nor 'off'")),
+    };
+    let mut bindings = BTreeMap::new();
+    for b in &n.bindings {
+        let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_station(*a)) else {
+            return bad(object, "bindings", format!("'{}' is no address of a host", b.address));
+        };
+        let compiled = dp::Binding { address: address.to_string(), mac: station_mac(&object, &b.mac)? };
+        if bindings.insert(address, compiled).is_some() {
+            return bad(object, "bindings", format!("{address} is there twice"));
+        }
+    }
     let kind = match n.tunnel.as_str() {
         "" => KINDS[0],
         kind if KINDS.contains(&kind) => kind,
         other => return bad(object, "tunnel", format!("'{other}' is none of {}", KINDS.join(", "))),
     };
     let remotes = remotes.into_iter().map(|a| a.to_string()).collect();
-    let overlay = Some(dp::Overlay { kind: kind.into(), vni, vtep: vtep.name.clone(), remotes, no_learning });
+    let overlay = Some(dp::Overlay {
+        kind: kind.into(),
+        vni,
+        vtep: vtep.name.clone(),
+        remotes,
+        no_learning,
+        no_suppression,
+        keep_tags,
+        group: n.group.clone(),
+        bindings: bindings.into_values().collect(),
+    });
     Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay })
 }

@@ -102,7 +102,12 @@ impl Netns {
 
     /// Starts to receive probe frames: see `probe.py receive`. Returns once it listens.
     pub fn receive(&self, options: &str) -> Receiver {
-        let mut child = self.spawn(&format!("{} receive eth0 {options}", probe()));
+        self.receive_on("eth0", options)
+    }
+
+    /// The same on another interface.
+    pub fn receive_on(&self, interface: &str, options: &str) -> Receiver {
+        let mut child = self.spawn(&format!("{} receive {interface} {options}", probe()));
         let mut out = BufReader::new(child.0.as_mut().unwrap().stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();

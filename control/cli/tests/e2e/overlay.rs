@@ -81,6 +81,35 @@ fn the_kernel_is_a_peer() {
     }
 }
 
+/// The kernel finds other hosts by a multicast group of the underlay.
+#[test]
+fn a_multicast_group_of_the_underlay() {
+    for (underlay, own, remote, group, kind) in [
+        ("10.50.0.2/24", "10.50.0.1/24", "10.50.0.2", "239.1.1.1", ""),
+        ("fd50::2/64", "fd50::1/64", "fd50::2", "ff05::101", "udp6zerocsumrx udp6zerocsumtx"),
+    ] {
+        let local = underlay.split('/').next().unwrap();
+        let vxlan = format!("id 100 local {local} group {group} dev eth0 {kind}");
+        let peer = kernel_vtep(underlay, &vxlan, "192.168.9.2/24");
+        let host = Host::start();
+        host.add_host("up", &peer, "");
+        let capture =
+            peer.spawn("timeout 5 tcpdump -c 1 -v -n -i eth0 \"igmp[0] == 0x16 or (ip6 and ip6[48] == 131)\"");
+        std::thread::sleep(Duration::from_millis(700));
+        host.dunlin(&format!("vtep add v --uplink up --address {own}"));
+        host.dunlin(&format!("network add blue --vni 100 --remotes {remote} --group {group}"));
+        let web = guest("192.168.9.1/24");
+        add_guest(&host, "web", &web, "blue");
+        eventually("the next hop answers", 5.0, || reached(&host, remote));
+        assert!(web.reaches("192.168.9.2", 5), "{group}: {}", host.dunlin("vtep list"));
+        // The kernel asks the group for who it has forgotten.
+        peer.run("ip neigh flush dev vx; bridge fdb show dev vx | grep -v 00:00:00:00:00:00 | cut -d\" \" -f1 | xargs -r -n1 bridge fdb del dev vx || true");
+        assert!(peer.reaches("192.168.9.1", 5), "{group}");
+        let seen = capture.finish();
+        assert!(seen.contains(group), "no report of the membership: {seen}");
+    }
+}
+
 /// Two hosts in two subnets, with a router between.
 struct Routed {
     a: Host,
@@ -148,6 +177,10 @@ fn guests_of_two_hosts_are_on_one_segment() {
     let (one, two) = (start(&routed.a, 1), start(&routed.b, 2));
     let (mut one, mut two) = (one.ready(), two.ready());
     assert!(one.reaches("192.168.8.2", 5) && two.reaches("192.168.8.1", 5));
+    two.run("iperf3 -s -D");
+    let report = one.run("iperf3 -c 192.168.8.2 -t 3 -f m");
+    let line = report.lines().find(|l| l.contains("receiver")).unwrap_or_else(|| panic!("iperf3 failed: {report}"));
+    println!("QEMU guest to QEMU guest of another host: {line}");
     routed.a.kill_dataplane();
     routed.a.start_dataplane();
     routed.a.wait_until_filled();
@@ -233,6 +266,44 @@ fn open_vswitch_is_a_peer() {
     }
 }
 
+/// Who asks for an address that is known is answered at its port; the other host hears nothing.
+#[test]
+fn arp_is_answered_at_the_edge() {
+    let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
+    peer.run("ip -6 addr add fd09::2/64 dev vx nodad");
+    let web = guest("192.168.9.1/24");
+    web.run(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
+    );
+    web.run("ip -6 addr add fd09::1/64 dev eth0 nodad");
+    let host = Host::start();
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    let mac = peer.run("cat /sys/class/net/vx/address").trim().to_owned();
+    let other = "52:54:00:00:00:77";
+    host.dunlin(&format!(
+        "network add blue --vni 100 --remotes 10.50.0.2 --bindings 192.168.9.2={mac},fd09::2={mac},192.168.9.77={other}"
+    ));
+    add_guest(&host, "web", &web, "blue");
+    eventually("the next hop answers", 5.0, || reached(&host, "10.50.0.2"));
+    let suppressed = || host.json("network list")[0]["state"]["suppressed"].as_u64().unwrap();
+    // The kernel's own question, and the address is right.
+    assert!(web.reaches("192.168.9.2", 3) && web.reaches("fd09::2", 3));
+    assert!(suppressed() >= 2, "{}", suppressed());
+    // Nobody is there to answer: only the switch can have.
+    let _ = web.reaches("192.168.9.77", 1);
+    assert!(web.run("ip neigh show 192.168.9.77").contains(other));
+    // Off, the question goes where nobody answers.
+    host.dunlin("network set blue --suppression off");
+    web.run("ip neigh flush all");
+    let before = suppressed();
+    let _ = web.reaches("192.168.9.77", 1);
+    assert!(!web.run("ip neigh show 192.168.9.77").contains(other));
+    assert!(web.reaches("192.168.9.2", 3), "flooded, and answered by the station itself");
+    assert_eq!(suppressed(), before);
+    assert!(host.metrics().contains("dunlin_network_suppressed_total{network=\"blue\"}"));
+}
+
 /// A host with one NIC: its kernel keeps its address, on a tap in the underlay, beside the VTEP; the
 /// underlay is a VLAN of the uplink.
 #[test]
@@ -282,6 +353,38 @@ fn another_gateway_takes_over_within_a_second() {
     assert!(near.reaches("192.168.8.2", 1));
     println!("another next hop after {} ms", took.as_millis());
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// The first frames of all, sent before anyone has answered who leads to the other host.
+#[test]
+fn the_first_frames_wait_for_the_next_hop() {
+    let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
+    let host = Host::start();
+    host.add_host("up", &peer, "");
+    let web = guest("192.168.9.1/24");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    add_guest(&host, "web", &web, "blue");
+    eventually("the next hop answers", 5.0, || reached(&host, "10.50.0.2"));
+    assert!(web.reaches("192.168.9.2", 3));
+    // Forgotten, and asked again: what is sent meanwhile arrives all the same.
+    let receiver = peer.receive_on("vx", "--seconds 6");
+    let to = peer.run("cat /sys/class/net/vx/address").trim().to_owned();
+    std::thread::scope(|s| {
+        s.spawn(|| web.send(&format!("--dst {to} --count 600 --rate 200")));
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(400));
+            host.dunlin("neighbor flush");
+        }
+    });
+    let lines = receiver.finish();
+    let summary = lines.last().expect("a summary");
+    println!("{summary}");
+    assert_eq!(
+        (crate::net::number(summary, "received"), crate::net::number(summary, "disorder")),
+        (600, 0),
+        "{summary}"
+    );
 }
 
 #[test]
@@ -370,6 +473,13 @@ fn a_path_mtu_is_discovered() {
     host.add_host("web", &web, "--network blue");
     let status = host.dunlin("status");
     assert!(status.contains("network 'blue': frames of port 'web' can be too large"), "{status}");
+    let told = host.dunlin("port set web --mtu 1451");
+    assert!(
+        told.contains("note: port 'web': mtu: 1451 is more than the 1450 that fit into the tunnels of network 'blue'"),
+        "{told}"
+    );
+    assert!(!host.dunlin("port set web --mtu 1450").contains("note:"));
+    host.dunlin("port set web --mtu 1500");
     assert!(web.reaches("192.168.9.2", 5));
     // 28 octets of IPv4 and ICMP, or 48 of IPv6 and ICMPv6, around what is named here.
     let fits = |to: &str, size: u32| web.try_run(&format!("ping -M do -c 2 -W 1 -s {size} {to}"));

@@ -10,6 +10,7 @@ use crate::{
     snapshot::Port,
     stage::{
         egress::{check, retag},
+        suppress,
         tunnel::{self, Again},
     },
     tunnel::Role,
@@ -25,7 +26,13 @@ pub(crate) fn run<F: Frame>(
     out: &mut impl Output<F>,
     again: &mut impl Again<F>,
 ) {
-    let targets = cx.snapshot.segment(m.dst.segment()).map_or(&[][..], |s| &s.flood[..]);
+    let segment = cx.snapshot.segment(m.dst.segment());
+    if let Some(known) = segment.and_then(|s| s.bindings.as_deref())
+        && suppress::run(cx, from, &frame, m, known, out)
+    {
+        return;
+    }
+    let targets = segment.map_or(&[][..], |s| &s.flood[..]);
     let mut rewritten: Option<(Tag, F)> = None;
     let mut waiting: Option<(&Port, Tag)> = None;
     let (has, mut outcomes) = (m.class.tag(), 0u64);

@@ -7,4 +7,5 @@ pub(crate) mod learn;
 pub(crate) mod lookup;
 pub(crate) mod parse;
 pub(crate) mod police;
+pub(crate) mod suppress;
 pub(crate) mod tunnel;

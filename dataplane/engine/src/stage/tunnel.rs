@@ -76,15 +76,22 @@ struct Way<'a> {
     vtep: &'a Port,
     vni: u32,
     next_hop: MacAddr,
+    /// The tag that frames have inside: none, unless the network keeps them.
+    tag: Tag,
 }
 
 impl<'a> Way<'a> {
     #[inline(always)]
     fn find(cx: Context<'a>, remote: &'a Remote, m: &Meta) -> Result<Self, DropReason> {
-        let vni = cx.snapshot.segment(m.dst.segment()).and_then(|s| s.vni).ok_or(DropReason::EgressVlan)?;
+        let segment = cx.snapshot.segment(m.dst.segment()).ok_or(DropReason::EgressVlan)?;
+        let vni = segment.vni.ok_or(DropReason::EgressVlan)?;
         let vtep = cx.snapshot.port(remote.vtep).ok_or(DropReason::LinkDown)?;
         let next_hop = remote.next_hop.get().ok_or(DropReason::NextHop)?;
-        Ok(Way { remote, vtep, vni, next_hop })
+        let tag = match segment.keeps_tags && m.class.vid() != 0 {
+            true => Tag::new(m.class.tpid(), m.class.priority() | m.class.vid()),
+            false => Tag::NONE,
+        };
+        Ok(Way { remote, vtep, vni, next_hop, tag })
     }
 
     /// The plain frame with its outer headers.
@@ -118,10 +125,14 @@ pub(crate) fn burst<F: Frame, A: Again<F>>(
     let Some(to) = cx.snapshot.port(to) else { return false };
     let Role::Remote(remote) = &to.role else { return false };
     let fits = all.plain && all.largest <= to.mtu + overhead(first.class);
-    if A::LAST || !fits || matches!(from.role, Role::Remote(_)) || first.class.tag().is_some() {
+    if A::LAST || !fits || matches!(from.role, Role::Remote(_)) {
         return false;
     }
     let Ok(way) = Way::find(cx, remote, first) else { return false };
+    // The tag inside would have to be made or taken out, frame by frame.
+    if way.tag.is_some() || first.class.tag().is_some() {
+        return false;
+    }
     let before = burst.len();
     let outer: Burst<F> = std::mem::take(burst).into_iter().filter_map(|f| way.wrap(f)).collect();
     let (sent, headers) = (outer.len() as u64, remote.outer.len());
@@ -198,8 +209,17 @@ fn encapsulate<F: Frame, A: Again<F>>(
         }
         return Err(DropReason::MtuExceeded);
     }
-    let way = Way::find(cx, remote, m)?;
-    let frame = retag(frame, m.class.tag(), Tag::NONE).ok_or(DropReason::NoBuffer)?;
+    let way = match Way::find(cx, remote, m) {
+        // Until it answers for the first time, or again.
+        Err(DropReason::NextHop) if frame.is_plain() && out.hold(to.idx, (m.class, m.dst.segment()), &frame) => {
+            return Ok(());
+        }
+        way => way?,
+    };
+    if way.tag.is_some() && frame.wire_len() + 4 > to.mtu + overhead(m.class) {
+        return Err(DropReason::MtuExceeded);
+    }
+    let frame = retag(frame, m.class.tag(), way.tag).ok_or(DropReason::NoBuffer)?;
     let mut send = |frame: F, out: &mut _| {
         let len = u64::from(frame.len());
         let frame = way.wrap(frame).ok_or(DropReason::NoBuffer)?;
@@ -237,13 +257,16 @@ struct Last {
     kind: Kind,
     vni: u32,
     entry: Entry,
+    /// Whether a tag inside says priority: see [`untag`].
+    keeps_tags: bool,
     /// The same for what is most of all, VXLAN over IPv4: both addresses as they stand in the header; 0
     /// if it was something else.
     v4: u64,
 }
 
 impl Last {
-    const NONE: Last = Last { from: Address::NONE, kind: Kind::Vxlan, vni: 0, entry: Entry::NONE, v4: 0 };
+    const NONE: Last =
+        Last { from: Address::NONE, kind: Kind::Vxlan, vni: 0, entry: Entry::NONE, keeps_tags: false, v4: 0 };
 
     /// Finds as what the frames of a remote's VNI enter.
     #[inline(always)]
@@ -253,10 +276,9 @@ impl Last {
             let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
             let (class, segment) = *vtep.networks.get(&(kind, vni)).ok_or(DropReason::UnknownVni)?;
             // Another network's remote is a stranger in this one.
-            if !cx.snapshot.segment(segment).is_some_and(|s| s.flood.contains(&port)) {
-                return Err(DropReason::UnknownVtep);
-            }
-            *self = Last { from, kind, vni, entry: Entry { port, class, segment }, v4: 0 };
+            let network = cx.snapshot.segment(segment).filter(|s| s.remotes.contains(&port));
+            let keeps_tags = network.ok_or(DropReason::UnknownVtep)?.keeps_tags;
+            *self = Last { from, kind, vni, entry: Entry { port, class, segment }, keeps_tags, v4: 0 };
         }
         Ok(())
     }
@@ -291,7 +313,7 @@ fn open_any(
     last: &mut Last,
 ) -> Option<Result<Opened, DropReason>> {
     let datagram = match ip::packet(head, l3, len as usize) {
-        Packet::Datagram(d) if d.to == vtep.address => d,
+        Packet::Datagram(d) if d.to == vtep.address || vtep.groups.contains(&d.to) => d,
         Packet::Bad => return Some(Err(DropReason::BadTunnel)),
         _ => return None,
     };
@@ -322,6 +344,22 @@ fn unwrap<F: Frame>(frame: &mut F, o: &Opened) -> bool {
     o.ecn & 1 == 0 || ip::combine_ecn(frame.head_mut(), o.ecn)
 }
 
+/// As what the frame goes on, if its network keeps tags inside: one of the network's own VLAN is taken out,
+/// and its priority kept. Any other stays, and its frame is refused later as one at an access port.
+#[inline(always)]
+fn untag<F: Frame>(frame: &mut F, last: &Last) -> Entry {
+    if last.keeps_tags
+        && let Some(h) = frame.head().first_chunk::<16>()
+        && let tag = Tag::new(u16::from_be_bytes([h[12], h[13]]), u16::from_be_bytes([h[14], h[15]]))
+        && matches!(tag.tpid(), TPID_8021Q | TPID_8021AD)
+        && tag.tci() & Tag::VID == last.entry.class.vid()
+    {
+        frame.pop_tag();
+        return Entry { class: Class::new(Tag::NONE, tag.tpid(), tag.tci()), ..last.entry };
+    }
+    last.entry
+}
+
 /// Takes what is in tunnels to the VTEPs behind this uplink out of a burst, without the first pass:
 /// where it goes is known. Everything else stays, what is wrong among it.
 #[inline(never)]
@@ -345,7 +383,8 @@ pub(crate) fn bypass<F: Frame>(
             frames += 1;
             octets += u64::from(frame.len());
             if unwrap(&mut frame, &opened) {
-                again.push(cx, last.entry, frame, out);
+                let entry = untag(&mut frame, &last);
+                again.push(cx, entry, frame, out);
             } else {
                 congested += 1;
             }
@@ -427,7 +466,8 @@ fn decapsulate<F: Frame, A: Again<F>>(
         return Err(DropReason::Congestion);
     }
     arrived(cx, to, octets);
-    again.push(cx, last.entry, frame, out);
+    let entry = untag(&mut frame, &last);
+    again.push(cx, entry, frame, out);
     Ok(())
 }
 

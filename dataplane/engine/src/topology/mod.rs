@@ -268,8 +268,11 @@ impl Topology {
             vid: 0,
             ageing_s: 300,
             flood: Arc::new([]),
+            remotes: Arc::new([]),
             vni: None,
+            keeps_tags: false,
             learns_remote: true,
+            bindings: None,
             network: None,
         }];
         let names: Vec<String> = self.bridges.keys().cloned().collect();
@@ -338,8 +341,11 @@ impl Topology {
                 vid,
                 ageing_s: b.spec.ageing_s,
                 flood,
+                remotes: Arc::new([]),
                 vni: None,
+                keeps_tags: false,
                 learns_remote: true,
+                bindings: None,
                 network: None,
             };
         }

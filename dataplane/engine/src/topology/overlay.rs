@@ -11,7 +11,7 @@ use crate::{
     MAX_PORTS, MacAddr, PortIdx, SegmentId,
     snapshot::{Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
-    tunnel::{Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep},
+    tunnel::{Address, Bindings, Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag, VlanMode},
 };
 
@@ -35,8 +35,16 @@ pub struct OverlaySpec {
     pub vtep: String,
     /// The other hosts' VTEPs.
     pub remotes: BTreeSet<IpAddr>,
+    /// A multicast group of the underlay that broadcasts go to, instead of a copy to each of them.
+    pub group: Option<IpAddr>,
+    /// Whether frames keep the VLAN's tag in tunnels; RFC 7348, 6.1, wants them without.
+    pub keep_tags: bool,
     /// Whether addresses are learned from what they send.
     pub learn: bool,
+    /// Whether questions for addresses are answered where it is known who has them.
+    pub suppress: bool,
+    /// Who has which address for certain.
+    pub bindings: BTreeMap<IpAddr, MacAddr>,
 }
 
 /// A VTEP as configured.
@@ -76,6 +84,7 @@ pub(super) struct NetworkState {
     spec: NetworkSpec,
     /// Bridge and VLAN; of a hidden bridge if it has none of its own.
     place: (String, u16),
+    bindings: Arc<Bindings>,
 }
 
 #[derive(Clone)]
@@ -127,11 +136,19 @@ const HIDDEN: &str = "*";
 /// VLANs of one hidden bridge, which hold networks without a VLAN of their own.
 const HIDDEN_VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
 
+impl OverlaySpec {
+    /// Where frames of the network are sent: its remotes, and its group.
+    fn destinations(&self) -> impl Iterator<Item = (IpAddr, Kind)> {
+        self.remotes.iter().copied().chain(self.group).map(|a| (a, self.kind))
+    }
+}
+
 impl Topology {
     /// Adds or changes a network; its ports are put to where it is. Whether it fits the rest is asked by
     /// [`Topology::snapshot`].
     pub fn set_network(&mut self, name: &str, spec: NetworkSpec) {
-        let before = self.networks.remove(name).map(|n| n.place);
+        let (before, bindings) = self.networks.remove(name).map(|n| (n.place, n.bindings)).unzip();
+        let bindings = bindings.unwrap_or_default();
         let place = match (&spec.vlan, before) {
             (Some(_), before) => {
                 self.hidden.extend(before.filter(|p| is_hidden(&p.0)));
@@ -143,7 +160,7 @@ impl Topology {
         for p in self.ports.values_mut().filter(|p| p.spec.network.as_deref() == Some(name)) {
             (p.spec.bridge, p.spec.vlan) = (place.0.clone(), VlanMode::Access { vid: place.1 });
         }
-        self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place });
+        self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, bindings });
     }
 
     /// A VLAN of a hidden bridge that no network has.
@@ -259,6 +276,10 @@ impl Topology {
             let why = format!("{r} can't be reached from {}, which is of the other family", v.address);
             return Err(unfit("network", name, "remotes", why));
         }
+        if let Some(g) = o.group.filter(|g| !g.is_multicast() || g.is_ipv4() != v.address.is_ipv4()) {
+            let why = format!("{g} is no multicast group of the family of {}", v.address);
+            return Err(unfit("network", name, "group", why));
+        }
         if o.remotes.contains(&v.address) {
             let why = format!("{} is this host's own vtep '{}'", v.address, o.vtep);
             return Err(unfit("network", name, "remotes", why));
@@ -299,6 +320,11 @@ impl Topology {
         self.networks.get(name).map(|n| (n.place.0.as_str(), n.place.1))
     }
 
+    /// Who has which address in a network.
+    pub fn bindings(&self, network: &str) -> Option<&Arc<Bindings>> {
+        self.networks.get(network).map(|n| &n.bindings)
+    }
+
     /// Names and specifications of all networks.
     pub fn networks(&self) -> impl Iterator<Item = (&str, &NetworkSpec)> {
         self.networks.iter().map(|(n, s)| (n.as_str(), &s.spec))
@@ -329,10 +355,9 @@ impl Topology {
     pub fn number_remotes(&mut self) -> Result<(), TopologyError> {
         let mut wanted: BTreeMap<String, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
         for o in self.networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
-            let of = |a: &IpAddr| (*a, o.kind);
             match wanted.get_mut(&o.vtep) {
-                Some(w) => w.extend(o.remotes.iter().map(of)),
-                None => drop(wanted.insert(o.vtep.clone(), o.remotes.iter().map(of).collect())),
+                Some(w) => w.extend(o.destinations()),
+                None => drop(wanted.insert(o.vtep.clone(), o.destinations().collect())),
             }
         }
         let names: Vec<String> = self.vteps.keys().cloned().collect();
@@ -347,6 +372,9 @@ impl Topology {
                 let label = remote_name(&name, remote.0, remote.1);
                 let state =
                     RemoteState { idx: self.free_port(&label)?, name: label.as_str().into(), next_hop: Arc::default() };
+                if remote.0.is_multicast() {
+                    state.next_hop.set(Some(group_mac(remote.0)));
+                }
                 self.vteps.get_mut(&name).expect("named above").remotes.insert(remote, state);
             }
         }
@@ -375,9 +403,16 @@ impl Topology {
             segment.network = Some(n.name.clone());
             let Some(o) = &n.spec.overlay else { continue };
             let remotes = self.vteps.get(&o.vtep).map(|v| &v.remotes);
-            let idx = o.remotes.iter().filter_map(|a| remotes?.get(&(*a, o.kind))).map(|r| r.idx);
-            segment.flood = segment.flood.iter().copied().chain(idx).collect();
+            let number = |at: (IpAddr, Kind)| remotes?.get(&at).map(|r| r.idx);
+            let members = o.remotes.iter().filter_map(|a| number((*a, o.kind)));
+            segment.remotes = members.collect();
+            // Broadcasts go to each of them, or to the group.
+            let group = o.group.and_then(|g| number((g, o.kind)));
+            let floods: &[PortIdx] = group.as_ref().map_or(&segment.remotes, std::slice::from_ref);
+            segment.flood = segment.flood.iter().chain(floods).copied().collect();
             (segment.vni, segment.learns_remote) = (Some(o.vni), o.learn);
+            segment.keeps_tags = o.keep_tags;
+            segment.bindings = o.suppress.then(|| n.bindings.clone());
             let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1);
             known.entry(&o.vtep).or_default().insert((o.kind, o.vni), (class, id));
         }
@@ -388,7 +423,9 @@ impl Topology {
                 underlay.flood = underlay.flood.iter().copied().chain([v.idx]).collect();
             }
             let networks = known.remove(name.as_str()).unwrap_or_default();
-            self.fill_vtep(v, id, networks, ports);
+            let of_vtep = self.networks.values().filter_map(|n| n.spec.overlay.as_ref()).filter(|o| o.vtep == *name);
+            let groups = of_vtep.filter_map(|o| o.group).map(Into::into).collect();
+            self.fill_vtep(v, id, (networks, groups), ports);
         }
     }
 
@@ -396,7 +433,7 @@ impl Topology {
         &self,
         v: &VtepState,
         underlay: SegmentId,
-        networks: Networks,
+        (networks, groups): (Networks, BTreeSet<Address>),
         ports: &mut [Option<Arc<Port>>; MAX_PORTS],
     ) {
         let s = &v.spec;
@@ -408,6 +445,7 @@ impl Topology {
             uplink: self.ports.get(&s.uplink).map(|p| p.idx),
             udp_port: s.udp_port,
             networks,
+            groups,
             remotes: v.remotes.iter().map(|((a, kind), r)| (((*a).into(), *kind), r.idx)).collect(),
         };
         let vlans = PortVlans::new(&VlanMode::Access { vid: s.vid });

@@ -62,7 +62,7 @@ fn has_ports(protocol: u8) -> bool {
 
 /// An IP address in one word, one of IPv4 as RFC 4291, 2.5.5.2 maps it: made and compared faster than
 /// an [`IpAddr`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(u128);
 
 impl Address {

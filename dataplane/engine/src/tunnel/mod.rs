@@ -12,6 +12,7 @@
 //! Who resolves next hops and answers for the VTEP's address is not here: see [`NextHop`] and
 //! [`crate::Output::local`].
 
+mod bindings;
 mod geneve;
 mod gre;
 pub(crate) mod ip;
@@ -19,8 +20,9 @@ mod outer;
 mod vxlan;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::{BuildHasherDefault, Hasher},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -28,6 +30,7 @@ use std::{
 };
 
 use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
+pub use bindings::Bindings;
 pub use ip::{Address, checksum};
 pub use outer::{Outer, OuterSpec};
 
@@ -115,6 +118,13 @@ pub enum Role {
     Remote(Box<Remote>),
 }
 
+impl Role {
+    /// Whether what is sent to it has somewhere to go: for a remote, a next hop that is known.
+    pub fn is_reached(&self) -> bool {
+        if let Role::Remote(r) = self { r.next_hop.get().is_some() } else { true }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Vtep {
@@ -128,6 +138,8 @@ pub struct Vtep {
     pub udp_port: u16,
     /// From a kind and a VNI to what its frames are here.
     pub networks: Networks,
+    /// Multicast groups that tunnels may be sent to, in place of its address.
+    pub groups: BTreeSet<Address>,
     /// The VTEPs that tunnels may come from, and of what kind.
     pub remotes: HashMap<(Address, Kind), PortIdx, BuildHasherDefault<Quick>>,
 }
@@ -164,6 +176,20 @@ impl NextHop {
             bits => Some(MacAddr::from_bits(bits)),
         }
     }
+}
+
+/// The address of layer 2 of a group: RFC 1112, 6.4, and RFC 2464, 7.
+pub fn group_mac(group: IpAddr) -> MacAddr {
+    MacAddr::from_octets(match group {
+        IpAddr::V4(a) => {
+            let [_, b, c, d] = a.octets();
+            [1, 0, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(a) => {
+            let o = a.octets();
+            [0x33, 0x33, o[12], o[13], o[14], o[15]]
+        }
+    })
 }
 
 /// A hash for keys that the operator chooses: VNIs and VTEPs' addresses.

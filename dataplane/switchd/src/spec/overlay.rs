@@ -52,7 +52,30 @@ fn overlay(object: &dyn Fn() -> String, o: &v1::Overlay) -> Result<OverlaySpec, 
     let known: Vec<&str> = Kind::ALL.iter().map(|k| k.name()).collect();
     let kind = Kind::ALL.into_iter().find(|k| k.name() == o.kind);
     let kind = kind.ok_or_else(|| bad(object(), "tunnel", format!("'{}' is none of {}", o.kind, known.join(", "))))?;
-    Ok(OverlaySpec { kind, vni: o.vni, vtep: o.vtep.clone(), remotes, learn: !o.no_learning })
+    let binding = |b: &v1::Binding| match b.address.parse::<IpAddr>() {
+        Ok(a) if is_station(a) => Ok((a, station_mac(object, &b.mac)?)),
+        _ => Err(bad(object(), "bindings", format!("'{}' is no address of a host", b.address))),
+    };
+    let bindings = o.bindings.iter().map(binding).collect::<Result<_, _>>()?;
+    let suppress = !o.no_suppression;
+    let group = match o.group.as_str() {
+        "" => None,
+        text => match text.parse::<IpAddr>() {
+            Ok(g) if g.is_multicast() => Some(g),
+            _ => return Err(bad(object(), "group", format!("'{text}' is no multicast group"))),
+        },
+    };
+    Ok(OverlaySpec {
+        keep_tags: o.keep_tags,
+        group,
+        suppress,
+        bindings,
+        kind,
+        vni: o.vni,
+        vtep: o.vtep.clone(),
+        remotes,
+        learn: !o.no_learning,
+    })
 }
 
 fn is_station(a: IpAddr) -> bool {
@@ -81,7 +104,7 @@ pub fn vtep(v: &v1::Vtep) -> Result<VtepConf, BadField> {
         ttl: in_range("ttl", v.ttl, 1..=255)? as u8,
     };
     let routes = v.routes.iter().map(|r| route(&object, r, &address)).collect::<Result<_, _>>()?;
-    let neighbor = |n: &v1::StaticNeighbor| match n.address.parse::<IpAddr>() {
+    let neighbor = |n: &v1::Binding| match n.address.parse::<IpAddr>() {
         Ok(a) if address.contains(&a) && a != address.addr() => Ok((a, station_mac(&object, &n.mac)?)),
         _ => Err(bad(object(), "neighbor", format!("'{}' is no neighbour in {}", n.address, address.trunc()))),
     };

@@ -1,6 +1,6 @@
 //! VTEPs and networks: what follows from them beside the snapshot, and their reports.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
 use dunlin_engine::{
@@ -14,11 +14,12 @@ use super::{Switch, state::counters};
 use crate::underlay::Station;
 
 impl Switch {
-    /// Brings the VTEPs' thread up to date with the topology.
+    /// Brings the VTEPs' thread, and what networks know for certain, up to date with the topology.
     pub(super) fn follow_vteps(&mut self) {
         let mut stations = Vec::new();
         for v in self.topology.vteps() {
             let conf = &self.vteps[v.name];
+            let hosts = v.remotes.iter().filter(|r| !r.address.is_multicast());
             stations.push(Station {
                 name: v.name.to_owned(),
                 idx: v.idx,
@@ -29,10 +30,16 @@ impl Switch {
                 ttl: v.spec.ttl,
                 routes: conf.routes.clone(),
                 neighbors: conf.neighbors.clone(),
-                remotes: v.remotes.iter().map(|r| (r.address, r.next_hop.clone())).collect(),
+                remotes: hosts.map(|r| (r.address, r.next_hop.clone())).collect(),
+                groups: v.remotes.iter().map(|r| r.address).filter(IpAddr::is_multicast).collect(),
             });
         }
         self.underlay.set(stations);
+        for (name, spec) in self.topology.networks() {
+            if let (Some(o), Some(known)) = (&spec.overlay, self.topology.bindings(name)) {
+                known.install(o.bindings.iter().map(|(a, m)| (*a, *m)));
+            }
+        }
     }
 
     fn counted(&self, idx: PortIdx) -> v1::Counters {
@@ -125,7 +132,7 @@ impl Switch {
 
     pub(super) fn network_reports(&self) -> Vec<v1::NetworkState> {
         let report = |(name, spec): (&str, &NetworkSpec)| {
-            let place = self.topology.network_place(name);
+            let (place, known) = (self.topology.network_place(name), self.topology.bindings(name));
             let (bridge, vid) = place.unwrap_or_default();
             let segment = self.topology.segment(bridge, vid).and_then(|id| self.snapshot.segment(id));
             let flood = segment.map_or(&[][..], |s| &s.flood);
@@ -135,6 +142,8 @@ impl Switch {
             v1::NetworkState {
                 name: name.to_owned(),
                 vni: spec.overlay.as_ref().map_or(0, |o| o.vni),
+                bindings: known.map_or(0, |k| k.len() as u32),
+                suppressed: known.map_or(0, |k| k.answered()),
                 ports: ours().map(|p| p.name.to_string()).collect(),
                 too_large: ours()
                     .filter(|p| tunnel_mtu.is_some_and(|m| p.mtu > m))

@@ -36,6 +36,9 @@ const FRAME: usize = 1600;
 const WAITING: usize = 256;
 /// Senders told a second that their packets are too large (RFC 1812, 4.3.2.8 asks for a limit).
 const TOO_BIG_FPS: u64 = 1000;
+/// Between two reports of a group's membership, without being asked: well below the 260 s after which
+/// switches forget it (RFC 2236, 8.4).
+const JOIN_AGAIN: Duration = Duration::from_secs(30);
 /// The time between two looks at the neighbours.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -145,6 +148,16 @@ pub struct Station {
     pub neighbors: Vec<(IpAddr, MacAddr)>,
     /// Addresses of remotes, and who waits for their next hop.
     pub remotes: Vec<(IpAddr, Arc<NextHop>)>,
+    /// Multicast groups to listen to.
+    pub groups: Vec<IpAddr>,
+}
+
+/// A VTEP and what is known around it.
+struct Side {
+    station: Station,
+    neighbors: Neighbors,
+    /// When to say again which groups it listens to.
+    join_at: Instant,
 }
 
 impl Station {
@@ -160,7 +173,7 @@ impl Station {
 
 /// All VTEPs of the host.
 pub struct Underlay {
-    vteps: Mutex<BTreeMap<PortIdx, (Station, Neighbors)>>,
+    vteps: Mutex<BTreeMap<PortIdx, Side>>,
     mailbox: Arc<Mailbox>,
     worker: Arc<WorkerShared>,
 }
@@ -177,34 +190,37 @@ impl Underlay {
 
     /// These are the VTEPs from now on. What is known of neighbours stays.
     pub fn set(&self, stations: Vec<Station>) {
-        let mut vteps = self.vteps.lock();
+        let (mut vteps, now) = (self.vteps.lock(), Instant::now());
         let mut before = std::mem::take(&mut *vteps);
-        for s in stations {
-            let same = |(b, _): &(Station, Neighbors)| {
-                (b.address, b.mac, b.uplink, &b.place) == (s.address, s.mac, s.uplink, &s.place)
-            };
-            let known = before.remove(&s.idx).filter(same).map(|(_, n)| n).unwrap_or_default();
-            vteps.insert(s.idx, (s, known));
+        for station in stations {
+            let old = before.remove(&station.idx).filter(|b| {
+                let is = |s: &Station| (s.address, s.mac, s.uplink, s.place.clone());
+                is(&b.station) == is(&station)
+            });
+            let same_groups = old.as_ref().filter(|o| o.station.groups == station.groups);
+            let join_at = same_groups.map_or(now, |o| o.join_at);
+            let neighbors = old.map(|o| o.neighbors).unwrap_or_default();
+            vteps.insert(station.idx, Side { station, neighbors, join_at });
         }
-        for (s, n) in vteps.values_mut() {
-            self.look_after(s, n, Instant::now());
-        }
+        vteps.values_mut().for_each(|side| self.look_after(side, now));
     }
 
     /// What is known of the neighbours, by VTEP.
     pub fn neighbors(&self) -> Vec<(String, NeighborReport)> {
         let now = Instant::now();
         let vteps = self.vteps.lock();
-        vteps.values().flat_map(|(s, n)| n.report(now).into_iter().map(|r| (s.name.clone(), r))).collect()
+        let of =
+            |s: &Side| s.neighbors.report(now).into_iter().map(|r| (s.station.name.clone(), r)).collect::<Vec<_>>();
+        vteps.values().flat_map(of).collect()
     }
 
     /// Asks again for neighbours of a VTEP, or of all; how many.
     pub fn forget_neighbors(&self, vtep: &str, address: Option<IpAddr>) -> usize {
         let mut vteps = self.vteps.lock();
         let mut forgotten = 0;
-        for (s, n) in vteps.values_mut().filter(|(s, _)| vtep.is_empty() || s.name == vtep) {
-            forgotten += n.forget(address);
-            self.look_after(s, n, Instant::now());
+        for side in vteps.values_mut().filter(|s| vtep.is_empty() || s.station.name == vtep) {
+            forgotten += side.neighbors.forget(address);
+            self.look_after(side, Instant::now());
         }
         forgotten
     }
@@ -213,8 +229,9 @@ impl Underlay {
         self.worker.tell(None, [Command::Inject(vtep, None, octets.into())]);
     }
 
-    /// Asks those who have to be asked, and tells remotes their next hop.
-    fn look_after(&self, s: &Station, n: &mut Neighbors, now: Instant) {
+    /// Asks those who have to be asked, tells remotes their next hop, and says which groups are listened to.
+    fn look_after(&self, side: &mut Side, now: Instant) {
+        let Side { station: s, neighbors: n, join_at } = side;
         let ways: Vec<Vec<IpAddr>> = s.remotes.iter().map(|(to, _)| s.ways(*to)).collect();
         n.want(ways.iter().flatten().copied(), |a| ways.iter().any(|w| w.len() > 1 && w.contains(&a)));
         n.fix(&s.neighbors);
@@ -223,6 +240,10 @@ impl Underlay {
         }
         for ((_, next_hop), ways) in s.remotes.iter().zip(&ways) {
             next_hop.set(ways.iter().find_map(|w| n.reachable(*w)));
+        }
+        if now >= *join_at && !s.groups.is_empty() {
+            *join_at = now + JOIN_AGAIN;
+            s.groups.iter().for_each(|g| self.send(s.idx, packets::join(s, *g)));
         }
     }
 
@@ -238,15 +259,16 @@ impl Underlay {
             }
         };
         let mut vteps = self.vteps.lock();
-        let Some((s, n)) = vteps.get_mut(&vtep) else { return };
+        let Some(side) = vteps.get_mut(&vtep) else { return };
+        let s = &side.station;
         match packets::hear(s, octets) {
             Heard::Neighbor { address, mac, answer } => {
                 // Whom a guest of the underlay pretends to be is answered, and not believed.
-                if s.uplink == Some(from) && n.heard(address, mac, Instant::now()) {
-                    self.look_after(s, n, Instant::now());
-                }
                 if let Some(octets) = answer {
                     self.send(s.idx, octets);
+                }
+                if s.uplink == Some(from) && side.neighbors.heard(address, mac, Instant::now()) {
+                    self.look_after(side, Instant::now());
                 }
             }
             Heard::Answer(octets) => self.send(s.idx, octets),
@@ -280,9 +302,7 @@ fn run(underlay: &Weak<Underlay>) {
         read = u.read();
         let now = Instant::now();
         if now >= next {
-            for (s, n) in u.vteps.lock().values_mut() {
-                u.look_after(s, n, now);
-            }
+            u.vteps.lock().values_mut().for_each(|side| u.look_after(side, now));
             next = now + TICK;
         }
     }

@@ -1,22 +1,23 @@
-//! What a VTEP says and hears: ARP (RFC 826), neighbour discovery (RFC 4861) and echo (RFC 792, RFC 4443).
+//! What a VTEP says and hears: ARP and neighbour discovery, whose formats are the engine's, and echo
+//! (RFC 792, RFC 4443).
 //! Frames here have no tag: the VTEP's port puts one on where its uplink wants it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dunlin_engine::{MacAddr, tunnel::checksum};
+use dunlin_engine::{
+    MacAddr,
+    discovery::{self, ETHERTYPE_ARP, Said, icmpv6_checksum},
+    tunnel::{checksum, group_mac},
+};
 
 use super::Station;
 
-const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-/// ARP: Ethernet and IPv4, addresses of 6 and 4 octets.
-const ARP_HEAD: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const ICMPV6: u8 = 58;
 /// Neighbour discovery is for its own link only: RFC 4861, 7.1.
 const ND_HOPS: u8 = 255;
 const NS: u8 = 135;
-const NA: u8 = 136;
 
 /// What a frame came to.
 pub enum Heard {
@@ -47,30 +48,65 @@ pub fn ask(s: &Station, address: IpAddr, known: Option<MacAddr>) -> Vec<u8> {
             // The solicited-node group: RFC 4291, 2.7.1, and RFC 2464, 7.
             let group =
                 Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(o[13]), u16::from_be_bytes([o[14], o[15]]));
-            let group_mac = MacAddr::from_octets([0x33, 0x33, 0xff, o[13], o[14], o[15]]);
             let body = [&[NS, 0, 0, 0, 0, 0, 0, 0][..], &o, &[1, 1], &s.mac.octets()].concat();
             let packet = icmpv6(own, known.map_or(group, |_| to), ND_HOPS, body);
-            ethernet(known.unwrap_or(group_mac), s.mac, IPV6, &packet)
+            ethernet(known.unwrap_or(group_mac(group.into())), s.mac, IPV6, &packet)
         }
-        (IpAddr::V4(own), IpAddr::V4(to)) => {
-            arp(s, 1, own, to, known.unwrap_or(MacAddr::BROADCAST), MacAddr::default())
-        }
+        (IpAddr::V4(own), IpAddr::V4(to)) => arp_request(s, own, to, known.unwrap_or(MacAddr::BROADCAST)),
         // Routes and remotes are of the VTEP's family: refused earlier otherwise.
         _ => Vec::new(),
     }
 }
 
-fn arp(s: &Station, operation: u8, own: Ipv4Addr, to: Ipv4Addr, frame_to: MacAddr, to_mac: MacAddr) -> Vec<u8> {
-    let body =
-        [&ARP_HEAD[..], &[0, operation], &s.mac.octets(), &own.octets(), &to_mac.octets(), &to.octets()].concat();
-    ethernet(frame_to, s.mac, ARP, &body)
+/// Says that the VTEP listens to a group: an IGMPv2 report (RFC 2236), or one of MLD (RFC 2710), with the
+/// router alert that both ask for.
+pub fn join(s: &Station, group: IpAddr) -> Vec<u8> {
+    match (s.address.addr(), group) {
+        (IpAddr::V4(own), IpAddr::V4(group)) => {
+            let mut igmp = [&[0x16, 0, 0, 0][..], &group.octets()].concat();
+            let sum = checksum(&igmp);
+            igmp[2..4].copy_from_slice(&sum.to_be_bytes());
+            let head = [0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0];
+            let mut packet = [&head[..], &own.octets(), &group.octets(), &[0x94, 4, 0, 0]].concat();
+            let sum = checksum(&packet);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            ethernet(group_mac(group.into()), s.mac, IPV4, &[packet, igmp].concat())
+        }
+        (IpAddr::V6(_), IpAddr::V6(group)) => {
+            let own = link_local(s.mac);
+            let mut mld = [&[131, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat();
+            let sum = icmpv6_checksum(own, group, &mld);
+            mld[2..4].copy_from_slice(&sum.to_be_bytes());
+            // A hop-by-hop header with the alert, and padding.
+            let alert = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+            let len = (alert.len() + mld.len()) as u16;
+            let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[0, 1], &own.octets(), &group.octets()].concat();
+            ethernet(group_mac(group.into()), s.mac, IPV6, &[&head[..], &alert, &mld].concat())
+        }
+        // Groups are of the VTEP's family: refused earlier otherwise.
+        _ => Vec::new(),
+    }
+}
+
+/// The address of its link that a station makes of its address of layer 2: RFC 4291, appendix A.
+fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let o = mac.octets();
+    let word = |a, b| u16::from_be_bytes([a, b]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, word(o[0] ^ 2, o[1]), word(o[2], 0xff), word(0xfe, o[3]), word(o[4], o[5]))
+}
+
+fn arp_request(s: &Station, own: Ipv4Addr, to: Ipv4Addr, frame_to: MacAddr) -> Vec<u8> {
+    // Ethernet and IPv4, addresses of 6 and 4 octets; a request.
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    let body = [&head[..], &s.mac.octets(), &own.octets(), &[0; 6], &to.octets()].concat();
+    ethernet(frame_to, s.mac, ETHERTYPE_ARP, &body)
 }
 
 fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, hops: u8, mut body: Vec<u8>) -> Vec<u8> {
     let len = body.len() as u16;
     body[2..4].fill(0);
-    let pseudo = [&from.octets()[..], &to.octets(), &u32::from(len).to_be_bytes(), &[0, 0, 0, ICMPV6], &body].concat();
-    body[2..4].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    let sum = icmpv6_checksum(from, to, &body);
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
     let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[ICMPV6, hops], &from.octets(), &to.octets()].concat();
     [head, body].concat()
 }
@@ -78,14 +114,26 @@ fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, hops: u8, mut body: Vec<u8>) -> Vec<u8> 
 /// Understands a frame for the VTEP, with or without a tag.
 pub fn hear(s: &Station, frame: &[u8]) -> Heard {
     let tagged = matches!(octets::<2>(frame, 12), Some([0x81, 0] | [0x88, 0xa8]));
-    let at = if tagged { 16 } else { 12 };
-    let heard = octets(frame, at).and_then(|e| match (u16::from_be_bytes(e), s.address.addr()) {
-        (ARP, IpAddr::V4(own)) => hear_arp(s, own, frame.get(at + 2..)?),
-        (IPV4, IpAddr::V4(own)) => hear_ipv4(s, own, frame, frame.get(at + 2..)?),
-        (IPV6, IpAddr::V6(own)) => hear_ipv6(s, own, frame, frame.get(at + 2..)?),
+    let l3 = if tagged { 18 } else { 14 };
+    let own = s.address.addr();
+    match discovery::read(frame, l3) {
+        // Who claims the VTEP's own address is no neighbour.
+        Some(Said::Asks(q)) if q.asker != own => {
+            let answer = (q.target == own).then(|| discovery::answer(&q, s.mac).octets().to_vec());
+            return Heard::Neighbor { address: q.asker, mac: q.mac, answer };
+        }
+        Some(Said::Tells { address, mac }) if address != own => {
+            return Heard::Neighbor { address, mac, answer: None };
+        }
+        Some(_) => return Heard::Nothing,
+        None => {}
+    }
+    let echo = octets(frame, l3 - 2).and_then(|e| match (u16::from_be_bytes(e), own) {
+        (IPV4, IpAddr::V4(own)) => echo_v4(s, own, frame, frame.get(l3..)?),
+        (IPV6, IpAddr::V6(own)) => echo_v6(s, own, frame, frame.get(l3..)?),
         _ => None,
     });
-    heard.unwrap_or(Heard::Nothing)
+    echo.map_or(Heard::Nothing, Heard::Answer)
 }
 
 fn station(mac: [u8; 6]) -> Option<MacAddr> {
@@ -93,21 +141,7 @@ fn station(mac: [u8; 6]) -> Option<MacAddr> {
     (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
 }
 
-fn hear_arp(s: &Station, own: Ipv4Addr, p: &[u8]) -> Option<Heard> {
-    if octets(p, 0)? != ARP_HEAD {
-        return None;
-    }
-    let (operation, mac) = (octets::<2>(p, 6)?, station(octets(p, 8)?)?);
-    let (from, to) = (Ipv4Addr::from(octets::<4>(p, 14)?), Ipv4Addr::from(octets::<4>(p, 24)?));
-    // Who claims the VTEP's own address is no neighbour.
-    if from == own {
-        return None;
-    }
-    let answer = (operation == [0, 1] && to == own).then(|| arp(s, 2, own, from, mac, mac));
-    Some(Heard::Neighbor { address: from.into(), mac, answer })
-}
-
-fn hear_ipv4(s: &Station, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Heard> {
+fn echo_v4(s: &Station, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
     let h: [u8; 20] = octets(p, 0)?;
     let len = usize::from(u16::from_be_bytes([h[2], h[3]]));
     // Echo requests to this address alone, whole, and without options.
@@ -127,37 +161,19 @@ fn hear_ipv4(s: &Station, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Heard
     head[16..20].copy_from_slice(&h[12..16]);
     let sum = checksum(&head);
     head[10..12].copy_from_slice(&sum.to_be_bytes());
-    Some(Heard::Answer(ethernet(station(octets(frame, 6)?)?, s.mac, IPV4, &[&head[..], &reply].concat())))
+    Some(ethernet(station(octets(frame, 6)?)?, s.mac, IPV4, &[&head[..], &reply].concat()))
 }
 
-fn hear_ipv6(s: &Station, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Heard> {
+fn echo_v6(s: &Station, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
     let len = usize::from(u16::from_be_bytes(octets(p, 4)?));
     let (from, to) = (Ipv6Addr::from(octets::<16>(p, 8)?), Ipv6Addr::from(octets::<16>(p, 24)?));
     let body = p.get(40..40 + len)?;
-    let pseudo = [&p[8..40], &(len as u32).to_be_bytes(), &[0, 0, 0, ICMPV6], body].concat();
-    if p[6] != ICMPV6 || body.len() < 8 || checksum(&pseudo) != 0 {
+    let right = p[6] == ICMPV6 && body.len() >= 8 && icmpv6_checksum(from, to, body) == 0;
+    if !right || to != own || body[..2] != [128, 0] {
         return None;
     }
-    let sender = station(octets(frame, 6)?)?;
-    match (body[0], body[1]) {
-        (128, 0) if to == own => {
-            let reply = [&[129, 0, 0, 0], &body[4..]].concat();
-            Some(Heard::Answer(ethernet(sender, s.mac, IPV6, &icmpv6(own, from, s.ttl, reply))))
-        }
-        (NS, 0) if p[7] == ND_HOPS && Ipv6Addr::from(octets::<16>(body, 8)?) == own && !from.is_unspecified() => {
-            let mac = option(body.get(24..)?, 1).unwrap_or(sender);
-            // Solicited, and overriding what was known.
-            let advert = [&[NA, 0, 0, 0, 0x60, 0, 0, 0][..], &own.octets(), &[2, 1], &s.mac.octets()].concat();
-            let answer = ethernet(sender, s.mac, IPV6, &icmpv6(own, from, ND_HOPS, advert));
-            Some(Heard::Neighbor { address: from.into(), mac, answer: Some(answer) })
-        }
-        (NA, 0) if p[7] == ND_HOPS => {
-            let address = Ipv6Addr::from(octets::<16>(body, 8)?);
-            let mac = option(body.get(24..)?, 2).unwrap_or(sender);
-            (address != own).then_some(Heard::Neighbor { address: address.into(), mac, answer: None })
-        }
-        _ => None,
-    }
+    let reply = icmpv6(own, from, s.ttl, [&[129, 0, 0, 0], &body[4..]].concat());
+    Some(ethernet(station(octets(frame, 6)?)?, s.mac, IPV6, &reply))
 }
 
 /// What tells the sender of a packet that it is too large: "fragmentation needed" (RFC 1191) or "packet too
@@ -209,16 +225,4 @@ fn packet_too_big(packet: &[u8], mtu: u32) -> Option<Vec<u8>> {
     // As much of it as fits into 1,280 octets: RFC 4443, 2.4.
     let part = &packet[..packet.len().min(1280 - 48)];
     Some(icmpv6(to, from, 64, [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), part].concat()))
-}
-
-/// The address in a neighbour discovery option of this kind (RFC 4861, 4.6.1).
-fn option(mut options: &[u8], kind: u8) -> Option<MacAddr> {
-    while let [k, units, rest @ ..] = options {
-        if *k == kind && *units == 1 {
-            return station(octets(rest, 0)?);
-        }
-        // An option of length 0 ends it: RFC 4861, 4.6.
-        options = options.get(usize::from(*units).checked_mul(8).filter(|n| *n > 0)?..)?;
-    }
-    None
 }
