@@ -14,7 +14,8 @@ const DEFAULT_AGEING_S: u32 = 300;
 const DEFAULT_MTU: u32 = 1500;
 const DEFAULT_MAX_SLEEP_US: u32 = 100;
 const MAX_NAME: usize = 63;
-/// The dataplane's limits: `MAX_PORTS` and the segment numbers of its engine.
+/// The dataplane's limits: ports with a device, out of the engine's `MAX_PORTS`, which VTEPs and remotes
+/// share; and its segment numbers.
 const MAX_PORTS: usize = 1024;
 const MAX_SEGMENTS: usize = 65_534;
 const MAX_INTERFACE: usize = 15;
