@@ -435,6 +435,8 @@ fn bad_overlays_are_refused_and_nothing_is_lost() {
     }
     let exported = host.dunlin("export");
     assert!(exported.contains("vni = 100") && !exported.contains("red"), "{exported}");
+    // A tap outlives the dataplane.
+    sh("ip link del dnov0");
 }
 
 /// As many networks as a large site has, and they do not slow down changes of others.
@@ -454,6 +456,7 @@ fn sixteen_thousand_networks() {
     host.dunlin("network add one --vni 16001");
     println!("16,000 networks in {} ms, one more in {} ms", all.as_millis(), begun.elapsed().as_millis());
     assert_eq!(host.json("status")["dataplane"]["networks"].as_array().unwrap().len(), 16_001);
+    sh("ip link del dnov1");
 }
 
 /// A guest with an MTU of 1,500 over an underlay of 1,500 finds out what fits.
