@@ -1,9 +1,11 @@
 //! `dunlin network`: segments with a name, on this host and across hosts.
 
-use anyhow::{Context, bail};
 use dunlin_control_api::v1::{ApplyRequest, Binding, Config, Network};
 
-use crate::{output, session::Session};
+use crate::{
+    output,
+    session::{Session, found_or_new, put},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -80,10 +82,10 @@ impl Settings {
             (&mut n.group, &self.group),
             (&mut n.inner_tags, &self.inner_tags),
         ] {
-            to.clone_from(from.as_ref().unwrap_or(&to.clone()));
+            put(to, from);
         }
-        n.bindings = self.bindings.clone().unwrap_or_else(|| n.bindings.clone());
-        n.remotes = self.remotes.clone().unwrap_or_else(|| n.remotes.clone());
+        put(&mut n.bindings, &self.bindings);
+        put(&mut n.remotes, &self.remotes);
     }
 }
 
@@ -101,12 +103,9 @@ impl Command {
 
 async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunlin_control_api::v1::Plan> {
     s.change(|config| {
-        let there = config.network.iter().find(|n| n.name == a.name).cloned();
-        let mut network = match (there, new) {
-            (Some(_), true) => bail!("network '{0}': exists; change it with 'dunlin network set {0}'", a.name),
-            (None, true) => Network { name: a.name.clone(), ..Default::default() },
-            (there, false) => there.with_context(|| format!("network '{}': there is none of that name", a.name))?,
-        };
+        let there = config.network.iter().find(|x| x.name == a.name);
+        let new = new.then(|| Network { name: a.name.clone(), ..Default::default() });
+        let mut network = found_or_new("network", &a.name, there, new)?;
         a.put_into(&mut network);
         Ok(ApplyRequest { set: Some(Config { network: vec![network], ..Default::default() }), ..Default::default() })
     })

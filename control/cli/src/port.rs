@@ -6,7 +6,10 @@ use dunlin_control_api::{
     v1::{ApplyRequest, Config, Port},
 };
 
-use crate::{output, session::Session};
+use crate::{
+    output,
+    session::{Session, put},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -131,29 +134,24 @@ struct Settings {
 
 impl Settings {
     fn put_into(&self, p: &mut Port) {
-        fn text(to: &mut String, from: &Option<String>) {
-            if let Some(v) = from {
-                to.clone_from(v);
-            }
-        }
-        text(&mut p.bridge, &self.bridge);
-        text(&mut p.network, &self.network);
-        text(&mut p.device, &self.device);
-        text(&mut p.interface, &self.interface);
-        text(&mut p.socket, &self.socket);
-        text(&mut p.driver, &self.driver);
-        text(&mut p.steering, &self.steering);
-        text(&mut p.vlan_mode, &self.vlan_mode);
-        text(&mut p.trunks, &self.trunks);
-        text(&mut p.cvlans, &self.cvlans);
-        text(&mut p.qinq_ethertype, &self.qinq_ethertype);
-        text(&mut p.priority_tags, &self.priority_tags);
-        text(&mut p.mac_limit_action, &self.mac_limit_action);
+        put(&mut p.bridge, &self.bridge);
+        put(&mut p.network, &self.network);
+        put(&mut p.device, &self.device);
+        put(&mut p.interface, &self.interface);
+        put(&mut p.socket, &self.socket);
+        put(&mut p.driver, &self.driver);
+        put(&mut p.steering, &self.steering);
+        put(&mut p.vlan_mode, &self.vlan_mode);
+        put(&mut p.trunks, &self.trunks);
+        put(&mut p.cvlans, &self.cvlans);
+        put(&mut p.qinq_ethertype, &self.qinq_ethertype);
+        put(&mut p.priority_tags, &self.priority_tags);
+        put(&mut p.mac_limit_action, &self.mac_limit_action);
         p.server = self.server.unwrap_or(p.server);
         p.queues = self.queues.or(p.queues);
         p.mtu = self.mtu.or(p.mtu);
-        p.hash_fields = self.hash_fields.clone().unwrap_or_else(|| p.hash_fields.clone());
-        p.workers = self.workers.clone().unwrap_or_else(|| p.workers.clone());
+        put(&mut p.hash_fields, &self.hash_fields);
+        put(&mut p.workers, &self.workers);
         p.protected = self.protected.unwrap_or(p.protected);
         p.vlan = self.vlan.or(p.vlan);
         p.mac_limit = self.mac_limit.or(p.mac_limit);

@@ -11,6 +11,22 @@ use dunlin_control_api::{
 /// For how long a change is tried again when somebody else was faster.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Sets what was given; the rest stays.
+pub fn put<T: Clone>(to: &mut T, given: &Option<T>) {
+    if let Some(value) = given {
+        to.clone_from(value);
+    }
+}
+
+/// The object to change, or a new one of a name that is free.
+pub fn found_or_new<T: Clone>(kind: &str, name: &str, there: Option<&T>, new: Option<T>) -> anyhow::Result<T> {
+    match (there, new) {
+        (Some(_), Some(_)) => Err(anyhow!("{kind} '{name}': exists; change it with 'dunlin {kind} set {name}'")),
+        (None, Some(new)) => Ok(new),
+        (there, None) => there.cloned().with_context(|| format!("{kind} '{name}': there is none of that name")),
+    }
+}
+
 /// One run of the command.
 pub struct Session {
     pub client: Client,

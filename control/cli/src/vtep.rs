@@ -1,9 +1,11 @@
 //! `dunlin vtep`: this host's ends of tunnels.
 
-use anyhow::{Context, bail};
 use dunlin_control_api::v1::{ApplyRequest, Config, Vtep};
 
-use crate::{output, session::Session};
+use crate::{
+    output,
+    session::{Session, found_or_new, put},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -58,7 +60,7 @@ impl Settings {
             (&mut v.gateway, &self.gateway),
             (&mut v.mac, &self.mac),
         ] {
-            to.clone_from(from.as_ref().unwrap_or(&to.clone()));
+            put(to, from);
         }
         v.vlan = self.vlan.or(v.vlan);
         v.udp_port = self.udp_port.or(v.udp_port);
@@ -80,12 +82,9 @@ impl Command {
 
 async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunlin_control_api::v1::Plan> {
     s.change(|config| {
-        let there = config.vtep.iter().find(|v| v.name == a.name).cloned();
-        let mut vtep = match (there, new) {
-            (Some(_), true) => bail!("vtep '{0}': exists; change it with 'dunlin vtep set {0}'", a.name),
-            (None, true) => Vtep { name: a.name.clone(), ..Default::default() },
-            (there, false) => there.with_context(|| format!("vtep '{}': there is none of that name", a.name))?,
-        };
+        let there = config.vtep.iter().find(|x| x.name == a.name);
+        let new = new.then(|| Vtep { name: a.name.clone(), ..Default::default() });
+        let mut vtep = found_or_new("vtep", &a.name, there, new)?;
         a.put_into(&mut vtep);
         Ok(ApplyRequest { set: Some(Config { vtep: vec![vtep], ..Default::default() }), ..Default::default() })
     })

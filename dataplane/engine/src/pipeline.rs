@@ -350,7 +350,7 @@ fn pass<F: Frame>(
         && let Some(first) = meta.first()
         && let Verdict::Unicast(to) = first.fate.verdict()
         && (stage::egress::burst(cx, port, to, burst, first, &all, out)
-            || stage::tunnel::burst(cx, (port, to), burst, first, &all, out, again))
+            || stage::tunnel::burst(cx, (port, to), burst, first, &all, out))
     {
         return;
     }

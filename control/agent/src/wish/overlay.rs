@@ -93,16 +93,12 @@ pub(super) fn compile(config: &Config, bridges: &Bridges, ports: &Ports) -> Resu
             return bad(object, "name", "is declared twice");
         }
     }
-    for r in &config.route {
-        let known = if r.vtep.is_empty() { vteps.len() == 1 } else { vteps.contains_key(&r.vtep) };
+    let routes = config.route.iter().map(|r| (format!("route '{}'", r.to), &r.vtep));
+    let neighbors = config.neighbor.iter().map(|n| (format!("neighbor '{}'", n.address), &n.vtep));
+    for (object, named) in routes.chain(neighbors) {
+        let known = if named.is_empty() { vteps.len() == 1 } else { vteps.contains_key(named) };
         if !known {
-            return bad(format!("route '{}'", r.to), "vtep", which(&r.vtep, &vteps));
-        }
-    }
-    for n in &config.neighbor {
-        let known = if n.vtep.is_empty() { vteps.len() == 1 } else { vteps.contains_key(&n.vtep) };
-        if !known {
-            return bad(format!("neighbor '{}'", n.address), "vtep", which(&n.vtep, &vteps));
+            return bad(object, "vtep", which(named, &vteps));
         }
     }
     let (mut networks, mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -161,6 +157,15 @@ fn which(name: &str, vteps: &BTreeMap<String, dp::Vtep>) -> String {
     match name {
         "" => format!("is missing: one of {}", super::list(&known)),
         _ => format!("there is no vtep '{name}' (there are: {})", super::list(&known)),
+    }
+}
+
+/// What is "on" unless it is said to be "off".
+fn is_off(object: &str, field: &str, text: &str) -> Result<bool, Bad> {
+    match text {
+        "" | "on" => Ok(false),
+        "off" => Ok(true),
+        other => bad(object, field, format!("'{other}' is neither 'on' nor 'off'")),
     }
 }
 
@@ -309,11 +314,7 @@ fn network(
             _ => return bad(object, "remotes", format!("'{r}' is no address that {} can reach", vtep.address)),
         }
     }
-    let no_learning = match n.learning.as_str() {
-        "" | "on" => false,
-        "off" => true,
-        other => return bad(object, "learning", format!("'{other}' is neither 'on' nor 'off'")),
-    };
+    let no_learning = is_off(&object, "learning", &n.learning)?;
     if ports.get(&vtep.uplink).is_some_and(|p| n.vlan.is_some() && p.bridge == bridge && vtep.vlan == vlan) {
         let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", vtep.name);
         return bad(object, "vlan", why);
@@ -329,11 +330,7 @@ fn network(
         "keep" => return bad(object, "inner_tags", "needs a vlan, whose tag is kept"),
         other => return bad(object, "inner_tags", format!("'{other}' is neither 'strip' nor 'keep'")),
     };
-    let no_suppression = match n.suppression.as_str() {
-        "" | "on" => false,
-        "off" => true,
-        other => return bad(object, "suppression", format!("'{other}' is neither 'on' nor 'off'")),
-    };
+    let no_suppression = is_off(&object, "suppression", &n.suppression)?;
     let mut bindings = BTreeMap::new();
     for b in &n.bindings {
         let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_station(*a)) else {

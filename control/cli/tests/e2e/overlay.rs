@@ -35,6 +35,15 @@ fn add_guest(host: &Host, name: &str, ns: &Netns, network: &str) {
     host.add_host(name, ns, &format!("--network {network} --mtu 1430"));
 }
 
+/// A switch whose VTEP is 10.50.0.1, on a link with `peer`, and its network blue.
+fn beside(peer: &Netns) -> Host {
+    let host = Host::start();
+    host.add_host("up", peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    host
+}
+
 fn reached(host: &Host, remote: &str) -> bool {
     let vteps = host.json("vtep list");
     let mut remotes = vteps.as_array().unwrap().iter().flat_map(|v| v["remotes"].as_array().unwrap());
@@ -390,10 +399,7 @@ fn the_first_frames_wait_for_the_next_hop() {
 #[test]
 fn tunnels_from_strangers_are_dropped_and_counted() {
     let peer = kernel_vtep("10.50.0.3/24", "id 100 local 10.50.0.3 remote 10.50.0.1", "192.168.9.3/24");
-    let host = Host::start();
-    host.add_host("up", &peer, "");
-    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
-    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    let host = beside(&peer);
     let web = guest("192.168.9.1/24");
     add_guest(&host, "web", &web, "blue");
     assert!(!peer.reaches("192.168.9.1", 1));
@@ -469,10 +475,7 @@ fn a_path_mtu_is_discovered() {
         "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
     );
     web.run("ip -6 addr add fd09::1/64 dev eth0 nodad");
-    let host = Host::start();
-    host.add_host("up", &peer, "");
-    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
-    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    let host = beside(&peer);
     host.add_host("web", &web, "--network blue");
     let status = host.dunlin("status");
     assert!(status.contains("network 'blue': frames of port 'web' can be too large"), "{status}");

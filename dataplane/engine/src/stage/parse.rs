@@ -27,8 +27,8 @@ pub(crate) struct Parsed {
     pub refused: Refused,
 }
 
-/// Fills `meta`; frames without a tag are what `untagged` says. And asks for the buckets of its keys, so that the next two stages find them in
-/// the cache.
+/// Fills `meta`; frames without a tag are what `untagged` says. Asks for the buckets of the keys, so that
+/// the next two stages find them in the cache.
 #[inline(always)]
 pub(crate) fn run<F: Frame>(
     cx: Context<'_>,

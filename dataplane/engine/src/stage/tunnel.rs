@@ -110,22 +110,22 @@ impl<'a> Way<'a> {
 }
 
 /// Sends a whole burst of one class, `first` among it, to one remote, if nothing in it has to be looked
-/// at frame by frame; otherwise `false`, and nothing was done. All have one next hop, so where that is
-/// is looked up once, and the second pass is short.
+/// at frame by frame; otherwise `false`, and nothing was done. All leave by the uplink to one next hop,
+/// so the second pass is short.
 #[inline(never)]
-pub(crate) fn burst<F: Frame, A: Again<F>>(
+pub(crate) fn burst<F: Frame>(
     cx: Context<'_>,
     (from, to): (&Port, PortIdx),
     burst: &mut Burst<F>,
     first: &Meta,
     all: &Parsed,
     out: &mut impl Output<F>,
-    _: &mut A,
 ) -> bool {
     let Some(to) = cx.snapshot.port(to) else { return false };
     let Role::Remote(remote) = &to.role else { return false };
     let fits = all.plain && all.largest <= to.mtu + overhead(first.class);
-    if A::LAST || !fits || matches!(from.role, Role::Remote(_)) {
+    // From another remote, it is the second pass already.
+    if !fits || matches!(from.role, Role::Remote(_)) {
         return false;
     }
     let Ok(way) = Way::find(cx, remote, first) else { return false };

@@ -325,6 +325,11 @@ impl Topology {
         self.networks.get(network).map(|n| &n.bindings)
     }
 
+    /// Name and specification of a network.
+    pub fn network(&self, name: &str) -> Option<(&str, &NetworkSpec)> {
+        self.networks.get_key_value(name).map(|(n, s)| (n.as_str(), &s.spec))
+    }
+
     /// Names and specifications of all networks.
     pub fn networks(&self) -> impl Iterator<Item = (&str, &NetworkSpec)> {
         self.networks.iter().map(|(n, s)| (n.as_str(), &s.spec))

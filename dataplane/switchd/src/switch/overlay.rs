@@ -4,17 +4,16 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
 use dunlin_engine::{
-    MacAddr, PortIdx, Snapshot,
+    MacAddr, PortIdx,
     counters::PortTotals,
     topology::{NetworkSpec, RemoteView, VtepView},
-    tunnel::Role,
 };
 
 use super::{Switch, state::counters};
 use crate::underlay::Station;
 
 impl Switch {
-    /// Brings the VTEPs' thread, and what networks know for certain, up to date with the topology.
+    /// Brings the VTEPs' thread up to date with the topology.
     pub(super) fn follow_vteps(&mut self) {
         let mut stations = Vec::new();
         for v in self.topology.vteps() {
@@ -35,11 +34,6 @@ impl Switch {
             });
         }
         self.underlay.set(stations);
-        for (name, spec) in self.topology.networks() {
-            if let (Some(o), Some(known)) = (&spec.overlay, self.topology.bindings(name)) {
-                known.install(o.bindings.iter().map(|(a, m)| (*a, *m)));
-            }
-        }
     }
 
     fn counted(&self, idx: PortIdx) -> v1::Counters {
@@ -74,14 +68,13 @@ impl Switch {
         }
     }
 
-    /// Forgets what was learned from tunnels in segments that are another network's now, or have another VNI.
-    pub(super) fn flush_renamed(&self, before: &Snapshot) {
-        let now = &self.snapshot;
-        self.macs.flush(|e| {
-            let is_remote = now.port(e.port).is_some_and(|p| matches!(p.role, Role::Remote(_)));
-            let of = |s: &Snapshot| s.segment(e.segment).map(|s| (s.network.clone(), s.vni));
-            is_remote && of(before) != of(now)
-        });
+    /// Tells networks that were set who has which address for certain.
+    pub(super) fn install_bindings(&self, set: &[v1::Network]) {
+        for (name, spec) in set.iter().filter_map(|n| self.topology.network(&n.name)) {
+            if let (Some(o), Some(known)) = (&spec.overlay, self.topology.bindings(name)) {
+                known.install(o.bindings.iter().map(|(a, m)| (*a, *m)));
+            }
+        }
     }
 
     pub(super) fn vtep_reports(&self) -> Vec<v1::VtepState> {

@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::DpdkError;
 use dunlin_engine::{
-    PortIdx, SegmentId,
+    PortIdx, SegmentId, Snapshot,
     mac_table::Key,
     topology::{PortSpec, Topology, TopologyError},
+    tunnel::Role,
 };
 
 use super::{PortSide, Switch};
@@ -385,12 +386,12 @@ impl Switch {
         }
         self.give_all_rx(rx);
         self.forget_retired();
-        self.flush_departed();
+        self.flush_departed(&before);
+        drop(before);
         (self.statics, self.vteps) = (plan.statics, plan.vteps);
         self.follow_entries();
         self.end_overlay_counts();
-        self.flush_renamed(&before);
-        drop(before);
+        self.install_bindings(&t.set_networks);
         self.follow_vteps();
         if self.settings.idle != plan.settings.idle {
             self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
@@ -457,13 +458,15 @@ impl Switch {
         self.topology.reclaim(retired);
     }
 
-    /// Forgets addresses at ports that don't carry their segment any more.
-    fn flush_departed(&self) {
-        let snapshot = &self.snapshot;
+    /// Forgets addresses at ports that don't carry their segment any more, and those that were learned from
+    /// tunnels in a segment that is another network's now, or has another VNI.
+    fn flush_departed(&self, before: &Snapshot) {
+        let now = &self.snapshot;
         self.macs.flush(|e| {
-            let segment = snapshot.segment(e.segment);
-            let port = snapshot.port(e.port);
-            !matches!((segment, port), (Some(s), Some(p)) if p.carries(e.segment, s))
+            let (Some(segment), Some(port)) = (now.segment(e.segment), now.port(e.port)) else { return true };
+            let renamed =
+                || before.segment(e.segment).is_some_and(|b| (&b.network, b.vni) != (&segment.network, segment.vni));
+            !port.carries(e.segment, segment) || (matches!(port.role, Role::Remote(_)) && renamed())
         });
     }
 

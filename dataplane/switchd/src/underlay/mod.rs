@@ -11,7 +11,7 @@ mod neighbors;
 mod packets;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, OnceLock, Weak},
     thread::Thread,
@@ -155,9 +155,20 @@ pub struct Station {
 /// A VTEP and what is known around it.
 struct Side {
     station: Station,
+    /// By remote: the neighbours it is reached by, the best first.
+    ways: Vec<Vec<IpAddr>>,
     neighbors: Neighbors,
     /// When to say again which groups it listens to.
     join_at: Instant,
+}
+
+impl Side {
+    /// Those neighbours are needed that a remote is reached by; one that has a stand-in is watched.
+    fn want_neighbors(&mut self) {
+        let watched: BTreeSet<IpAddr> = self.ways.iter().filter(|w| w.len() > 1).flatten().copied().collect();
+        self.neighbors.want(self.ways.iter().flatten().copied(), |a| watched.contains(&a));
+        self.neighbors.fix(&self.station.neighbors);
+    }
 }
 
 impl Station {
@@ -200,7 +211,10 @@ impl Underlay {
             let same_groups = old.as_ref().filter(|o| o.station.groups == station.groups);
             let join_at = same_groups.map_or(now, |o| o.join_at);
             let neighbors = old.map(|o| o.neighbors).unwrap_or_default();
-            vteps.insert(station.idx, Side { station, neighbors, join_at });
+            let ways = station.remotes.iter().map(|(to, _)| station.ways(*to)).collect();
+            let mut side = Side { station, ways, neighbors, join_at };
+            side.want_neighbors();
+            vteps.insert(side.station.idx, side);
         }
         vteps.values_mut().for_each(|side| self.look_after(side, now));
     }
@@ -220,6 +234,7 @@ impl Underlay {
         let mut forgotten = 0;
         for side in vteps.values_mut().filter(|s| vtep.is_empty() || s.station.name == vtep) {
             forgotten += side.neighbors.forget(address);
+            side.want_neighbors();
             self.look_after(side, Instant::now());
         }
         forgotten
@@ -231,14 +246,11 @@ impl Underlay {
 
     /// Asks those who have to be asked, tells remotes their next hop, and says which groups are listened to.
     fn look_after(&self, side: &mut Side, now: Instant) {
-        let Side { station: s, neighbors: n, join_at } = side;
-        let ways: Vec<Vec<IpAddr>> = s.remotes.iter().map(|(to, _)| s.ways(*to)).collect();
-        n.want(ways.iter().flatten().copied(), |a| ways.iter().any(|w| w.len() > 1 && w.contains(&a)));
-        n.fix(&s.neighbors);
+        let Side { station: s, ways, neighbors: n, join_at } = side;
         for (address, known) in n.due(now) {
             self.send(s.idx, packets::ask(s, address, known));
         }
-        for ((_, next_hop), ways) in s.remotes.iter().zip(&ways) {
+        for ((_, next_hop), ways) in s.remotes.iter().zip(ways.iter()) {
             next_hop.set(ways.iter().find_map(|w| n.reachable(*w)));
         }
         if now >= *join_at && !s.groups.is_empty() {
