@@ -5,12 +5,15 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, MAX_PORTS, MacAddr, Output, Pipeline, PortIdx,
+    acl::{Acl, Action, Match, Prefix, Rule, state},
+    conntrack::{Conntrack, Settings},
     counters::{Counters, PortTotals},
     frame::{HeapFrame, MAX_PIECES, MacLearned},
     mac_table::{Key, MacTable},
     pipeline::{Context, Now},
+    security::Checks,
     snapshot::MacLimit,
-    topology::{BridgeSpec, NetworkSpec, OverlaySpec, PortSpec, Topology, VtepSpec},
+    topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortSpec, SecuritySpec, Topology, VtepSpec},
     tunnel::Kind,
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
@@ -66,7 +69,7 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
         suppress: true,
         bindings: Default::default(),
     });
-    topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+    topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
     let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
     let idx = topology.set_port("guest", joined).expect("there is room");
     topology.set_up("guest", true);
@@ -77,10 +80,38 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
     idx
 }
 
+/// A list with something of everything.
+fn acl() -> Acl {
+    let rule = |number, action, ask| Rule { number, action, ask, log_every: 1 };
+    let prefix = |a: &str, len| Some(Prefix { address: a.parse().expect("an address"), len });
+    let rules = [
+        rule(0, Action::Count, Match { fragment: Some(true), ..Match::default() }),
+        rule(1, Action::Allow, Match { states: state::ESTABLISHED | state::RELATED, ..Match::default() }),
+        rule(2, Action::Reject, Match { states: state::INVALID, ..Match::default() }),
+        rule(3, Action::Reject, Match { protocol: Some(6), dst_ports: Some(0..=1023), ..Match::default() }),
+        rule(4, Action::Deny, Match { src: prefix("10.0.0.0", 9), ..Match::default() }),
+        rule(5, Action::Deny, Match { dst: prefix("2001:db8::", 48), ..Match::default() }),
+        rule(6, Action::Reject, Match { protocol: Some(17), src_ports: Some(5..=9), ..Match::default() }),
+        rule(7, Action::Allow, Match { states: state::NEW, ..Match::default() }),
+        rule(8, Action::Deny, Match { ethertype: Some(0x9000), ..Match::default() }),
+    ];
+    Acl::new("all", &rules, Action::Allow, 1)
+}
+
+fn security() -> SecuritySpec {
+    let all = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
+    let macs = vec![MacAddr::from_octets([2, 0, 0, 0, 0, 2]), MacAddr::from_octets([0; 6])];
+    let ips = vec![Prefix { address: [10, 0, 0, 0].into(), len: 8 }, Prefix { address: [0; 16].into(), len: 1 }];
+    SecuritySpec { checks: all, macs, ips, snoop: true }
+}
+
 /// Runs one input to its end.
 pub fn run(mut input: &[u8]) {
     let mut topology = Topology::default();
     topology.set_bridge("br0", BridgeSpec { ageing_s: 1 });
+    topology.set_acl(acl());
+    topology.set_sessions(Settings { port_max: 20, unanswered_max: 5, ..Settings::default() });
+    let filters = AclNames { ingress: vec!["all".into()], egress: vec!["all".into()] };
     let mut ports = Vec::new();
     for (i, vlan) in modes().into_iter().enumerate() {
         let spec = PortSpec {
@@ -92,6 +123,8 @@ pub fn run(mut input: &[u8]) {
             mtu: 128,
             mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
             storm_fps: [(i == 4).then_some(3), None, Some(5)],
+            acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
+            security: (i % 3 == 2).then(security),
         };
         let name = format!("p{i}");
         ports.push(topology.set_port(&name, spec).expect("it is valid"));
@@ -103,7 +136,7 @@ pub fn run(mut input: &[u8]) {
     let vtep = topology.vteps().next().map(|v| v.idx).expect("one");
     let underlay = topology.segment("br0", 0).expect("carried");
     assert!(macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 1]), underlay), vtep));
-    let counters = Counters::default();
+    let (counters, sessions) = (Counters::default(), Conntrack::new(256, [3, 5]));
     let (mut pipeline, mut sent, mut frames, mut s) = (Pipeline::default(), Sent(0), 0, 0);
     let mut burst: Burst<HeapFrame> = Burst::new();
     while let [port, length, rest @ ..] = input {
@@ -118,7 +151,15 @@ pub fn run(mut input: &[u8]) {
         }
         s += 1;
         let now = Now { s, ns: u64::from(s) * 1_000_000 };
-        let cx = Context { snapshot: &snapshot, macs: &macs, counters: &counters, now };
+        let cx = Context {
+            snapshot: &snapshot,
+            macs: &macs,
+            counters: &counters,
+            sessions: &sessions,
+            worker: 0,
+            now,
+            trace: None,
+        };
         pipeline.run(cx, ingress, &mut burst, &mut sent);
         macs.sweep(4, s, |_| 3, |_| ());
     }

@@ -27,7 +27,6 @@ impl Count {
 }
 
 /// What one worker counted at one port.
-#[derive(Default)]
 #[repr(align(128))]
 pub struct PortCounters {
     /// Frames taken from the port's receive queues.
@@ -45,6 +44,21 @@ pub struct PortCounters {
     pub rx_bursts: Count,
     /// Frames dropped, by reason.
     pub drops: [Count; DropReason::COUNT],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        let zero = Count::default;
+        PortCounters {
+            rx_frames: zero(),
+            rx_bytes: zero(),
+            tx_frames: zero(),
+            tx_bytes: zero(),
+            clones: zero(),
+            rx_bursts: zero(),
+            drops: std::array::from_fn(|_| zero()),
+        }
+    }
 }
 
 /// The counters of one worker for all ports.
@@ -68,7 +82,7 @@ impl Counters {
 }
 
 /// A sum over workers, at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortTotals {
     /// As in [`PortCounters`].
     pub rx_frames: u64,
@@ -82,6 +96,12 @@ pub struct PortTotals {
     pub clones: u64,
     /// Indexed by [`DropReason`].
     pub drops: [u64; DropReason::COUNT],
+}
+
+impl Default for PortTotals {
+    fn default() -> Self {
+        PortTotals { rx_frames: 0, rx_bytes: 0, tx_frames: 0, tx_bytes: 0, clones: 0, drops: [0; DropReason::COUNT] }
+    }
 }
 
 impl PortTotals {

@@ -84,6 +84,11 @@ pub trait Output<F> {
     /// An address was learned, or seen at another port than before. At most once per frame.
     fn learned(&mut self, event: MacLearned);
 
+    /// A rule that logs decided a frame. Rare: see [`crate::acl`].
+    fn logged(&mut self, event: Logged) {
+        let _ = event;
+    }
+
     /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. It counts
     /// as taken; who can't take it counts it by [`crate::DropReason::LocalFull`].
     fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F);
@@ -112,6 +117,21 @@ pub trait Output<F> {
     /// What `frame` becomes when checksums and segments that its sender left to the switch are made;
     /// all plain.
     fn finish(&mut self, frame: F) -> Result<ArrayVec<F, MAX_PIECES>, DropReason>;
+}
+
+/// A rule that logs decided, or counted, a frame.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    /// The list.
+    pub acl: std::sync::Arc<crate::acl::Acl>,
+    /// The rule's number in it, from 0; beyond its rules for the default.
+    pub rule: u32,
+    /// The port that it is attached to.
+    pub port: PortIdx,
+    /// On its way in, or out.
+    pub ingress: bool,
+    /// What the frame was.
+    pub headers: crate::headers::Headers,
 }
 
 /// An address sends from `at`.

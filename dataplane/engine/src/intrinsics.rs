@@ -1,6 +1,6 @@
 //! The engine's one module with `unsafe`: what the processor can do and Rust has no safe word for.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Asks for the cache line of `item` in all levels. Has no effect that a program can see.
 #[inline(always)]
@@ -15,6 +15,47 @@ pub(crate) fn prefetch<T>(item: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = item;
+}
+
+/// What consists of nothing but atomic integers, so that all bits 0 is a value of it.
+///
+/// # Safety
+/// Just that: no reference, no `NonZero`, no enum.
+#[allow(unsafe_code)]
+pub(crate) unsafe trait Zeroed {}
+
+// SAFETY: an integer.
+#[allow(unsafe_code)]
+unsafe impl Zeroed for AtomicU64 {}
+// SAFETY: an integer.
+#[allow(unsafe_code)]
+unsafe impl Zeroed for AtomicU32 {}
+// SAFETY: nothing but what is [`Zeroed`].
+#[allow(unsafe_code)]
+unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
+
+/// One thing behind another, from the beginning of a cache line on.
+#[repr(C, align(64))]
+pub(crate) struct Lines<A, B>(pub A, pub B);
+
+// SAFETY: nothing but what is [`Zeroed`]; nobody reads what lies between.
+#[allow(unsafe_code)]
+unsafe impl<A: Zeroed, B: Zeroed> Zeroed for Lines<A, B> {}
+
+/// So many of them, all 0, in memory that the kernel gives when it is first written to.
+#[allow(unsafe_code)]
+pub(crate) fn zeroed<T: Zeroed>(n: usize) -> Box<[T]> {
+    let layout = std::alloc::Layout::array::<T>(n).expect("smaller than all memory");
+    assert!(layout.size() > 0);
+    // SAFETY: the layout is not empty. What comes back is aligned and large enough for n of T, all bits 0,
+    // which T says is a value; it is from the global allocator and of the very layout that Box frees.
+    unsafe {
+        let memory = std::alloc::alloc_zeroed(layout);
+        if memory.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory.cast::<T>(), n))
+    }
 }
 
 /// Four words that are compared at once.
@@ -64,6 +105,138 @@ impl Words {
     }
 }
 
+/// Rules, or bounds, that are compared at once.
+pub(crate) const LANES: usize = 16;
+
+/// Comparing one word with [`LANES`] others: bit i of what comes out is lane i.
+pub(crate) trait Lanes {
+    /// Where `x` is at least `low` and exceeds it by at most `width`.
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32;
+    /// Where the bound is at most `x`.
+    fn at_most(bounds: &[u32; LANES], x: u32) -> u32;
+}
+
+/// What is compiled once for each sort of [`Lanes`]: `run`, and all that it calls, must be
+/// `#[inline(always)]`.
+pub(crate) trait Job {
+    /// Does it.
+    fn run<L: Lanes>(self);
+}
+
+/// Does a job with the widest lanes that this processor has.
+#[inline(always)]
+#[allow(unsafe_code)]
+pub(crate) fn widest<J: Job>(job: J) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt")]
+        fn run_512<J: Job>(job: J) {
+            job.run::<Lanes512>();
+        }
+        #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+        fn run_256<J: Job>(job: J) {
+            job.run::<Lanes256>();
+        }
+        let common = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("lzcnt");
+        if common
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+        {
+            // SAFETY: every feature that run_512 names was just found.
+            return unsafe { run_512(job) };
+        }
+        if common {
+            // SAFETY: every feature that run_256 names was just found.
+            return unsafe { run_256(job) };
+        }
+    }
+    job.run::<LanesAnywhere>();
+}
+
+/// Without anything special.
+struct LanesAnywhere;
+
+impl Lanes for LanesAnywhere {
+    #[inline(always)]
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
+        (0..LANES).map(|i| u32::from(x.wrapping_sub(low[i]) <= width[i]) << i).sum()
+    }
+    #[inline(always)]
+    fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
+        (0..LANES).map(|i| u32::from(bounds[i] <= x) << i).sum()
+    }
+}
+
+/// AVX-512: made only in `run_512`.
+#[cfg(target_arch = "x86_64")]
+struct Lanes512;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+impl Lanes for Lanes512 {
+    #[inline(always)]
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: `widest` uses this type only where AVX-512 was found; the loads are of 64 octets that the
+        // references vouch for, of any alignment.
+        unsafe {
+            let (low, width) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(width.as_ptr().cast()));
+            u32::from(_mm512_cmple_epu32_mask(_mm512_sub_epi32(_mm512_set1_epi32(x as i32), low), width))
+        }
+    }
+    #[inline(always)]
+    fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: as above.
+        unsafe {
+            let bounds = _mm512_loadu_si512(bounds.as_ptr().cast());
+            u32::from(_mm512_cmple_epu32_mask(bounds, _mm512_set1_epi32(x as i32)))
+        }
+    }
+}
+
+/// AVX2: made only in `run_256`.
+#[cfg(target_arch = "x86_64")]
+struct Lanes256;
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes256 {
+    /// Bit i where the i-th of eight words from `at` on of `a` is at most that of `b`.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn eight(a: &[u32; LANES], b: &[u32; LANES], x: Option<u32>, at: usize) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: `widest` uses this type only where AVX2 was found; both loads are of eight words from 0 or 8
+        // on of sixteen.
+        unsafe {
+            let first = _mm256_loadu_si256(a[at..at + 8].as_ptr().cast());
+            let second = _mm256_loadu_si256(b[at..at + 8].as_ptr().cast());
+            let value = x.map_or(first, |x| _mm256_sub_epi32(_mm256_set1_epi32(x as i32), first));
+            let smaller = _mm256_min_epu32(value, second);
+            _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(smaller, value))) as u32
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for Lanes256 {
+    #[inline(always)]
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
+        Self::eight(low, width, Some(x), 0) | Self::eight(low, width, Some(x), 8) << 8
+    }
+    #[inline(always)]
+    fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
+        let x = [x; LANES];
+        Self::eight(bounds, &x, None, 0) | Self::eight(bounds, &x, None, 8) << 8
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +247,32 @@ mod tests {
             let word = |i: u32| AtomicU64::new(if found >> i & 1 == 1 { 0x0102_0304_0506_0708 } else { 0x0102_0304 });
             let words = Words([word(0), word(1), word(2), word(3)]);
             assert_eq!(words.equal(0x0102_0304_0506_0708), found);
+        }
+    }
+
+    /// Every sort of lanes that this processor has finds what the plain one does.
+    #[test]
+    fn lanes_agree() {
+        struct Check;
+        impl Job for Check {
+            #[inline(always)]
+            fn run<L: Lanes>(self) {
+                let mut seed = 1u32;
+                let mut next = move || {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    [0, u32::MAX, seed, seed >> 16, 1 << (seed >> 27)][seed as usize >> 8 & 3]
+                };
+                for _ in 0..10_000 {
+                    let (low, width, x) = ([0; LANES].map(|_| next()), [0; LANES].map(|_| next()), next());
+                    assert_eq!(L::within(&low, &width, x), LanesAnywhere::within(&low, &width, x));
+                    assert_eq!(L::at_most(&low, x), LanesAnywhere::at_most(&low, x));
+                }
+            }
+        }
+        widest(Check);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            Check.run::<Lanes256>();
         }
     }
 }

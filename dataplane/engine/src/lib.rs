@@ -13,17 +13,23 @@
 
 #![deny(unsafe_code)]
 
+pub mod acl;
+pub mod conntrack;
 pub mod counters;
 pub mod discovery;
+pub mod filter;
 pub mod frame;
+pub mod headers;
 mod intrinsics;
 pub mod mac_table;
 pub mod pipeline;
 pub mod reason;
+pub mod security;
 pub mod snapshot;
 mod stage;
 pub mod storm;
 pub mod topology;
+pub mod trace;
 pub mod tunnel;
 pub mod types;
 pub mod vlan;

@@ -1,9 +1,9 @@
 //! The way of a frame: every stage, in its order.
 //!
 //! ```text
-//! receive → parse → ingress VLAN → learn → lookup → police → (unicast | flood | drop) → egress
-//!              ↑                                                                          |
-//!              └──────────────── once, for a frame that enters or leaves a tunnel ────────┘
+//! receive → parse → ingress VLAN → filter → learn → lookup → police → (unicast | flood | drop)
+//!              ↑                                                              ↓
+//!              └─── once, for a frame that enters or leaves a tunnel ─── egress, filter
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
@@ -37,6 +37,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     DropReason, Frame, MacAddr, Output, PortIdx, SegmentId, Snapshot,
+    conntrack::Conntrack,
     counters::Counters,
     mac_table::{Hash, Key, MacTable},
     snapshot::{Port, Segment},
@@ -44,6 +45,7 @@ use crate::{
         self,
         tunnel::{Again, Entry},
     },
+    trace::Trace,
     tunnel::Role,
     vlan::{Class, TPID_8021Q, Tag},
 };
@@ -159,14 +161,32 @@ pub struct Context<'a> {
     pub macs: &'a MacTable,
     /// The worker's own counters.
     pub counters: &'a Counters,
+    /// Connections that were let pass.
+    pub sessions: &'a Conntrack,
+    /// The worker's number: which of the counters of rules are its own.
+    pub worker: usize,
     /// The time of the burst.
     pub now: Now,
+    /// Where to tell what happens; then nothing is changed that others see.
+    pub trace: Option<&'a Trace>,
 }
 
 impl Context<'_> {
     #[inline]
     pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
         self.counters.port(port).drops[reason as usize].add(n);
+        self.tell("drop", || {
+            let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
+            format!("at port '{name}': {}: {}", reason.name(), reason.describe())
+        });
+    }
+
+    /// Says something of a frame that is traced.
+    #[inline(always)]
+    pub(crate) fn tell(&self, stage: &'static str, text: impl FnOnce() -> String) {
+        if let Some(trace) = self.trace {
+            trace.tell(stage, text());
+        }
     }
 }
 
@@ -335,8 +355,19 @@ fn pass<F: Frame>(
     };
     let mut all = stage::parse::run(cx, port, untagged.unwrap_or(&port.untagged), burst, &mut meta[..]);
     counted.rx_bytes.add(all.octets);
+    cx.tell("receive", || {
+        let segment = meta.first().and_then(|m| cx.snapshot.segment(m.src.segment()));
+        let segment = segment.map(|s| s.label()).map(|(name, vid)| format!("'{name}' VLAN {vid}"));
+        format!("port '{}', segment {}", port.name, segment.as_deref().unwrap_or("none"))
+    });
     if all.refused != Refused::NONE {
         all.octets -= shed(cx, port, burst, meta, all.refused);
+    }
+    if let Some(filter) = &port.filter {
+        let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
+        if refused != Refused::NONE {
+            all.octets -= shed(cx, port, burst, meta, refused);
+        }
     }
     let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
     if refused != Refused::NONE {
@@ -345,11 +376,18 @@ fn pass<F: Frame>(
     let meta = &mut meta[..burst.len()];
     let same_fate = stage::lookup::run(cx, port, meta);
     stage::police::run(cx, port, meta);
+    cx.tell("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
+        Some((mac, Verdict::Unicast(to))) => {
+            format!("{mac} is at port '{}'", cx.snapshot.port(to).map_or("(gone)", |p| &p.name))
+        }
+        Some((mac, Verdict::Flood)) => format!("{mac} is nowhere in particular: to all other ports of the segment"),
+        _ => "nothing is left to send".to_owned(),
+    });
     if same_fate
         && all.same_class
         && let Some(first) = meta.first()
         && let Verdict::Unicast(to) = first.fate.verdict()
-        && (stage::egress::burst(cx, port, to, burst, first, &all, out)
+        && (stage::egress::burst(cx, port, to, burst, meta, &all, out)
             || stage::tunnel::burst(cx, (port, to), burst, first, &all, out))
     {
         return;

@@ -52,6 +52,26 @@ reasons! {
     IngressVlan = "ingress_vlan", Rx;
     /// To 01-80-C2-00-00-00…0F, which stays on its link.
     ReservedMulticast = "reserved_multicast", Rx;
+    /// The source of layer 2 is none of the port's.
+    SpoofedMac = "spoofed_mac", Rx;
+    /// The source of layer 3 is none of the port's, or hidden behind a second tag.
+    SpoofedIp = "spoofed_ip", Rx;
+    /// In ARP, as somebody else.
+    SpoofedArp = "spoofed_arp", Rx;
+    /// In neighbour discovery, as somebody else.
+    SpoofedNd = "spoofed_nd", Rx;
+    /// From a DHCP server, where there may be none.
+    DhcpServer = "dhcp_server", Rx;
+    /// A router's advertisement or redirect, where there may be none.
+    RouterAdvertisement = "router_advertisement", Rx;
+    /// A rule of an ingress access list denies it: 'dunlin trace' says which.
+    AclDenied = "acl_denied", Rx;
+    /// A rule of an ingress access list rejects it; its sender was told.
+    AclRejected = "acl_rejected", Rx;
+    /// It would begin a connection, and the port, or the host, has as many as it may.
+    SessionLimit = "session_limit", Rx;
+    /// It would begin a connection, and the port has too many that nobody answers.
+    UnansweredLimit = "unanswered_limit", Rx;
     /// The port has learned as many addresses as it may, and is set to drop above that.
     MacLimit = "mac_limit", Rx;
     /// The destination is on the port the frame came from.
@@ -76,6 +96,14 @@ reasons! {
     EgressVlan = "egress_vlan", Tx;
     /// Both ports are protected from each other.
     Protected = "protected", Tx;
+    /// A rule of an egress access list denies it: 'dunlin trace' says which.
+    EgressAclDenied = "egress_acl_denied", Tx;
+    /// A rule of an egress access list rejects it; its sender was told.
+    EgressAclRejected = "egress_acl_rejected", Tx;
+    /// It would begin a connection to a port that has, or on a host that has, as many as it may.
+    EgressSessionLimit = "egress_session_limit", Tx;
+    /// It would begin a connection to a port that has too many that it does not answer.
+    EgressUnansweredLimit = "egress_unanswered_limit", Tx;
     /// The link is down, or the guest is not there.
     LinkDown = "link_down", Tx;
     /// Larger than the MTU of the port it should leave by.

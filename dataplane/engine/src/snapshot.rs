@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
+    filter::{Filter, Lists},
     storm::StormLimits,
     tunnel::{Bindings, Role},
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag},
@@ -13,12 +14,14 @@ use crate::{
 pub struct Snapshot {
     pub(crate) ports: Box<[Option<Arc<Port>>; MAX_PORTS]>,
     pub(crate) segments: Box<[Segment]>,
+    /// How connections are kept.
+    pub(crate) sessions: crate::conntrack::Settings,
 }
 
 impl Snapshot {
     /// With no port and no segment.
     pub fn empty() -> Self {
-        Snapshot { ports: Box::new([const { None }; MAX_PORTS]), segments: Box::new([]) }
+        Snapshot { ports: Box::new([const { None }; MAX_PORTS]), segments: Box::new([]), sessions: Default::default() }
     }
 
     /// A port, if it is there.
@@ -31,6 +34,11 @@ impl Snapshot {
     #[inline(always)]
     pub fn segment(&self, id: SegmentId) -> Option<&Segment> {
         self.segments.get(id.get())
+    }
+
+    /// How connections are kept.
+    pub fn sessions(&self) -> &crate::conntrack::Settings {
+        &self.sessions
     }
 
     /// All ports.
@@ -62,6 +70,8 @@ pub struct Segment {
     pub bindings: Option<Arc<Bindings>>,
     /// The network that it is, if it is one.
     pub network: Option<Arc<str>>,
+    /// The lists of that network.
+    pub lists: Option<Arc<Lists>>,
 }
 
 impl Segment {
@@ -115,9 +125,17 @@ pub struct Port {
     pub vteps: Box<[PortIdx]>,
     /// Its name.
     pub name: Arc<str>,
+    /// What may pass it; everything, if there is none.
+    pub filter: Option<Filter>,
 }
 
 impl Port {
+    /// What is asked of a frame that leaves by it: nothing of what the host's own tunnels send.
+    #[inline(always)]
+    pub(crate) fn filter_for(&self, from: &Port) -> Option<&Filter> {
+        self.filter.as_ref().filter(|_| !matches!(from.role, Role::Vtep(_)))
+    }
+
     /// Whether it carries a VLAN that is this segment.
     pub fn carries(&self, id: SegmentId, segment: &Segment) -> bool {
         match &self.role {

@@ -70,7 +70,7 @@ fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
 
 fn set_blue(s: &mut Switch, vlan: Option<(String, u16)>, remotes: &[u8], v6: bool) {
     let overlay = Some(overlay(VNI, remotes, v6));
-    s.topology.set_network("blue", NetworkSpec { vlan, overlay });
+    s.topology.set_network("blue", NetworkSpec { vlan, overlay, acls: Default::default() });
 }
 
 fn resolve(s: &Switch) {
@@ -136,7 +136,7 @@ fn every_kind_of_tunnel_carries_the_same() {
             let (mut a, mut b) = (host(1, &[2], v6), host(2, &[1], v6));
             for (s, other) in [(&mut a, 2), (&mut b, 1)] {
                 let overlay = Some(OverlaySpec { kind, ..overlay(VNI, &[other], v6) });
-                s.topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+                s.topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
                 s.topology.snapshot().unwrap();
                 resolve(s);
             }
@@ -171,7 +171,7 @@ fn a_group_of_the_underlay_takes_the_place_of_copies() {
         let group: IpAddr = group.parse().unwrap();
         let set = |s: &mut Switch, remotes: &[u8]| {
             let overlay = Some(OverlaySpec { group: Some(group), ..overlay(VNI, remotes, v6) });
-            s.topology.set_network("blue", NetworkSpec { vlan: None, overlay });
+            s.topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
             s.topology.snapshot().unwrap();
             resolve(s);
         };
@@ -227,7 +227,8 @@ fn tags_are_kept_where_that_is_wanted() {
         s.ports.push(s.topology.set_port("trunk", trunk).unwrap());
         s.topology.set_up("trunk", true);
         let overlay = Some(OverlaySpec { keep_tags: true, ..overlay(VNI, &[other], false) });
-        s.topology.set_network("blue", NetworkSpec { vlan: Some(("lan".into(), 10)), overlay });
+        s.topology
+            .set_network("blue", NetworkSpec { vlan: Some(("lan".into(), 10)), overlay, acls: Default::default() });
         s.topology.snapshot().unwrap();
         resolve(&s);
         s
@@ -312,7 +313,10 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     a.topology.set_up("other", true);
     assert_eq!(outcome(&mut a, 3, good.clone()), (0, Some(DropReason::NotUplink)));
     // A remote of another network is a stranger in this one.
-    a.topology.set_network("red", NetworkSpec { vlan: None, overlay: Some(overlay(77, &[3], false)) });
+    a.topology.set_network(
+        "red",
+        NetworkSpec { vlan: None, overlay: Some(overlay(77, &[3], false)), acls: Default::default() },
+    );
     let joined = PortSpec { network: Some("red".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
     a.ports.push(a.topology.set_port("red1", joined).unwrap());
     a.topology.set_up("red1", true);
@@ -407,7 +411,7 @@ fn questions_are_answered_where_it_is_known_who_has_the_address() {
     a.topology.bindings("blue").unwrap().install([(ip(9, false), station(9))]);
     assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 1);
     let off = OverlaySpec { suppress: false, ..overlay(VNI, &[2], false) };
-    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(off) });
+    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(off), acls: Default::default() });
     assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 2);
 }
 
@@ -415,7 +419,7 @@ fn questions_are_answered_where_it_is_known_who_has_the_address() {
 fn nothing_is_learned_where_that_is_turned_off() {
     let mut a = host(1, &[2], false);
     let overlay = OverlaySpec { learn: false, ..overlay(VNI, &[2], false) };
-    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(overlay) });
+    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(overlay), acls: Default::default() });
     let sink = a.run(0, [HeapFrame::new(tunnelled(0xff))]);
     assert_eq!((sink.sent.len(), sink.learned.len()), (2, 0));
     assert_eq!(a.run(1, [HeapFrame::new(frame(0xff, 7, 60))]).learned.len(), 1);
@@ -428,6 +432,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let red = |vni, vlan, vtep: &str, remote| NetworkSpec {
         vlan,
         overlay: Some(OverlaySpec { vtep: vtep.into(), remotes: [remote].into(), ..overlay(vni, &[], false) }),
+        acls: Default::default(),
     };
     for (spec, words) in [
         (red(VNI, None, "vtep0", ip(2, false)), "network 'red': vni: 1193046 is network 'blue' already"),
@@ -458,7 +463,7 @@ fn sixteen_thousand_networks() {
     for n in 0..16_000u32 {
         let name = format!("n{n}");
         let overlay = overlay(1_000_000 + n, &[2], false);
-        a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay) });
+        a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay), acls: Default::default() });
         if n % 16 == 0 {
             let joined = PortSpec { network: Some(name.clone()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
             a.topology.set_port(&name, joined).unwrap();

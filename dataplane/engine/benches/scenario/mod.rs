@@ -4,6 +4,7 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     BURST, Burst, DropReason, Frame, Output, Pipeline, PortIdx, Snapshot,
+    conntrack::Conntrack,
     counters::Counters,
     frame::{MAX_PIECES, MacLearned},
     mac_table::MacTable,
@@ -117,6 +118,7 @@ pub struct Scenario {
     snapshot: Snapshot,
     macs: MacTable,
     counters: Counters,
+    sessions: Conntrack,
     pipeline: Pipeline,
     ingress: PortIdx,
     bursts: Vec<[Handle; BURST]>,
@@ -154,6 +156,7 @@ impl Scenario {
             snapshot: topology.snapshot().expect("a snapshot"),
             macs: MacTable::new((pairs * 4).max(65_536), [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
             counters: Counters::default(),
+            sessions: Conntrack::new(64, [3, 5]),
             pipeline: Pipeline::default(),
             ingress: idx[0],
             bursts: bursts(&from_first),
@@ -173,7 +176,15 @@ impl Scenario {
 
     fn run_from(&mut self, ingress: PortIdx, mut burst: Burst<Handle>) {
         let now = Now { s: 1, ns: 1_000_000_000 };
-        let cx = Context { snapshot: &self.snapshot, macs: &self.macs, counters: &self.counters, now };
+        let cx = Context {
+            snapshot: &self.snapshot,
+            macs: &self.macs,
+            counters: &self.counters,
+            sessions: &self.sessions,
+            worker: 0,
+            now,
+            trace: None,
+        };
         self.pipeline.run(cx, ingress, &mut burst, &mut self.sink);
     }
 

@@ -5,6 +5,7 @@ use crate::{
     pipeline::{Context, Meta},
     snapshot::Port,
     stage::{
+        filter,
         parse::Parsed,
         tunnel::{self, Again},
     },
@@ -29,7 +30,9 @@ pub(crate) fn unicast<F: Frame>(
     if to.segments.of(m.class.vid()) != m.dst.segment() {
         return tunnel::leave(cx, from, to, frame, m, out, again);
     }
-    match check(from, to, &frame, m) {
+    let admitted =
+        check(from, to, &frame, m).and_then(|want| filter::egress(cx, from, to, &frame, m, out, again).map(|()| want));
+    match admitted {
         Ok(want) => match retag(frame, m.class.tag(), want) {
             Some(frame) => out.transmit(to.idx, frame),
             None => cx.drop(to.idx, DropReason::NoBuffer, 1),
@@ -38,7 +41,7 @@ pub(crate) fn unicast<F: Frame>(
     }
 }
 
-/// Sends a whole burst of one class, `first` among it, to one port, if nothing in it has to be
+/// Sends a whole burst of one class to one port, if nothing in it has to be
 /// looked at frame by frame; otherwise `false`, and nothing was done.
 #[inline(always)]
 pub(crate) fn burst<F: Frame>(
@@ -46,11 +49,12 @@ pub(crate) fn burst<F: Frame>(
     from: &Port,
     to: PortIdx,
     burst: &mut Burst<F>,
-    first: &Meta,
+    meta: &[Meta],
     all: &Parsed,
     out: &mut impl Output<F>,
 ) -> bool {
-    let (Some(to), class) = (cx.snapshot.port(to), first.class) else { return false };
+    let (Some(to), Some(first)) = (cx.snapshot.port(to), meta.first()) else { return false };
+    let class = first.class;
     let tunnels = from.vlans.tunnel.is_some() || to.vlans.tunnel.is_some();
     let fits = all.plain && all.largest <= to.mtu + overhead(class);
     if tunnels || !fits || to.segments.of(class.vid()) != first.dst.segment() {
@@ -58,6 +62,12 @@ pub(crate) fn burst<F: Frame>(
     }
     let Ok(want) = form(from, to, class) else { return false };
     let mut octets = all.octets;
+    if let Some(f) = to.filter_for(from) {
+        if !filter::egress_burst(cx, from, (to, f), burst, meta, out) {
+            return false;
+        }
+        octets = burst.iter().map(|f| u64::from(f.len())).sum();
+    }
     if want != class.tag() {
         let before = burst.len();
         burst.retain(|f| rewrite(f, class.tag(), want));

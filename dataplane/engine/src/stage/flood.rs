@@ -10,7 +10,7 @@ use crate::{
     snapshot::Port,
     stage::{
         egress::{check, retag},
-        suppress,
+        filter, suppress,
         tunnel::{self, Again},
     },
     tunnel::Role,
@@ -46,7 +46,9 @@ pub(crate) fn run<F: Frame>(
             continue;
         }
         outcomes += 1;
-        match check(from, to, &frame, m) {
+        let admitted = check(from, to, &frame, m)
+            .and_then(|tag| filter::egress(cx, from, to, &frame, m, out, again).map(|()| tag));
+        match admitted {
             // The last port gets the buffer itself, so everyone waits for a successor.
             Ok(tag) => {
                 if let Some((port, tag)) = waiting.replace((to, tag)) {

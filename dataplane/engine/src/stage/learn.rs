@@ -41,6 +41,10 @@ fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) ->
     if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {
         return Ok(());
     }
+    if cx.trace.is_some() {
+        cx.tell("learn", || format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name));
+        return Ok(());
+    }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
     };

@@ -10,7 +10,8 @@ use crate::{
 #[inline(always)]
 pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
     let s = &*port.storm;
-    if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
+    // A traced frame takes nothing from others' share.
+    if cx.trace.is_some() || s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
         return;
     }
     for m in meta.iter_mut().filter(|m| m.fate == Fate::FLOOD) {

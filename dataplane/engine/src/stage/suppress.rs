@@ -24,13 +24,15 @@ pub(crate) fn run<F: Frame>(
     let question = match discovery::read(frame.head(), overhead(m.class) as usize) {
         Some(Said::Asks(q)) => q,
         Some(Said::Tells { address, mac }) => {
-            known.note(address, mac, cx.now.s);
+            if cx.trace.is_none() {
+                known.note(address, mac, cx.now.s);
+            }
             return false;
         }
         None => return false,
     };
     // Who speaks for another station is not believed.
-    if question.mac == m.src.mac() {
+    if question.mac == m.src.mac() && cx.trace.is_none() {
         known.note(question.asker, question.mac, cx.now.s);
     }
     if !matches!(from.role, Role::Device) {
@@ -43,7 +45,9 @@ pub(crate) fn run<F: Frame>(
     if tag.is_some() && !answer.push_tag(tag.tpid(), tag.tci()) {
         return false;
     }
-    known.count_answer();
+    if cx.trace.is_none() {
+        known.count_answer();
+    }
     cx.counters.port(from.idx).clones.add(1);
     out.transmit(from.idx, answer);
     cx.drop(from.idx, DropReason::Suppressed, 1);

@@ -170,7 +170,7 @@ pub(crate) fn send_outer<F: Frame>(
     let (class, segment) = vtep.untagged;
     let nobody = Key::new(MacAddr::default(), segment);
     let m = Meta { dst: nobody, src: nobody, class, fate: Fate::unicast(uplink), ..Meta::EMPTY };
-    if egress::burst(cx, vtep, uplink, &mut outer, &m, &all, out) {
+    if egress::burst(cx, vtep, uplink, &mut outer, std::slice::from_ref(&m), &all, out) {
         return;
     }
     for frame in outer {

@@ -5,14 +5,17 @@
 //! the same while their port or VLAN is there; a number is used again only after its entries are
 //! out of the mac table: see [`Topology::retired`].
 
+mod filter;
 mod overlay;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use filter::{AclNames, SecuritySpec};
 pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, RemoteView, VtepSpec, VtepView, is_hidden};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
+    security::Snooped,
     snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
     tunnel::Role,
@@ -45,6 +48,10 @@ pub struct PortSpec {
     pub mac_limit: Option<MacLimit>,
     /// Broadcast, multicast and unknown unicast limits in frames per second.
     pub storm_fps: [Option<u64>; 3],
+    /// Its lists, and those of its groups.
+    pub acls: AclNames,
+    /// As whom its station may speak; as anybody, if absent.
+    pub security: Option<SecuritySpec>,
 }
 
 impl PortSpec {
@@ -59,6 +66,8 @@ impl PortSpec {
             mtu: 1500,
             mac_limit: None,
             storm_fps: [None; 3],
+            acls: AclNames::default(),
+            security: None,
         }
     }
 }
@@ -81,6 +90,14 @@ pub enum TopologyError {
         port: String,
         /// The network it names.
         network: String,
+    },
+    /// A port or network names a list that is not there.
+    #[error("{object}: acls: there is no acl '{acl}'")]
+    NoSuchAcl {
+        /// Who names it.
+        object: String,
+        /// The list.
+        acl: String,
     },
     /// Ports are still on the bridge.
     #[error("bridge '{bridge}': port '{port}' is still on it; delete or move its ports first")]
@@ -115,6 +132,7 @@ struct PortState {
     up: bool,
     spec: PortSpec,
     storm: Arc<StormLimits>,
+    snooped: Arc<Snooped>,
 }
 
 #[derive(Clone)]
@@ -131,6 +149,7 @@ pub struct Topology {
     ports: BTreeMap<String, PortState>,
     networks: BTreeMap<String, overlay::NetworkState>,
     vteps: BTreeMap<String, overlay::VtepState>,
+    filters: filter::Filters,
     /// VLANs of hidden bridges that are free again, and how many were ever made.
     hidden: Vec<(String, u16)>,
     hidden_made: usize,
@@ -148,6 +167,7 @@ impl Default for Topology {
             ports: BTreeMap::new(),
             networks: BTreeMap::new(),
             vteps: BTreeMap::new(),
+            filters: filter::Filters::default(),
             hidden: Vec::new(),
             hidden_made: 0,
             free_ports: (0..MAX_PORTS).rev().filter_map(PortIdx::new).collect(),
@@ -212,7 +232,7 @@ impl Topology {
         }
         let idx = self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: name.to_owned() })?;
         let storm = storm_limits(&spec);
-        self.ports.insert(name.to_owned(), PortState { idx, up: false, spec, storm });
+        self.ports.insert(name.to_owned(), PortState { idx, up: false, spec, storm, snooped: Arc::default() });
         Ok(idx)
     }
 
@@ -274,19 +294,22 @@ impl Topology {
             learns_remote: true,
             bindings: None,
             network: None,
+            lists: None,
         }];
         let names: Vec<String> = self.bridges.keys().cloned().collect();
         for name in names {
             self.number_vlans(&name)?;
             self.fill_segments(&name, &mut segments);
         }
+        self.fill_lists(&mut segments)?;
         let mut ports = Box::new([const { None }; MAX_PORTS]);
         for (name, p) in &self.ports {
-            ports[p.idx.get()] = Some(Arc::new(self.port_snapshot(name, p)));
+            let filter = self.port_filter(name, p, &segments)?;
+            ports[p.idx.get()] = Some(Arc::new(Port { filter, ..self.port_snapshot(name, p) }));
         }
         self.number_remotes()?;
         self.fill_overlay(&mut segments, &mut ports);
-        Ok(Snapshot { ports, segments: segments.into() })
+        Ok(Snapshot { ports, segments: segments.into(), sessions: self.filters.sessions })
     }
 
     /// Gives each VLAN that a port of the bridge carries its segment.
@@ -347,6 +370,7 @@ impl Topology {
                 learns_remote: true,
                 bindings: None,
                 network: None,
+                lists: None,
             };
         }
     }
@@ -382,6 +406,7 @@ impl Topology {
             role: Role::Device,
             vteps: self.vteps_behind(name),
             name: name.into(),
+            filter: None,
         }
     }
 }

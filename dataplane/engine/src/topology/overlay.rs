@@ -22,6 +22,8 @@ pub struct NetworkSpec {
     pub vlan: Option<(String, u16)>,
     /// What it is in tunnels.
     pub overlay: Option<OverlaySpec>,
+    /// Its lists, for every port that carries it.
+    pub acls: super::AclNames,
 }
 
 /// How a network goes on at other hosts.
@@ -80,11 +82,11 @@ fn unfit(kind: &'static str, name: &str, field: &'static str, why: String) -> Ov
 
 #[derive(Clone)]
 pub(super) struct NetworkState {
-    name: Arc<str>,
-    spec: NetworkSpec,
+    pub(super) name: Arc<str>,
+    pub(super) spec: NetworkSpec,
     /// Bridge and VLAN; of a hidden bridge if it has none of its own.
-    place: (String, u16),
-    bindings: Arc<Bindings>,
+    pub(super) place: (String, u16),
+    pub(super) bindings: Arc<Bindings>,
 }
 
 #[derive(Clone)]
@@ -469,6 +471,7 @@ impl Topology {
             role,
             vteps: Box::new([]),
             name: name.clone(),
+            filter: None,
         };
         let inside = untagged(&vlans, &SegmentMap::One(underlay));
         ports[v.idx.get()] = Some(Arc::new(bare(v.idx, vlans, inside, mtu, Role::Vtep(Box::new(vtep)), &v.name)));

@@ -5,6 +5,7 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, MAX_PORTS, Output, Pipeline, PortIdx, SegmentId,
+    conntrack::Conntrack,
     counters::{Counters, PortTotals},
     frame::{HeapFrame, MAX_PIECES, MacLearned},
     mac_table::MacTable,
@@ -51,6 +52,7 @@ pub struct Switch {
     pub topology: Topology,
     pub macs: MacTable,
     pub counters: Counters,
+    pub sessions: Conntrack,
     pub pipeline: Pipeline,
     pub ports: Vec<PortIdx>,
     pub now_s: u32,
@@ -74,7 +76,8 @@ impl Switch {
         }
         let (macs, counters) =
             (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
-        Switch { topology, macs, counters, pipeline: Pipeline::default(), ports, now_s: 1, held: 0 }
+        let sessions = Conntrack::new(4096, [3, 5]);
+        Switch { topology, macs, counters, sessions, pipeline: Pipeline::default(), ports, now_s: 1, held: 0 }
     }
 
     /// Takes a burst of frames from one port through the pipeline.
@@ -83,7 +86,15 @@ impl Switch {
         let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
         let mut sink = Sink::default();
         let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
-        let cx = Context { snapshot: &snapshot, macs: &self.macs, counters: &self.counters, now };
+        let cx = Context {
+            snapshot: &snapshot,
+            macs: &self.macs,
+            counters: &self.counters,
+            sessions: &self.sessions,
+            worker: 0,
+            now,
+            trace: None,
+        };
         self.pipeline.run(cx, self.ports[ingress], &mut burst, &mut sink);
         assert!(burst.is_empty());
         self.count(&sink);
@@ -96,7 +107,15 @@ impl Switch {
         let snapshot = self.topology.snapshot().unwrap();
         let mut sink = Sink::default();
         let now = Now { s: self.now_s, ns: 0 };
-        let cx = Context { snapshot: &snapshot, macs: &self.macs, counters: &self.counters, now };
+        let cx = Context {
+            snapshot: &snapshot,
+            macs: &self.macs,
+            counters: &self.counters,
+            sessions: &self.sessions,
+            worker: 0,
+            now,
+            trace: None,
+        };
         self.pipeline.send_into(cx, remote, inside, frame, &mut sink);
         self.held -= 1;
         self.count(&sink);

@@ -1,0 +1,250 @@
+//! Building the trees that [`super::tree`] walks.
+//!
+//! A node cuts where it leaves the least work, by the ends of its rules' ranges. A rule that goes over a cut
+//! is in both parts, so rules of many sorts (some by source alone, some by destination alone) would be copied
+//! into each other's parts; when that takes more than the budget, the rules are parted by which addresses
+//! they are narrow in, and each part gets a tree of its own: at most four.
+
+use arrayvec::ArrayVec;
+
+use super::tree::{EXTRA, Group, LAST, NONE, Node, Row, To};
+use crate::{
+    headers::{DST, DST_MAC, SRC, SRC_MAC, WORDS},
+    intrinsics::LANES,
+};
+
+/// Copies of rules, for each rule and for all, above which trees are parted: what stays within a core's cache.
+const COPIES_EACH: usize = 8;
+const COPIES: usize = 16_384;
+/// The same for the last try, which takes leaves as they come above it.
+const COPIES_LAST: usize = 32;
+const MAX_DEPTH: usize = 12;
+/// Of so many rules at a node, some are asked where to cut.
+const SAMPLE: usize = 512;
+/// A range is narrow that is less than one in so many of all.
+const NARROW: u32 = 64;
+
+/// A rule: its place, and what it asks of each word.
+pub(super) struct Item {
+    id: u32,
+    extra: bool,
+    low: [u32; WORDS],
+    high: [u32; WORDS],
+}
+
+impl Item {
+    pub fn new(id: u32, extra: bool, ranges: &[(usize, u32, u32)]) -> Self {
+        let mut item = Item { id, extra, low: [0; WORDS], high: [u32::MAX; WORDS] };
+        for (word, low, high) in ranges {
+            (item.low[*word], item.high[*word]) = (*low, *high);
+        }
+        item
+    }
+
+    fn is_narrow(&self, word: usize) -> bool {
+        // Addresses of layer 2 have their lower 16 bits in a word of their own.
+        self.high[word] - self.low[word] < u32::MAX / NARROW
+    }
+
+    /// Which addresses it is narrow in: of source (1) or destination (2), of layer 3 or 2.
+    fn sort(&self) -> usize {
+        let either = |a, b| usize::from(self.is_narrow(a) || self.is_narrow(b));
+        either(SRC, SRC_MAC) | either(DST, DST_MAC) << 1
+    }
+}
+
+/// Which sorts of rules share a tree, the fewest trees first.
+const PARTINGS: [&[&[usize]]; 4] =
+    [&[&[0, 1, 2, 3]], &[&[2, 3], &[0, 1]], &[&[2, 3], &[1], &[0]], &[&[3], &[2], &[1], &[0]]];
+
+/// The trees for these rules, which are in their order; `first` if only the first that matches is asked for.
+pub(super) fn group(items: &[Item], first: bool) -> Group {
+    for (i, parting) in PARTINGS.iter().enumerate() {
+        let each = if i + 1 == PARTINGS.len() { COPIES_LAST } else { COPIES_EACH };
+        let budget = each * items.len() + COPIES;
+        let mut b = Builder::new(items, first, budget, i + 1 == PARTINGS.len());
+        let built = parting.iter().try_for_each(|sorts| {
+            let part: Vec<u32> =
+                (0..items.len() as u32).filter(|i| sorts.contains(&items[*i as usize].sort())).collect();
+            let root = b.node(part, Cell::ALL, 0)?;
+            if root != To::NOWHERE {
+                b.group.roots.push(root);
+            }
+            Some(())
+        });
+        if built.is_some() {
+            return b.group;
+        }
+    }
+    unreachable!("the last parting takes what comes")
+}
+
+/// The part of all frames that a node is asked about.
+#[derive(Clone)]
+struct Cell {
+    low: [u32; WORDS],
+    high: [u32; WORDS],
+}
+
+impl Cell {
+    const ALL: Cell = Cell { low: [0; WORDS], high: [u32::MAX; WORDS] };
+}
+
+/// A word, where to cut it, and what that costs.
+struct Cut {
+    word: usize,
+    bounds: ArrayVec<u32, { LANES - 1 }>,
+    cost: f64,
+}
+
+struct Builder<'a> {
+    items: &'a [Item],
+    group: Group,
+    first: bool,
+    budget: usize,
+    /// Leaves grow when the budget is spent; otherwise it is given up.
+    last: bool,
+}
+
+impl<'a> Builder<'a> {
+    fn new(items: &'a [Item], first: bool, budget: usize, last: bool) -> Self {
+        let asked = |w: &usize| items.iter().any(|i| i.low[*w] != 0 || i.high[*w] != u32::MAX);
+        let words = (0..WORDS).filter(asked).map(|w| w as u8).collect();
+        // Node 0 is nowhere.
+        let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
+        Builder { items, group: Group { words, nodes, ..Group::default() }, first, budget, last }
+    }
+
+    /// The way to these rules within a cell; `None` if the budget is spent.
+    fn node(&mut self, mut rules: Vec<u32>, cell: Cell, depth: usize) -> Option<To> {
+        // Nothing is behind a rule that takes all there is.
+        let all = |i: &u32| self.takes_all(&self.items[*i as usize], &cell);
+        if self.first
+            && let Some(last) = rules.iter().position(all)
+        {
+            rules.truncate(last + 1);
+        }
+        if rules.is_empty() {
+            return Some(To::NOWHERE);
+        }
+        let small = rules.len() <= LANES || depth == MAX_DEPTH || (self.last && self.budget == 0);
+        let cut = if small { None } else { self.best_cut(&rules, &cell) };
+        let Some(cut) = cut else { return self.leaf(&rules) };
+        let number = self.group.nodes.len();
+        self.group.nodes.push(Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] });
+        let mut children = [To::NOWHERE; LANES];
+        for i in 0..=cut.bounds.len() {
+            let mut part = cell.clone();
+            if i > 0 {
+                part.low[cut.word] = cut.bounds[i - 1];
+            }
+            if let Some(next) = cut.bounds.get(i) {
+                part.high[cut.word] = next - 1;
+            }
+            let (low, high) = (part.low[cut.word], part.high[cut.word]);
+            let items = self.items;
+            let within =
+                |r: &&u32| items[**r as usize].low[cut.word] <= high && items[**r as usize].high[cut.word] >= low;
+            let inside: Vec<u32> = rules.iter().filter(within).copied().collect();
+            children[i] = self.node(inside, part, depth + 1)?;
+        }
+        // The largest word of all reaches the bounds that are none too.
+        let last = children[cut.bounds.len()];
+        children[cut.bounds.len()..].fill(last);
+        let node = &mut self.group.nodes[number];
+        node.bounds[..cut.bounds.len()].copy_from_slice(&cut.bounds);
+        node.children = children;
+        Some(To::node(cut.word, number))
+    }
+
+    fn takes_all(&self, item: &Item, cell: &Cell) -> bool {
+        let holds = |w: &u8| {
+            let w = usize::from(*w);
+            item.low[w] <= cell.low[w] && item.high[w] >= cell.high[w]
+        };
+        !item.extra && self.group.words.iter().all(holds)
+    }
+
+    /// Where to cut, if that makes less of it.
+    fn best_cut(&self, rules: &[u32], cell: &Cell) -> Option<Cut> {
+        let cuts = self.group.words.iter().filter_map(|w| self.cut(usize::from(*w), rules, cell));
+        let best = cuts.min_by(|a, b| a.cost.total_cmp(&b.cost))?;
+        // At least an eighth of the rules must be gone from where a frame gets to.
+        (best.cost < rules.len() as f64 * 0.875).then_some(best)
+    }
+
+    /// Cuts a word's range at the ends of the rules' ranges, as many between any two.
+    fn cut(&self, word: usize, rules: &[u32], cell: &Cell) -> Option<Cut> {
+        let (low, high) = (cell.low[word], cell.high[word]);
+        let step = rules.len().div_ceil(SAMPLE);
+        let mut ends: Vec<u32> = Vec::with_capacity(2 * rules.len().min(SAMPLE));
+        for r in rules.iter().step_by(step) {
+            let item = &self.items[*r as usize];
+            ends.extend((item.low[word] > low).then_some(item.low[word]));
+            ends.extend((item.high[word] < high).then(|| item.high[word] + 1));
+        }
+        if ends.is_empty() {
+            return None;
+        }
+        ends.sort_unstable();
+        let distinct = 1 + ends.windows(2).filter(|w| w[0] != w[1]).count();
+        let mut bounds = ArrayVec::new();
+        if distinct < LANES {
+            ends.dedup();
+            bounds.extend(ends);
+        } else {
+            for i in 1..LANES {
+                let end = ends[i * ends.len() / LANES];
+                if bounds.last().is_none_or(|b| *b < end) {
+                    bounds.push(end);
+                }
+            }
+        }
+        let mut sizes = [0i64; LANES + 1];
+        for r in rules {
+            let item = &self.items[*r as usize];
+            let child = |v: u32| bounds.iter().filter(|b| **b <= v).count();
+            sizes[child(item.low[word].max(low))] += 1;
+            sizes[child(item.high[word].min(high)) + 1] -= 1;
+        }
+        // What a frame is left with, if it is where the rules are.
+        let (mut here, mut sum, mut squares) = (0i64, 0.0, 0.0);
+        for s in &sizes[..=bounds.len()] {
+            here += s;
+            sum += here as f64;
+            squares += (here * here) as f64;
+        }
+        // Copies are work for another frame's cache.
+        let copies = (sum / rules.len() as f64).max(1.0);
+        Some(Cut { word, bounds, cost: squares / sum * copies.powf(0.25) })
+    }
+
+    fn leaf(&mut self, rules: &[u32]) -> Option<To> {
+        self.budget = match self.budget.checked_sub(rules.len().next_multiple_of(LANES)) {
+            None if !self.last => return None,
+            left => left.unwrap_or(0),
+        };
+        let first = self.group.rows.len() / (2 * self.group.words.len() + 1);
+        let mut blocks = rules.chunks(LANES).peekable();
+        while let Some(block) = blocks.next() {
+            for word in self.group.words.iter().map(|w| usize::from(*w)) {
+                let (mut lows, mut widths) = ([u32::MAX; LANES], [0; LANES]);
+                for (i, r) in block.iter().enumerate() {
+                    let item = &self.items[*r as usize];
+                    (lows[i], widths[i]) = (item.low[word], item.high[word] - item.low[word]);
+                }
+                self.group.rows.extend([Row(lows), Row(widths)]);
+            }
+            let mut ids = [NONE; LANES];
+            for (id, r) in ids.iter_mut().zip(block) {
+                let item = &self.items[*r as usize];
+                *id = item.id | if item.extra { EXTRA } else { 0 };
+            }
+            if blocks.peek().is_none() {
+                ids[0] |= LAST;
+            }
+            self.group.rows.push(Row(ids));
+        }
+        Some(To::blocks(first))
+    }
+}

@@ -1,0 +1,325 @@
+//! The classifier against [`Match::matches`], one rule after the other.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::headers::{TCP, UDP};
+
+/// Few values, so that rules overlap and frames meet them.
+fn v4() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        any::<u32>(),
+        (0u32..4, 0u32..4, 0u32..8).prop_map(|(a, b, c)| 0x0a00_0000 | a << 16 | b << 8 | c),
+        Just(u32::MAX)
+    ]
+}
+
+fn v6() -> impl Strategy<Value = u128> {
+    (0u128..3, 0u128..3, 0u128..4, any::<bool>())
+        .prop_map(|(a, b, c, far)| 0x2001_0db8 << 96 | a << 64 | b << 32 | c | if far { 1 << 127 } else { 0 })
+}
+
+fn prefix() -> impl Strategy<Value = Prefix> {
+    let cut = |bits: u128, len: u8, width: u32| {
+        if len == 0 { 0 } else { bits >> (width - u32::from(len)) << (width - u32::from(len)) }
+    };
+    prop_oneof![
+        (v4(), 0u8..=32).prop_map(move |(a, len)| {
+            Prefix { address: Ipv4Addr::from_bits(cut(u128::from(a), len, 32) as u32).into(), len }
+        }),
+        (v6(), 0u8..=128)
+            .prop_map(move |(a, len)| Prefix { address: Ipv6Addr::from_bits(cut(a, len, 128)).into(), len }),
+    ]
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![0u16..4, Just(80), Just(443), any::<u16>(), Just(u16::MAX)]
+}
+
+fn ports() -> impl Strategy<Value = RangeInclusive<u16>> {
+    (port(), port()).prop_map(|(a, b)| a.min(b)..=a.max(b))
+}
+
+fn mac() -> impl Strategy<Value = MacAddr> {
+    prop_oneof![
+        (0u64..4).prop_map(|n| MacAddr::from_bits(0x5254_0000_0000 | n)),
+        any::<u64>().prop_map(MacAddr::from_bits)
+    ]
+}
+
+fn mac_mask() -> impl Strategy<Value = (MacAddr, MacAddr)> {
+    let masks = prop_oneof![(0u32..=48).prop_map(|n| !0u64 << (48 - n)), Just(0x0100_0000_0000), any::<u64>()];
+    (mac(), masks.prop_map(MacAddr::from_bits)).prop_map(|(m, mask)| (MacAddr::from_bits(m.bits() & mask.bits()), mask))
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    use proptest::option::weighted;
+    let layer2 = (
+        weighted(0.1, mac_mask()),
+        weighted(0.1, mac_mask()),
+        weighted(0.1, prop_oneof![Just(0x800u16), Just(0x86dd), Just(0x806)]),
+        weighted(0.1, 0u16..4),
+    );
+    let layer3 =
+        (weighted(0.5, prefix()), weighted(0.5, prefix()), weighted(0.1, any::<bool>()), weighted(0.2, 1u8..16));
+    let layer4 = prop_oneof![
+        3 => Just((None, None, None, None, None, None)),
+        1 => any::<u8>().prop_map(|p| (Some(p), None, None, None, None, None)),
+        3 => (prop_oneof![Just(TCP), Just(UDP)], weighted(0.3, ports()), weighted(0.7, ports())).prop_map(|(p, s, d)| (Some(p), s, d, None, None, None)),
+        1 => (0u8..64, 0u8..64).prop_map(|(mask, set)| (Some(TCP), None, None, None, None, Some((mask, mask & set)))),
+        1 => (prop_oneof![Just(ICMP), Just(ICMPV6)], weighted(0.8, 0u8..10), weighted(0.3, 0u8..3)).prop_map(|(p, t, c)| (Some(p), None, None, t, c, None)),
+    ];
+    let action = prop_oneof![4 => Just(Action::Allow), 3 => Just(Action::Deny), 1 => Just(Action::Count)];
+    (layer2, layer3, layer4, action).prop_map(|(l2, l3, l4, action)| Rule {
+        number: 0,
+        action,
+        log_every: 0,
+        ask: Match {
+            src_mac: l2.0,
+            dst_mac: l2.1,
+            ethertype: l2.2,
+            vlan: l2.3,
+            src: l3.0,
+            dst: l3.1,
+            fragment: l3.2,
+            states: l3.3.unwrap_or(0),
+            protocol: l4.0,
+            src_ports: l4.1,
+            dst_ports: l4.2,
+            icmp_type: l4.3,
+            icmp_code: l4.4,
+            tcp_flags: l4.5,
+        },
+    })
+}
+
+/// Octets of a frame, and the state it is said to have.
+fn frame() -> impl Strategy<Value = (Vec<u8>, MacAddr, MacAddr, u16, u8)> {
+    let ends = (mac(), mac(), 0u16..4, prop_oneof![Just(0u8), Just(1), Just(2), Just(4), Just(8)]);
+    let l4 =
+        (prop_oneof![Just(TCP), Just(UDP), Just(ICMP), Just(ICMPV6), any::<u8>()], port(), port(), 0u8..64, 0u16..4);
+    let ip = (any::<bool>(), v4(), v4(), v6(), v6());
+    (ends, l4, ip, 0usize..120).prop_map(
+        |((dst, src, vid, state), (protocol, sport, dport, flags, offset), ip, cut)| {
+            let mut l4 = [0u8; 20];
+            l4[..2].copy_from_slice(&sport.to_be_bytes());
+            l4[2..4].copy_from_slice(&dport.to_be_bytes());
+            if matches!(protocol, ICMP | ICMPV6) {
+                (l4[0], l4[1]) = (sport as u8, dport as u8);
+            }
+            l4[13] = flags;
+            let mut f = vec![0; 12];
+            if ip.0 {
+                f.extend([8, 0, 0x45, 0, 0, 40, 0, 7]);
+                f.extend((if offset == 3 { 0x2003u16 } else { 0 }).to_be_bytes());
+                f.extend([64, protocol, 0, 0]);
+                f.extend(ip.1.to_be_bytes());
+                f.extend(ip.2.to_be_bytes());
+            } else {
+                f.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 64]);
+                f.extend(ip.3.to_be_bytes());
+                f.extend(ip.4.to_be_bytes());
+            }
+            f.extend(l4);
+            // Now and then one that is cut.
+            f.truncate(if cut < f.len() && cut % 7 == 0 { cut } else { f.len() });
+            (f, dst, src, vid, state)
+        },
+    )
+}
+
+fn headers(frames: Vec<(Vec<u8>, MacAddr, MacAddr, u16, u8)>) -> Vec<Headers> {
+    let read = |(f, dst, src, vid, state): (Vec<u8>, MacAddr, MacAddr, u16, u8)| {
+        let mut h = Headers::read(&f, 14, vid, dst, src);
+        h.words[STATE] = if h.family == Family::Other { 0 } else { u32::from(state) };
+        h
+    };
+    frames.into_iter().map(read).collect()
+}
+
+/// The first rule that decides a frame, and those before that count it, as a reader would find them.
+fn by_reading(rules: &[Rule], h: &Headers) -> (u32, Vec<u32>) {
+    let decides = |r: &&Rule| r.action != Action::Count && r.ask.matches(h);
+    let first = rules.iter().find(decides).map_or(NONE, |r| r.number);
+    let counts = |r: &&Rule| r.action == Action::Count && r.number < first && r.ask.matches(h);
+    (first, rules.iter().filter(counts).map(|r| r.number).collect())
+}
+
+fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseError> {
+    (0..).zip(&mut rules).for_each(|(n, r)| r.number = n);
+    let acl = Acl::new("test", &rules, Action::Allow, 1);
+    for burst in frames.chunks(crate::BURST) {
+        let mut best = [0; crate::BURST];
+        acl.classify(burst, &mut best);
+        for (h, best) in burst.iter().zip(best) {
+            let (first, counted) = by_reading(&rules, h);
+            let mut counts = Vec::new();
+            acl.counted_before(h, best, |d| counts.push(d.number));
+            counts.sort_unstable();
+            prop_assert_eq!((best, counts), (first, counted), "{:?}", h);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_finds_what_reading_finds(
+        rules in proptest::collection::vec(rule(), 0..200),
+        frames in proptest::collection::vec(frame(), 1..100),
+    ) {
+        agrees(rules, headers(frames))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    /// So many that trees are parted and the budget is met.
+    #[test]
+    fn it_finds_what_reading_finds_among_many(
+        rules in proptest::collection::vec(rule(), 3_000..6_000),
+        frames in proptest::collection::vec(frame(), 100),
+    ) {
+        agrees(rules, headers(frames))?;
+    }
+}
+
+/// Every rule wide in all words but one, and each in another: nothing separates them. Memory stays bounded,
+/// and so does the time to build.
+#[test]
+fn rules_that_overlap_everywhere_cost_no_memory() {
+    let rules: Vec<Rule> = (0..10_000u32)
+        .map(|i| {
+            let (a, b) = ((i % 100 * 600) as u16, (i / 100 * 600) as u16);
+            let ask = Match {
+                protocol: Some(TCP),
+                src_ports: Some(a / 2..=u16::MAX - a / 3),
+                dst_ports: Some(b / 2..=u16::MAX - b / 3),
+                src: Some(Prefix { address: Ipv4Addr::from_bits(i << 31).into(), len: 1 }),
+                ..Match::default()
+            };
+            Rule { number: i, ask, action: Action::Deny, log_every: 0 }
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    let acl = Acl::new("overlap", &rules, Action::Allow, 1);
+    let took = begun.elapsed();
+    assert!(acl.memory() < 100 << 20, "{} octets", acl.memory());
+    assert!(took.as_secs_f64() < 20.0, "{took:?}, unoptimized");
+}
+
+#[test]
+#[ignore]
+fn speed() {
+    let mut seed = 88172645463325252u64;
+    let mut next = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    for n in [10u32, 100, 1000, 10000] {
+        let mut rules = Vec::new();
+        for i in 0..n - 1 {
+            let p = |r: u64, len: u8| {
+                Some(Prefix {
+                    address: Ipv4Addr::from_bits(0x0a00_0000 | ((r as u32 & 0xff_ffff) >> (32 - len) << (32 - len)))
+                        .into(),
+                    len,
+                })
+            };
+            let len = |r: u64| [16, 20, 24, 24, 24, 28, 32, 32][r as usize % 8];
+            let port = |r: u64| {
+                let a = 1024 + (r % 30000) as u16;
+                a..=a + [0, 0, 0, 10, 100][(r >> 20) as usize % 5]
+            };
+            let (a, b, c, d, e) = (next(), next(), next(), next(), next());
+            let mut ask = Match { protocol: Some(if a & 1 == 0 { TCP } else { UDP }), ..Match::default() };
+            match i % 10 {
+                0..4 => {
+                    ask.src = p(b, len(c));
+                    ask.dst = p(d, len(e));
+                    ask.dst_ports = Some(port(a));
+                }
+                4..6 => {
+                    ask.dst = p(b, len(c));
+                    ask.dst_ports = Some(port(d));
+                }
+                6..8 => {
+                    ask.src = p(b, len(c));
+                    ask.dst_ports = Some(port(d));
+                }
+                8 => {
+                    ask.src = p(b, len(c));
+                    ask.dst = p(d, len(e));
+                    ask.protocol = None;
+                    if len(c) <= 20 && len(e) <= 20 {
+                        ask.src = p(b, 32)
+                    }
+                }
+                _ => {
+                    ask.dst_ports = Some(port(d));
+                    ask.src_ports = Some(port(e));
+                }
+            }
+            rules.push(Rule { number: i, ask, action: Action::Deny, log_every: 0 });
+        }
+        rules.push(Rule {
+            number: n - 1,
+            ask: Match { dst: Some(Prefix { address: Ipv4Addr::new(10, 0, 0, 0).into(), len: 8 }), ..Match::default() },
+            action: Action::Allow,
+            log_every: 0,
+        });
+        let t = std::time::Instant::now();
+        let acl = Acl::new("x", &rules, Action::Deny, 1);
+        let built = t.elapsed();
+        let frames: Vec<Vec<u8>> = (0..100_000)
+            .map(|_| {
+                let mut f = vec![0u8; 60];
+                f[12] = 8;
+                f[14] = 0x45;
+                f[17] = 46;
+                f[23] = if next() & 1 == 0 { 6 } else { 17 };
+                f[26..30].copy_from_slice(&(0x0a00_0000 | next() as u32 & 0xff_ffff).to_be_bytes());
+                f[30..34].copy_from_slice(&(0x0a00_0000 | next() as u32 & 0xff_ffff).to_be_bytes());
+                f[34..36].copy_from_slice(&(32000 + next() as u16 % 30000).to_be_bytes());
+                f[36..38].copy_from_slice(&(next() as u16 | 0x8000).to_be_bytes());
+                f
+            })
+            .collect();
+        let mut best = [0; crate::BURST];
+        let mut last = 0;
+        for round in 0..5 {
+            let t = std::time::Instant::now();
+            for chunk in frames.chunks(32) {
+                let mut hs = arrayvec::ArrayVec::<Headers, 32>::new();
+                for f in chunk {
+                    hs.push(Headers::read(f, 14, 1, MacAddr::from_bits(1), MacAddr::from_bits(2)));
+                }
+                if round != 3 {
+                    acl.classify(&hs, &mut best);
+                } else {
+                    std::hint::black_box(&hs);
+                }
+                last += best[..chunk.len()].iter().filter(|b| **b == n - 1).count();
+            }
+            println!(
+                "{n} rules: {:.1} cycles {}",
+                t.elapsed().as_nanos() as f64 * 2.6 / 1e5,
+                if round == 3 { "headers" } else { "" }
+            );
+        }
+        println!(
+            "   built {built:?}, {} KiB, roots {} nodes {} rows {} last {last}",
+            acl.memory() >> 10,
+            acl.deciding[1].roots.len(),
+            acl.deciding[1].nodes.len(),
+            acl.deciding[1].rows.len()
+        );
+    }
+}

@@ -1,0 +1,568 @@
+//! Connection tracking: which frames belong to what was let pass before.
+//!
+//! Every port that has a stateful rule has its own connections (they are what moves with it), in one table
+//! for all workers, apart for IPv4 and IPv6. A connection is kept once, by its ends in an order that does not
+//! depend on who sends, so that both directions find it. It is entered when the rules let its first frame
+//! pass, and remembers under which version of them: when they change, its next frame has them asked again
+//! (`stage/filter.rs`).
+//!
+//! `table.rs` is where they are kept, and what is atomic; `tcp.rs` what TCP's frames must be;
+//! `fragments.rs` lends later fragments the ports of their first one.
+//!
+//! **When there are many.** A port may have so many, and so many of them unanswered. Above that, and when no
+//! slot is free, a new one takes the place of an unanswered one of the same port that it meets; answered
+//! ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
+//! and nobody an old one.
+
+mod census;
+mod fragments;
+mod table;
+mod tcp;
+
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{
+    MAX_PORTS, PortIdx, SegmentId,
+    headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, NO_PORT, SPORT, SRC, SRC6, TCP},
+};
+use fragments::Fragments;
+use table::{STATE, Slot, Table};
+use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, Segment, put};
+
+/// Buckets that are looked through for an unanswered connection when a port has too many.
+const SEARCHED: usize = 8;
+
+/// For how long connections are kept, in seconds since their last frame, and how many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// TCP, before both ends have spoken.
+    pub tcp_opening_s: u32,
+    /// TCP, open.
+    pub tcp_open_s: u32,
+    /// TCP, one end has closed.
+    pub tcp_closing_s: u32,
+    /// TCP, both ends have closed, or it was reset.
+    pub tcp_closed_s: u32,
+    /// UDP that nobody has answered.
+    pub udp_s: u32,
+    /// UDP that was answered.
+    pub udp_answered_s: u32,
+    /// ICMP's questions.
+    pub icmp_s: u32,
+    /// Other protocols.
+    pub other_s: u32,
+    /// The most of all ports; at most what the table was made for.
+    pub max: u32,
+    /// The most of one port.
+    pub port_max: u32,
+    /// The most of one port that nobody has answered.
+    pub unanswered_max: u32,
+    /// Whether TCP connections that were begun unseen are taken up where they are met.
+    pub meets: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            tcp_opening_s: 30,
+            tcp_open_s: 86_400,
+            tcp_closing_s: 120,
+            tcp_closed_s: 10,
+            udp_s: 30,
+            udp_answered_s: 120,
+            icmp_s: 30,
+            other_s: 120,
+            max: u32::MAX,
+            port_max: u32::MAX,
+            unanswered_max: u32::MAX,
+            meets: true,
+        }
+    }
+}
+
+/// Whose connections: a port's, in one segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Zone {
+    /// The port.
+    pub port: PortIdx,
+    /// The segment.
+    pub segment: SegmentId,
+}
+
+/// Why no connection could be begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Full {
+    /// As many as there may be.
+    Connections,
+    /// As many unanswered ones as the port may have.
+    Unanswered,
+}
+
+/// Which connection a frame is of, and from which end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    key: [u64; 6],
+    hash: u64,
+    family: Family,
+    /// Its source is the end whose address is the lower one.
+    from_low: bool,
+}
+
+impl Probe {
+    fn key4(&self) -> [u64; 3] {
+        [self.key[0], self.key[1], self.key[2]]
+    }
+}
+
+/// A connection that was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    slot: Slot,
+    family: Family,
+    /// 0 for the end that began it, 1 for the other.
+    end: usize,
+    /// The station behind the port began it.
+    pub from_port: bool,
+    /// Under which filter it was let pass last.
+    pub filter: u32,
+    /// By that filter it may not go on.
+    pub refused: bool,
+}
+
+/// What tracking says of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tracked {
+    /// Not of a kind that has connections.
+    No,
+    New(Probe),
+    Known(Found),
+    Related,
+    Invalid,
+}
+
+/// One connection, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// Whose.
+    pub zone: Zone,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Address and port of the end that began it; ICMP has its identifier for both ports.
+    pub from: (IpAddr, u16),
+    /// The other end's.
+    pub to: (IpAddr, u16),
+    /// The station behind the port began it.
+    pub from_port: bool,
+    /// In a word.
+    pub state: &'static str,
+    /// Seconds since it began, and since its last frame.
+    pub age_s: u32,
+    /// See above.
+    pub idle_s: u32,
+    /// Seconds until it is forgotten, if nothing comes.
+    pub expires_s: u32,
+}
+
+/// What can be counted about all connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    /// Now.
+    pub sessions: u64,
+    /// The most that may be.
+    pub capacity: u64,
+    /// Begun since the start.
+    pub begun: u64,
+    /// Forgotten because nothing came.
+    pub expired: u64,
+    /// Unanswered ones that made room.
+    pub displaced: u64,
+    /// Not begun, because there were too many.
+    pub refused: u64,
+    /// Octets that one takes, for IPv4 and IPv6, when the table is as full as it is made for.
+    pub octets: (u64, u64),
+}
+
+/// See the module.
+pub struct Conntrack {
+    v4: Table<3>,
+    v6: Table<6>,
+    fragments: Fragments,
+    secrets: [u64; 2],
+    capacity: u32,
+    all: AtomicU32,
+    /// Of each port: all, and the unanswered.
+    ports: Box<[(AtomicU32, AtomicU32)]>,
+    begun: AtomicU64,
+    expired: AtomicU64,
+    displaced: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Conntrack {
+    /// For so many connections; `secrets` are random, because strangers choose addresses and ports.
+    pub fn new(capacity: u32, secrets: [u64; 2]) -> Self {
+        Conntrack {
+            v4: Table::new(capacity as usize),
+            v6: Table::new(capacity as usize),
+            fragments: Fragments::default(),
+            secrets: secrets.map(|s| s | 1),
+            capacity,
+            all: AtomicU32::new(0),
+            ports: (0..MAX_PORTS).map(|_| Default::default()).collect(),
+            begun: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            displaced: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Where the tables are: for whoever can ask for larger pages there.
+    pub fn memory(&self) -> [(*const u8, usize); 2] {
+        [self.v4.memory(), self.v6.memory()]
+    }
+
+    #[inline(always)]
+    fn hash(&self, words: &[u64]) -> u64 {
+        let mut h = self.secrets[0];
+        for w in words {
+            let m = u128::from(h ^ w).wrapping_mul(u128::from(self.secrets[1]));
+            h = (m as u64) ^ (m >> 64) as u64;
+        }
+        h
+    }
+
+    /// Lends a later fragment the ports of its first one, and notes those of first ones. Whether its ports
+    /// are known, or it is none.
+    #[inline(always)]
+    pub(crate) fn follow_fragments(&self, h: &mut Headers, zone: Zone, now_s: u32) -> bool {
+        h.words[crate::headers::FRAGMENT] == 0 || self.fragments.follow(h, self.fragment_key(h, zone), now_s)
+    }
+
+    fn fragment_key(&self, h: &Headers, zone: Zone) -> u64 {
+        let w = |i: usize| u64::from(h.words[i]);
+        let zone = (zone.port.get() as u64) << 16 | u64::from(zone.segment.0);
+        let pairs = [
+            w(SRC) << 32 | w(DST),
+            w(SRC6) << 32 | w(SRC6 + 1),
+            w(SRC6 + 2) << 32 | w(DST6),
+            w(DST6 + 1) << 32 | w(DST6 + 2),
+        ];
+        self.hash(&[
+            zone << 32 | u64::from(h.fragment_id),
+            pairs[0],
+            pairs[1],
+            pairs[2],
+            pairs[3],
+            w(crate::headers::PROTOCOL),
+        ])
+    }
+
+    /// Which connection a frame would be of; none for what has none.
+    #[inline(always)]
+    pub(crate) fn probe(&self, h: &Headers, zone: Zone) -> Option<Probe> {
+        let protocol = h.protocol();
+        let (mut sport, mut dport) = (h.words[SPORT], h.words[DPORT]);
+        if matches!(protocol, ICMP | ICMPV6) {
+            // An echo's identifier stands for both ports; it was put into them by the caller.
+            (sport, dport) = (h.fragment_id & 0xffff, h.fragment_id & 0xffff);
+        } else if sport == NO_PORT {
+            (sport, dport) = (0, 0);
+        }
+        self.probe_of(h, protocol, sport, dport, zone)
+    }
+
+    #[inline(always)]
+    fn probe_of(&self, h: &Headers, protocol: u8, sport: u32, dport: u32, zone: Zone) -> Option<Probe> {
+        let whose = (zone.port.get() as u64) << 48 | u64::from(zone.segment.0) << 32;
+        let w = |i: usize| u64::from(h.words[i]);
+        let mut p = Probe { key: [0; 6], hash: 0, family: h.family, from_low: false };
+        match h.family {
+            Family::V4 => {
+                let (a, b) = (w(SRC) << 16 | u64::from(sport), w(DST) << 16 | u64::from(dport));
+                p.from_low = a <= b;
+                let (low, high) = (a.min(b), a.max(b));
+                p.key[0] = whose | (low & 0xffff) << 16 | high & 0xffff;
+                p.key[1] = (low >> 16) << 32 | high >> 16;
+                p.key[2] = u64::from(protocol);
+                p.hash = self.hash(&[p.key[0] ^ p.key[2] << 40, p.key[1]]);
+            }
+            Family::V6 => {
+                let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
+                let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
+                p.from_low = a <= b;
+                let (low, high) = if p.from_low { (a, b) } else { (b, a) };
+                p.key = [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], u64::from(protocol)];
+                p.hash = self.hash(&p.key);
+            }
+            Family::Other => return None,
+        }
+        Some(p)
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, p: &Probe) {
+        match p.family {
+            Family::V6 => self.v6.prefetch(p.hash),
+            _ => self.v4.prefetch(p.hash),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch_entry(&self, p: &Probe, port: PortIdx) {
+        match p.family {
+            Family::V6 => self.v6.prefetch_entry(p.hash, port),
+            _ => self.v4.prefetch_entry(p.hash, port),
+        }
+    }
+
+    #[inline(always)]
+    fn find(&self, p: &Probe, port: PortIdx) -> Option<Found> {
+        let slot = match p.family {
+            Family::V6 => self.v6.find(p.hash, port, &p.key)?,
+            _ => self.v4.find(p.hash, port, &p.key4())?,
+        };
+        let mut found = Found { slot, family: p.family, end: 0, from_port: false, filter: 0, refused: false };
+        let state = self.state(&found);
+        let flags = state[FLAGS].load(Relaxed);
+        found.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
+        (found.from_port, found.refused) = (flags & FROM_PORT != 0, flags & REFUSED != 0);
+        found.filter = state[FILTER].load(Relaxed);
+        Some(found)
+    }
+
+    #[inline(always)]
+    fn state(&self, f: &Found) -> &[AtomicU32; STATE] {
+        match f.family {
+            Family::V6 => &self.v6.entry(f.slot).1,
+            _ => &self.v4.entry(f.slot).1,
+        }
+    }
+
+    /// What a frame is to the connections of its zone. Changes nothing.
+    #[inline(always)]
+    pub(crate) fn track(&self, h: &Headers, p: Option<&Probe>, head: &[u8], zone: Zone, s: &Settings) -> Tracked {
+        let Some(p) = p else { return self.without_probe(h, head, zone) };
+        let found = self.find(p, zone.port);
+        if h.protocol() != TCP || h.is_later_fragment() {
+            let new = Tracked::New(*p);
+            return found.map_or(if is_answer(h) { Tracked::Invalid } else { new }, Tracked::Known);
+        }
+        let Some(t) = Segment::read(head, h) else { return Tracked::Invalid };
+        match found {
+            Some(f) => match tcp::fits(self.state(&f), f.end, &t) {
+                Fit::Yes => Tracked::Known(f),
+                Fit::No => Tracked::Invalid,
+                Fit::Anew => Tracked::New(*p),
+            },
+            None if t.begins(s.meets) && !t.is_nonsense() => Tracked::New(*p),
+            None => Tracked::Invalid,
+        }
+    }
+
+    /// ICMP's errors, and what has no connections.
+    #[inline(never)]
+    fn without_probe(&self, h: &Headers, head: &[u8], zone: Zone) -> Tracked {
+        if h.family == Family::Other {
+            return Tracked::No;
+        }
+        if h.broken {
+            return Tracked::Invalid;
+        }
+        if !is_error(h) {
+            return Tracked::No;
+        }
+        match self.cause(h, head, zone) {
+            Some(f) if !f.refused => Tracked::Related,
+            _ => Tracked::Invalid,
+        }
+    }
+
+    /// The connection that an ICMP error is about: the packet in it was sent the other way.
+    fn cause(&self, h: &Headers, head: &[u8], zone: Zone) -> Option<Found> {
+        let at = usize::from(h.l4) + 8;
+        let inner = head.get(at..)?;
+        // As if a frame had been of it: an EtherType in front, and what is cut off behind its ports.
+        let mut f = [0u8; 14 + 128];
+        let n = inner.len().min(128);
+        f[12..14].copy_from_slice(if h.family == Family::V6 { &[0x86, 0xdd] } else { &[8, 0] });
+        f[14..14 + n].copy_from_slice(&inner[..n]);
+        let zero = crate::MacAddr::default();
+        let mut i = Headers::read(&f, 14, 0, zero, zero);
+        if i.family != h.family {
+            return None;
+        }
+        // Its sender is whom the error is for (RFC 792, RFC 4443).
+        let ((_, to), (sender, _)) = (h.addresses()?, i.addresses()?);
+        if to != sender {
+            return None;
+        }
+        if is_echo(&i) {
+            i.fragment_id = u32::from(u16::from_be_bytes(*f.get(usize::from(i.l4) + 4..)?.first_chunk()?));
+        }
+        self.find(&self.probe(&i, zone)?, zone.port)
+    }
+
+    /// Enters a connection whose first frame was let pass.
+    pub(crate) fn begin(
+        &self,
+        p: &Probe,
+        h: &Headers,
+        head: &[u8],
+        (zone, from_port, filter): (Zone, bool, u32),
+        s: &Settings,
+        now_s: u32,
+    ) -> Result<(), Full> {
+        // One of before, that was closed, or that the rules refuse no longer.
+        if let Some(f) = self.find(p, zone.port) {
+            self.forget(f.family, f.slot);
+        }
+        let (all, unanswered) = &self.ports[zone.port.get()];
+        let most = s.max.min(self.capacity);
+        let too_many = self.all.load(Relaxed) >= most || all.load(Relaxed) >= s.port_max;
+        let too_bold = unanswered.load(Relaxed) >= s.unanswered_max;
+        if (too_many || too_bold) && !self.displace(p, zone.port) {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(if too_many { Full::Connections } else { Full::Unanswered });
+        }
+        let segment = if h.protocol() == TCP { Segment::read(head, h) } else { None };
+        let flags = if p.from_low { LOW_BEGAN } else { 0 } | if from_port { FROM_PORT } else { 0 };
+        let state = tcp::begun(segment.as_ref(), now_s, flags, filter);
+        for _ in 0..2 {
+            let entered = match p.family {
+                Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
+                _ => self.v4.insert(p.hash, zone.port, &p.key4(), state),
+            };
+            if entered.is_some() {
+                self.all.fetch_add(1, Relaxed);
+                all.fetch_add(1, Relaxed);
+                unanswered.fetch_add(1, Relaxed);
+                self.begun.fetch_add(1, Relaxed);
+                return Ok(());
+            }
+            if !self.displace(p, zone.port) {
+                break;
+            }
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Err(Full::Connections)
+    }
+
+    /// Takes out an unanswered connection of the port: one in the way of the new one, if there is.
+    #[cold]
+    fn displace(&self, p: &Probe, port: PortIdx) -> bool {
+        fn one<const K: usize>(t: &Table<K>, hash: u64, port: PortIdx) -> Option<Slot> {
+            let first = hash as usize;
+            let further = (0..SEARCHED).flat_map(|i| t.slots(first.wrapping_add(i)));
+            t.near(hash).chain(further).find(|s| t.holds(*s) == (port, true))
+        }
+        let slot = match p.family {
+            Family::V6 => one(&self.v6, p.hash, port),
+            _ => one(&self.v4, p.hash, port),
+        };
+        let gone = slot.is_some_and(|s| self.forget(p.family, s));
+        self.displaced.fetch_add(u64::from(gone), Relaxed);
+        gone
+    }
+
+    fn forget(&self, family: Family, slot: Slot) -> bool {
+        let (port, removed) = match family {
+            Family::V6 => (self.v6.holds(slot).0, self.v6.remove(slot)),
+            _ => (self.v4.holds(slot).0, self.v4.remove(slot)),
+        };
+        let Some(was_unanswered) = removed else { return false };
+        let (all, unanswered) = &self.ports[port.get()];
+        self.all.fetch_sub(1, Relaxed);
+        all.fetch_sub(1, Relaxed);
+        unanswered.fetch_sub(u32::from(was_unanswered), Relaxed);
+        true
+    }
+
+    /// Takes in a frame of a connection that was let pass.
+    #[inline(always)]
+    pub(crate) fn advance(&self, f: &Found, h: &Headers, head: &[u8], now_s: u32) {
+        let state = self.state(f);
+        put(&state[SEEN_S], now_s);
+        if h.protocol() == TCP
+            && !h.is_later_fragment()
+            && let Some(t) = Segment::read(head, h)
+        {
+            tcp::advance(state, f.end, &t);
+        }
+        let flags = state[FLAGS].load(Relaxed);
+        let settled = if f.end == 1 && flags & ANSWERED == 0 {
+            tcp::is_settled(h.protocol(), state[FLAGS].fetch_or(ANSWERED, Relaxed) | ANSWERED)
+        } else {
+            // Of TCP, the third segment makes it so.
+            f.end == 0 && h.protocol() == TCP && tcp::is_settled(TCP, flags)
+        };
+        if settled {
+            let was_unanswered = match f.family {
+                Family::V6 => self.v6.answered(f.slot),
+                _ => self.v4.answered(f.slot),
+            };
+            if was_unanswered {
+                self.ports[self.v4.holds(f.slot).0.get()].1.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+
+    /// Notes what a changed filter says of a connection.
+    pub(crate) fn judge(&self, f: &Found, passes: bool, filter: u32) {
+        let state = self.state(f);
+        if passes {
+            state[FLAGS].fetch_and(!REFUSED, Relaxed);
+        } else {
+            state[FLAGS].fetch_or(REFUSED, Relaxed);
+        }
+        state[FILTER].store(filter, Relaxed);
+    }
+}
+
+/// ICMP that answers a question.
+fn is_answer(h: &Headers) -> bool {
+    match h.protocol() {
+        ICMP => h.words[SPORT] == 0,
+        ICMPV6 => h.words[SPORT] == 129,
+        _ => false,
+    }
+}
+
+/// ICMP's errors: unreachable, too big, time exceeded, parameter problem.
+fn is_error(h: &Headers) -> bool {
+    match h.protocol() {
+        ICMP => matches!(h.words[SPORT], 3 | 11 | 12),
+        ICMPV6 => matches!(h.words[SPORT], 1..=4),
+        _ => false,
+    }
+}
+
+/// ICMP's questions that have an answer, and the answers.
+fn is_echo(h: &Headers) -> bool {
+    match h.protocol() {
+        ICMP => matches!(h.words[SPORT], 0 | 8),
+        ICMPV6 => matches!(h.words[SPORT], 128 | 129),
+        _ => false,
+    }
+}
+
+/// Whether a frame can be of a connection; an echo's identifier is noted where the caller finds it.
+#[inline(always)]
+pub(crate) fn has_connection(h: &mut Headers, head: &[u8]) -> bool {
+    if h.family == Family::Other || h.broken {
+        return false;
+    }
+    if !matches!(h.protocol(), ICMP | ICMPV6) {
+        return true;
+    }
+    let id = head.get(usize::from(h.l4) + 4..).and_then(<[u8]>::first_chunk::<2>);
+    match id {
+        Some(id) if is_echo(h) => {
+            h.fragment_id = u32::from(u16::from_be_bytes(*id));
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,283 @@
+//! What a connection's words say, and what a frame of it changes in them. For TCP the states of both ends
+//! and their windows, as van Rooij ("Real Stateful TCP Packet Filtering in IP Filter", 2001) has them, and
+//! Linux and FreeBSD after him: a segment is of the connection if it lies where the other end said it would
+//! take data, and acknowledges what that end has sent.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::table::STATE;
+use crate::headers::{Headers, TCP};
+
+/// Seconds: when it was seen last; its flags, see below; when it was begun; the filter by which it was let
+/// pass last. Then of both ends, the one that began first: what it sent up to; how far it may send; its
+/// window.
+pub(super) const SEEN_S: usize = 0;
+pub(super) const FLAGS: usize = 1;
+pub(super) const BEGUN_S: usize = 2;
+pub(super) const FILTER: usize = 3;
+const SENT: usize = 4;
+const LIMIT: usize = 6;
+const WINDOW: usize = 8;
+
+/// The TCP state of each end, 3 bits each: see [`End`].
+const END_BITS: u32 = 3;
+/// The end whose address is the lower one began it.
+pub(super) const LOW_BEGAN: u32 = 1 << 8;
+/// The station behind the port began it.
+pub(super) const FROM_PORT: u32 = 1 << 9;
+/// Both ends were heard of.
+pub(super) const ANSWERED: u32 = 1 << 10;
+/// The rules changed since, and do not let it pass any more.
+pub(super) const REFUSED: u32 = 1 << 11;
+/// Met in the middle: its windows' scales are not known.
+const MET: u32 = 1 << 12;
+/// Each end's window scale, 4 bits each.
+const SCALE: u32 = 16;
+/// Each end said its scale.
+const SCALED: u32 = 1 << 24;
+
+/// What is known of a TCP end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub(super) enum End {
+    Silent,
+    /// It sent SYN.
+    Opening,
+    /// Its SYN was acknowledged.
+    Open,
+    /// It sent FIN.
+    Closing,
+    /// Its FIN was acknowledged.
+    Closed,
+    /// One of them sent RST.
+    Reset,
+}
+
+pub(super) fn end(flags: u32, i: usize) -> End {
+    use End::{Closed, Closing, Open, Opening, Reset, Silent};
+    [Silent, Opening, Open, Closing, Closed, Reset, Reset, Reset][(flags >> (i as u32 * END_BITS) & 7) as usize]
+}
+
+fn with_end(flags: u32, i: usize, e: End) -> u32 {
+    let at = i as u32 * END_BITS;
+    flags & !(7 << at) | (e as u32) << at
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// What a segment says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    window: u32,
+    /// In sequence numbers.
+    len: u32,
+    scale: Option<u32>,
+}
+
+impl Segment {
+    /// Of a frame that is TCP, and no later fragment.
+    #[inline(always)]
+    pub fn read(head: &[u8], h: &Headers) -> Option<Segment> {
+        let at = usize::from(h.l4);
+        let p = head.get(at..)?.first_chunk::<20>()?;
+        let header = usize::from(p[12] >> 4) * 4;
+        let payload = (h.end as usize).checked_sub(at + header)?;
+        let word = |i: usize| u32::from_be_bytes([p[i], p[i + 1], p[i + 2], p[i + 3]]);
+        let flags = p[13] & 0x3f;
+        let len = payload as u32 + u32::from(flags & FIN) + u32::from(flags & SYN != 0);
+        let scale = if flags & SYN == 0 { None } else { window_scale(head.get(at + 20..at + header)?) };
+        let window = u32::from(u16::from_be_bytes([p[14], p[15]]));
+        (header >= 20).then_some(Segment { flags, seq: word(4), ack: word(8), window, len, scale })
+    }
+
+    /// Whether it can begin a connection; one that was begun before we looked can be met by any segment with
+    /// an acknowledgement, if that is allowed.
+    pub fn begins(&self, meets: bool) -> bool {
+        match self.flags & (SYN | ACK | FIN | RST) {
+            SYN => true,
+            f => meets && f & (ACK | SYN | RST) == ACK,
+        }
+    }
+
+    /// Flags that no segment has together, and none at all.
+    pub fn is_nonsense(&self) -> bool {
+        let f = self.flags & (SYN | ACK | FIN | RST);
+        f == 0 || f & FIN != 0 && f & ACK == 0 || f & SYN != 0 && f & (FIN | RST) != 0
+    }
+}
+
+/// RFC 7323, 2.2.
+fn window_scale(mut options: &[u8]) -> Option<u32> {
+    loop {
+        options = match options {
+            [0, ..] | [] | [_] => return None,
+            [1, rest @ ..] => rest,
+            [3, 3, shift, ..] => return Some(u32::from(*shift).min(14)),
+            [_, len, ..] => options.get(usize::from(*len).max(2)..)?,
+        };
+    }
+}
+
+/// The words of a connection that a frame begins.
+pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u32) -> [u32; STATE] {
+    let mut s = [0; STATE];
+    (s[SEEN_S], s[BEGUN_S], s[FILTER], s[FLAGS]) = (now_s, now_s, filter, flags);
+    let Some(t) = segment else { return s };
+    s[SENT] = t.seq.wrapping_add(t.len);
+    if t.flags & SYN != 0 {
+        s[FLAGS] |= End::Opening as u32 | t.scale.map_or(0, |c| SCALED | c << SCALE);
+        (s[LIMIT], s[WINDOW]) = (s[SENT], t.window.max(1));
+    } else {
+        // Both ends were open before: what either may send is taken from what it does.
+        s[FLAGS] = with_end(with_end(s[FLAGS], 0, End::Open), 1, End::Open) | MET;
+        s[WINDOW] = t.window.max(1) << 14;
+        s[LIMIT] = s[SENT].wrapping_add(s[WINDOW]);
+        (s[SENT + 1], s[LIMIT + 1]) = (t.ack, t.ack.wrapping_add(s[WINDOW]));
+    }
+    s
+}
+
+/// What a segment is to the connection that it seems to be of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fit {
+    /// It is of it.
+    Yes,
+    /// Out of its windows, or of no use in its state.
+    No,
+    /// It begins another one between the same ends, after the last was closed.
+    Anew,
+}
+
+/// Whether a segment of end `i` fits; changes nothing.
+#[inline(always)]
+pub(super) fn fits(state: &[AtomicU32; STATE], i: usize, t: &Segment) -> Fit {
+    let flags = state[FLAGS].load(Relaxed);
+    let (mine, other) = (end(flags, i), end(flags, 1 - i));
+    if t.is_nonsense() {
+        return Fit::No;
+    }
+    if t.flags & (SYN | ACK) == SYN {
+        let over = mine >= End::Closing && other >= End::Closing || mine == End::Reset;
+        return match (over, mine) {
+            (true, _) => Fit::Anew,
+            // Sent again, or both at once.
+            (_, End::Silent) => Fit::Yes,
+            (_, End::Opening) if i == 0 || t.seq.wrapping_add(t.len) == state[SENT + i].load(Relaxed) => Fit::Yes,
+            _ => Fit::No,
+        };
+    }
+    if mine == End::Reset {
+        // A late acknowledgement is no harm; data is.
+        return if t.len == 0 { Fit::Yes } else { Fit::No };
+    }
+    let window = |e: usize| state[WINDOW + e].load(Relaxed);
+    let (my_window, its_window) = (window(i), window(1 - i));
+    let (sent, limit, heard) =
+        (state[SENT + i].load(Relaxed), state[LIMIT + i].load(Relaxed), state[SENT + 1 - i].load(Relaxed));
+    // Until the other end was heard of, an acknowledgement must be of what it sent.
+    let ack_fits = t.flags & ACK == 0
+        || (t.ack == 0 && t.flags & RST != 0)
+        || (its_window != 0 && at_most(t.ack, heard) && at_most(heard.wrapping_sub(my_window.max(66_000)), t.ack));
+    if my_window == 0 {
+        // Its first. It says nothing yet that could be held against it.
+        return if ack_fits { Fit::Yes } else { Fit::No };
+    }
+    // A reset answers a SYN with no sequence of its own (RFC 9293, 3.5.2).
+    if t.flags & RST != 0 && t.seq == 0 && mine <= End::Opening {
+        return if ack_fits { Fit::Yes } else { Fit::No };
+    }
+    let last = t.seq.wrapping_add(t.len);
+    // One octet beyond probes a closed window.
+    let seq_fits =
+        at_most(t.seq, limit.wrapping_add(1)) && at_most(sent.wrapping_sub(its_window).wrapping_sub(1), last);
+    if seq_fits && ack_fits { Fit::Yes } else { Fit::No }
+}
+
+/// Whether `a` is not behind `b`, in a circle.
+#[inline(always)]
+fn at_most(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a) as i32 >= 0
+}
+
+/// Stores what changed, so that a line stays clean otherwise.
+#[inline(always)]
+pub(super) fn put(word: &AtomicU32, value: u32) {
+    if word.load(Relaxed) != value {
+        word.store(value, Relaxed);
+    }
+}
+
+/// Takes in a segment of end `i` that fits and was let pass.
+#[inline(always)]
+pub(super) fn advance(state: &[AtomicU32; STATE], i: usize, t: &Segment) {
+    let before = state[FLAGS].load(Relaxed);
+    let mut flags = before;
+    let load = |at: usize| state[at].load(Relaxed);
+    let last = t.seq.wrapping_add(t.len);
+    let first = load(WINDOW + i) == 0;
+    if t.flags & SYN != 0 && end(flags, i) <= End::Opening {
+        flags = with_end(flags, i, End::Opening);
+        if let Some(scale) = t.scale {
+            flags |= SCALED << i | scale << (SCALE + 4 * i as u32);
+        }
+        put(&state[SENT + i], last);
+        put(&state[LIMIT + i], if first { last } else { max(load(LIMIT + i), last) });
+    } else if first || at_most(load(SENT + i), last) {
+        put(&state[SENT + i], last);
+    }
+    // Scales count if both said theirs, and not in SYNs (RFC 7323, 2.2).
+    let scale = match () {
+        () if t.flags & SYN != 0 => 0,
+        () if flags & MET != 0 => 14,
+        () if flags & SCALED != 0 && flags & SCALED << 1 != 0 => flags >> (SCALE + 4 * i as u32) & 15,
+        () => 0,
+    };
+    let window = t.window << scale;
+    put(&state[WINDOW + i], load(WINDOW + i).max(window).max(1));
+    if first {
+        put(&state[LIMIT + i], max(load(LIMIT + i), last));
+    }
+    if t.flags & ACK != 0 {
+        let may = t.ack.wrapping_add(window.max(1));
+        put(&state[LIMIT + 1 - i], max(load(LIMIT + 1 - i), may));
+        if end(flags, 1 - i) == End::Opening {
+            flags = with_end(flags, 1 - i, End::Open);
+        } else if end(flags, 1 - i) == End::Closing && t.ack == load(SENT + 1 - i) {
+            flags = with_end(flags, 1 - i, End::Closed);
+        }
+    }
+    if t.flags & RST != 0 {
+        flags = with_end(with_end(flags, 0, End::Reset), 1, End::Reset);
+    } else if t.flags & FIN != 0 && end(flags, i) < End::Closing {
+        flags = with_end(flags, i, End::Closing);
+    }
+    if flags != before {
+        // The other end's worker may be at it too: both changes count.
+        let _ = state[FLAGS].fetch_update(Relaxed, Relaxed, |now| Some(merge(now, flags)));
+    }
+}
+
+/// Flags of two that changed them at once: the later state of each end.
+fn merge(a: u32, b: u32) -> u32 {
+    let ends = (0..2).fold(0, |f, i| with_end(f, i, end(a, i).max(end(b, i))));
+    let rest = !((1 << (2 * END_BITS)) - 1);
+    ends | (a | b) & rest
+}
+
+fn max(a: u32, b: u32) -> u32 {
+    if at_most(a, b) { b } else { a }
+}
+
+/// Whether it is known to go on, rather than to be tried: of TCP, that both ends are open.
+pub(super) fn is_settled(protocol: u8, flags: u32) -> bool {
+    match protocol {
+        TCP => end(flags, 0) >= End::Open && end(flags, 1) >= End::Open && (flags & ANSWERED != 0),
+        _ => flags & ANSWERED != 0,
+    }
+}

@@ -1,0 +1,66 @@
+//! What decides at a port whether a frame may pass: its security, and the lists of it, its groups and its
+//! segments' networks.
+
+use std::sync::Arc;
+
+use crate::{
+    acl::{Acl, Action},
+    security::Security,
+};
+
+/// Lists, each in its order: of what comes in by a port, and of what leaves by it.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    /// From the station behind the port.
+    pub ingress: Vec<Arc<Acl>>,
+    /// To it.
+    pub egress: Vec<Arc<Acl>>,
+}
+
+impl Lists {
+    fn all(&self) -> impl Iterator<Item = &Arc<Acl>> + use<'_> {
+        self.ingress.iter().chain(&self.egress)
+    }
+}
+
+/// One port's.
+#[derive(Debug)]
+pub struct Filter {
+    /// As whom it may speak.
+    pub security: Option<Arc<Security>>,
+    /// Its own lists, and its groups'.
+    pub lists: Lists,
+    /// Whether a network that it carries has some too.
+    pub(crate) by_segment: bool,
+    /// Whether any of all these asks for the state of connections.
+    pub(crate) tracks: bool,
+    /// Whether any of them rejects.
+    pub(crate) rejects: bool,
+    /// Another number for other lists: under which a connection was let pass.
+    pub(crate) id: u32,
+}
+
+impl Filter {
+    /// For a port with these lists, which carries segments with those; none if there is nothing to do.
+    pub(crate) fn new<'a>(
+        security: Option<Arc<Security>>,
+        lists: Lists,
+        segments: impl Iterator<Item = &'a Lists>,
+    ) -> Option<Filter> {
+        let mut all: Vec<Arc<Acl>> = lists.all().cloned().collect();
+        let its_own = all.len();
+        segments.for_each(|l| all.extend(l.all().cloned()));
+        let by_segment = all.len() > its_own;
+        if security.is_none() && all.is_empty() {
+            return None;
+        }
+        let rejects = |a: &Arc<Acl>| a.default == Action::Reject || a.rules.iter().any(|r| r.action == Action::Reject);
+        // FNV-1a: it need only differ from the last few.
+        let id = all.iter().fold(0x811c_9dc5u32, |id, a| {
+            let step = |id: u32, v: u64| (id ^ v as u32).wrapping_mul(0x0100_0193);
+            step(step(id, a.version), a.version >> 32)
+        });
+        let (tracks, rejects) = (all.iter().any(|a| a.stateful), all.iter().any(rejects));
+        Some(Filter { by_segment, tracks, rejects, id, security, lists })
+    }
+}

@@ -1,0 +1,319 @@
+//! What filters ask of a frame, read once: addresses, EtherType, VLAN, IPv4 or IPv6 with its extension
+//! headers, ports, ICMP type, TCP flags. Everything is a number in a row of words, so that rules are ranges
+//! of words and one classifier serves all of them.
+//!
+//! Every octet is a stranger's: what is cut short, or says lengths that it does not have, reads as a frame
+//! without the fields that are missing, which only rules that don't ask for them match.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{
+    MacAddr,
+    tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+};
+
+/// Words of [`Headers`].
+pub(crate) const WORDS: usize = 20;
+/// IPv4 address, or the first word of an IPv6 address, of the source; then of the destination.
+pub(crate) const SRC: usize = 0;
+pub(crate) const DST: usize = 1;
+/// The other three words of an IPv6 source, and of a destination.
+pub(crate) const SRC6: usize = 2;
+pub(crate) const DST6: usize = 5;
+/// Ports, or ICMP type and code; [`NO_PORT`] where there are none.
+pub(crate) const SPORT: usize = 8;
+pub(crate) const DPORT: usize = 9;
+/// IP protocol, behind extension headers.
+pub(crate) const PROTOCOL: usize = 10;
+pub(crate) const ETHERTYPE: usize = 11;
+pub(crate) const VLAN: usize = 12;
+/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
+pub(crate) const SRC_MAC: usize = 13;
+pub(crate) const DST_MAC: usize = 15;
+/// TCP flags; [`NO_PORT`] where there are none.
+pub(crate) const FLAGS: usize = 17;
+pub(crate) const FRAGMENT: usize = 18;
+/// One of [`crate::acl::state`], or 0.
+pub(crate) const STATE: usize = 19;
+
+/// In the place of a port that is not there: matched by no rule that asks for one.
+pub(crate) const NO_PORT: u32 = 0x1_0000;
+
+/// ICMP, TCP, UDP, SCTP and ICMPv6.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ICMP for IPv6.
+pub const ICMPV6: u8 = 58;
+/// SCTP.
+pub const SCTP: u8 = 132;
+
+/// The most extension headers that are looked through (RFC 8200 has each of them once but one twice).
+const MAX_EXTENSIONS: usize = 8;
+
+/// What sort of packet is in a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Family {
+    /// Neither, ARP among them.
+    Other,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    pub(crate) words: [u32; WORDS],
+    /// Identification of an IP fragment.
+    pub(crate) fragment_id: u32,
+    /// Where the packet begins, where its layer 4 begins, and where the packet ends by its own words.
+    pub(crate) l3: u16,
+    pub(crate) l4: u16,
+    pub(crate) end: u32,
+    pub(crate) family: Family,
+    /// Its headers end before layer 4 does, or are not what they say.
+    pub(crate) broken: bool,
+}
+
+impl Headers {
+    /// Reads a frame whose Ethernet header ends at `l3`.
+    #[inline(always)]
+    pub fn read(head: &[u8], l3: usize, vid: u16, dst: MacAddr, src: MacAddr) -> Headers {
+        let mut h = Headers {
+            words: [0; WORDS],
+            fragment_id: 0,
+            l3: l3 as u16,
+            l4: 0,
+            end: head.len() as u32,
+            family: Family::Other,
+            broken: false,
+        };
+        h.words[VLAN] = u32::from(vid & 0xfff);
+        (h.words[SRC_MAC], h.words[SRC_MAC + 1]) = ((src.bits() >> 16) as u32, src.bits() as u32 & 0xffff);
+        (h.words[DST_MAC], h.words[DST_MAC + 1]) = ((dst.bits() >> 16) as u32, dst.bits() as u32 & 0xffff);
+        (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (NO_PORT, NO_PORT, NO_PORT);
+        let Some(t) = head.get(l3 - 2..).and_then(<[u8]>::first_chunk::<2>) else {
+            h.broken = true;
+            return h;
+        };
+        let ethertype = u16::from_be_bytes(*t);
+        h.words[ETHERTYPE] = u32::from(ethertype);
+        match ethertype {
+            ETHERTYPE_IPV4 => h.read_v4(head),
+            ETHERTYPE_IPV6 => h.read_v6(head),
+            _ => {}
+        }
+        h
+    }
+
+    #[inline(always)]
+    fn read_v4(&mut self, head: &[u8]) {
+        let l3 = usize::from(self.l3);
+        let Some(p) = head[l3..].first_chunk::<20>() else { return self.broken = true };
+        let header = usize::from(p[0] & 15) * 4;
+        let total = usize::from(u16::from_be_bytes([p[2], p[3]]));
+        self.family = Family::V4;
+        self.words[SRC] = u32::from_be_bytes([p[12], p[13], p[14], p[15]]);
+        self.words[DST] = u32::from_be_bytes([p[16], p[17], p[18], p[19]]);
+        self.words[PROTOCOL] = u32::from(p[9]);
+        self.end = (l3 + total) as u32;
+        if p[0] >> 4 != 4 || header < 20 || total < header {
+            return self.broken = true;
+        }
+        let fragment = u16::from_be_bytes([p[6], p[7]]) & 0x3fff;
+        if fragment != 0 {
+            self.fragment(fragment & 0x1fff != 0, u32::from(u16::from_be_bytes([p[4], p[5]])));
+        }
+        if fragment & 0x1fff == 0 {
+            self.read_l4(head, l3 + header, p[9]);
+        }
+    }
+
+    #[inline(never)]
+    fn read_v6(&mut self, head: &[u8]) {
+        let l3 = usize::from(self.l3);
+        let Some(p) = head[l3..].first_chunk::<40>() else { return self.broken = true };
+        self.family = Family::V6;
+        let word = |at: usize| u32::from_be_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
+        (self.words[SRC], self.words[DST]) = (word(8), word(24));
+        for i in 0..3 {
+            (self.words[SRC6 + i], self.words[DST6 + i]) = (word(12 + 4 * i), word(28 + 4 * i));
+        }
+        self.end = (l3 + 40) as u32 + u32::from(u16::from_be_bytes([p[4], p[5]]));
+        let (mut next, mut at) = (p[6], l3 + 40);
+        self.broken = p[0] >> 4 != 6;
+        for _ in 0..MAX_EXTENSIONS {
+            self.words[PROTOCOL] = u32::from(next);
+            let Some(e) = head.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
+                self.broken |= is_extension(next);
+                // Nothing is behind "no next header" (RFC 8200, 4.7).
+                return if next != 59 {
+                    self.read_l4(head, at, next)
+                };
+            };
+            match next {
+                // Authentication counts otherwise (RFC 4302, 2.2).
+                51 => at += 8 + usize::from(e[1]) * 4,
+                44 => {
+                    let offset = u16::from_be_bytes([e[2], e[3]]);
+                    // An atomic fragment is none (RFC 6946).
+                    if offset & 0xfff9 != 0 {
+                        self.fragment(offset & 0xfff8 != 0, u32::from_be_bytes([e[4], e[5], e[6], e[7]]));
+                    }
+                    if offset & 0xfff8 != 0 {
+                        return self.words[PROTOCOL] = u32::from(e[0]);
+                    }
+                    at += 8;
+                }
+                _ if is_extension(next) => at += 8 + usize::from(e[1]) * 8,
+                _ => return self.read_l4(head, at, next),
+            }
+            next = e[0];
+        }
+        self.broken = true;
+    }
+
+    #[cold]
+    fn fragment(&mut self, later: bool, id: u32) {
+        (self.words[FRAGMENT], self.fragment_id) = (1 + u32::from(later), id);
+    }
+
+    #[inline(always)]
+    fn read_l4(&mut self, head: &[u8], at: usize, protocol: u8) {
+        self.l4 = at as u16;
+        let needed = match protocol {
+            TCP => 20,
+            UDP => 8,
+            SCTP => 12,
+            ICMP | ICMPV6 => 4,
+            _ => return,
+        };
+        let (Some(p), true) = (head.get(at..).and_then(<[u8]>::first_chunk::<4>), head.len() >= at + needed) else {
+            return self.broken = true;
+        };
+        if matches!(protocol, ICMP | ICMPV6) {
+            (self.words[SPORT], self.words[DPORT]) = (u32::from(p[0]), u32::from(p[1]));
+            return;
+        }
+        self.words[SPORT] = u32::from(u16::from_be_bytes([p[0], p[1]]));
+        self.words[DPORT] = u32::from(u16::from_be_bytes([p[2], p[3]]));
+        if protocol == TCP {
+            self.words[FLAGS] = u32::from(head[at + 13]);
+        }
+    }
+
+    /// IP protocol.
+    pub fn protocol(&self) -> u8 {
+        self.words[PROTOCOL] as u8
+    }
+
+    /// The EtherType behind the tag.
+    pub fn ethertype(&self) -> u16 {
+        self.words[ETHERTYPE] as u16
+    }
+
+    /// Source and destination, if it is IP.
+    pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        let w = &self.words;
+        let v6 = |a: usize, b: usize| {
+            let [a, b, c, d] = [w[a], w[b], w[b + 1], w[b + 2]].map(u128::from);
+            IpAddr::V6(Ipv6Addr::from(a << 96 | b << 64 | c << 32 | d))
+        };
+        match self.family {
+            Family::Other => None,
+            Family::V4 => Some((Ipv4Addr::from(w[SRC]).into(), Ipv4Addr::from(w[DST]).into())),
+            Family::V6 => Some((v6(SRC, SRC6), v6(DST, DST6))),
+        }
+    }
+
+    /// Source and destination port, or type and code, if there are any.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        (self.words[SPORT] != NO_PORT).then_some((self.words[SPORT] as u16, self.words[DPORT] as u16))
+    }
+
+    /// Whether it is a fragment's second or later part.
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        self.words[FRAGMENT] == 2
+    }
+
+    /// Source and destination of layer 2.
+    pub(crate) fn macs(&self) -> (MacAddr, MacAddr) {
+        let mac = |at: usize| MacAddr::from_bits(u64::from(self.words[at]) << 16 | u64::from(self.words[at + 1]));
+        (mac(SRC_MAC), mac(DST_MAC))
+    }
+
+    /// The headers of what would come back: ends exchanged.
+    pub(crate) fn reversed(&self) -> Headers {
+        let mut r = *self;
+        let mut swap = |a: usize, b: usize| r.words.swap(a, b);
+        swap(SRC, DST);
+        (0..3).for_each(|i| swap(SRC6 + i, DST6 + i));
+        (0..2).for_each(|i| swap(SRC_MAC + i, DST_MAC + i));
+        if !matches!(self.protocol(), ICMP | ICMPV6) {
+            swap(SPORT, DPORT);
+        }
+        r
+    }
+}
+
+/// Hop-by-hop options, routing, fragment, authentication, destination options, mobility, HIP, shim6.
+fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(frame: &[u8]) -> Headers {
+        Headers::read(frame, 14, 7, MacAddr::from_bits(1), MacAddr::from_bits(2))
+    }
+
+    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut f = vec![0; 12];
+        f.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, payload.len() as u8, next, 64]);
+        f.extend([0xfd; 16]);
+        f.extend([0xfe; 16]);
+        f.extend(payload);
+        f
+    }
+
+    #[test]
+    fn tcp_is_found_behind_extension_headers() {
+        let mut tcp = vec![0x12, 0x34, 0, 80];
+        tcp.extend([0; 9]);
+        tcp.extend([0x02, 0, 0, 0, 0, 0, 0]);
+        // Hop-by-hop options of 16 octets, then a first fragment.
+        let mut p = vec![44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 9];
+        p.extend(&tcp);
+        let h = read(&v6(0, &p));
+        assert_eq!((h.protocol(), h.ports(), h.words[FLAGS]), (TCP, Some((0x1234, 80)), 2));
+        assert_eq!((h.words[FRAGMENT], h.fragment_id, h.broken), (1, 9, false));
+        // A later fragment has the protocol, and no ports.
+        let h = read(&v6(44, &[17, 0, 0, 9, 0, 0, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8]));
+        assert_eq!((h.protocol(), h.ports(), h.is_later_fragment(), h.broken), (UDP, None, true, false));
+        // An atomic one is none.
+        let h = read(&v6(44, &[17, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3, 4, 0, 8, 0, 0]));
+        assert_eq!((h.ports(), h.words[FRAGMENT]), (Some((0x102, 0x304)), 0));
+    }
+
+    #[test]
+    fn what_is_cut_is_broken_and_has_no_ports() {
+        let h = read(&v6(0, &[60, 9, 0, 0, 0, 0, 0, 0]));
+        assert!(h.broken, "the destination options end behind the frame");
+        assert!(read(&v6(0, &[6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4])).broken);
+        let endless: Vec<u8> = [60, 0, 0, 0, 0, 0, 0, 0].repeat(9);
+        assert!(read(&v6(60, &endless)).broken);
+        for n in 0..34 {
+            let mut f = vec![0; 12];
+            f.extend([8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2]);
+            f.truncate(n);
+            assert!(read(&f).ports().is_none(), "{n}");
+        }
+    }
+}

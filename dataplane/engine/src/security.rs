@@ -1,0 +1,300 @@
+//! Port security: as whom the station behind a port may speak.
+//!
+//! Which addresses of layer 2 and 3 it has is configured, or, for the latter, seen in what a DHCP server
+//! gives it ([`Snooped`]). What it sends as somebody else, or as a DHCP server or a router, is dropped, each
+//! for its own reason. Headers that hide what a packet is (extension headers that don't end, fragments of
+//! neighbour discovery, a second VLAN tag) are taken for the worst that they could be: RFC 6980, RFC 7113.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use crate::{
+    DropReason, MacAddr,
+    acl::Prefix,
+    discovery::ETHERTYPE_ARP,
+    headers::{Family, Headers, ICMPV6, UDP},
+    vlan::{TPID_8021AD, TPID_8021Q},
+};
+
+/// What is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checks {
+    /// The source of layer 2 is one of the port's.
+    pub mac: bool,
+    /// So is the source of IPv4 and IPv6.
+    pub ip: bool,
+    /// So are the sender's addresses in ARP.
+    pub arp: bool,
+    /// So are those in neighbour discovery.
+    pub nd: bool,
+    /// It is no DHCP server.
+    pub dhcp_guard: bool,
+    /// It is no router: no advertisements, no redirects.
+    pub ra_guard: bool,
+}
+
+/// One port's.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// What is looked at.
+    pub checks: Checks,
+    /// Its addresses of layer 2.
+    pub macs: Vec<MacAddr>,
+    /// Its addresses of layer 3.
+    pub ips: Vec<Prefix>,
+    /// And those that DHCP gave it, if they are to be learned.
+    pub snooped: Option<Arc<Snooped>>,
+}
+
+impl Security {
+    /// Whether a frame that the station sent may pass.
+    pub(crate) fn check(&self, h: &Headers, head: &[u8], now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        let (src, _) = h.macs();
+        if c.mac && !self.macs.contains(&src) {
+            return Err(DropReason::SpoofedMac);
+        }
+        match h.family {
+            Family::V4 => self.check_v4(h, now_s),
+            Family::V6 => self.check_v6(h, head, src, now_s),
+            Family::Other => match h.ethertype() {
+                ETHERTYPE_ARP if c.arp => self.check_arp(head, usize::from(h.l3), src, now_s),
+                TPID_8021Q | TPID_8021AD if *c != Checks { mac: c.mac, ..Checks::default() } => {
+                    Err(DropReason::SpoofedIp)
+                }
+                _ if h.broken && c.ip => Err(DropReason::SpoofedIp),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn has(&self, address: IpAddr, now_s: u32) -> bool {
+        self.ips.iter().any(|p| p.contains(address)) || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
+    }
+
+    fn check_v4(&self, h: &Headers, now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        if c.dhcp_guard && h.protocol() == UDP && h.ports().is_some_and(|(s, _)| s == 67) {
+            return Err(DropReason::DhcpServer);
+        }
+        let Some((src, _)) = h.addresses().filter(|_| c.ip) else { return Ok(()) };
+        // Who has no address yet asks a DHCP server for one.
+        let asks = src == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && h.protocol() == UDP && h.ports() == Some((68, 67));
+        if asks || self.has(src, now_s) { Ok(()) } else { Err(DropReason::SpoofedIp) }
+    }
+
+    fn check_v6(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        let kind = h.ports().filter(|_| h.protocol() == ICMPV6).map(|(kind, _)| kind);
+        if c.ra_guard && (h.broken || matches!(kind, Some(134 | 137))) {
+            return Err(DropReason::RouterAdvertisement);
+        }
+        if c.dhcp_guard && (h.broken || h.protocol() == UDP && h.ports().is_some_and(|(s, _)| s == 547)) {
+            return Err(DropReason::DhcpServer);
+        }
+        let Some((IpAddr::V6(src), _)) = h.addresses() else { return Ok(()) };
+        if c.ip && !(src.is_unspecified() && h.protocol() == ICMPV6) && !self.has_v6(src, mac, now_s) {
+            return Err(DropReason::SpoofedIp);
+        }
+        if c.nd && (133..=137).any(|k| kind == Some(k)) {
+            return self.check_nd(h, head, mac, now_s);
+        }
+        Ok(())
+    }
+
+    /// Also the address that every station makes of its own of layer 2 (RFC 4291, appendix A).
+    fn has_v6(&self, address: Ipv6Addr, mac: MacAddr, now_s: u32) -> bool {
+        let m = mac.octets();
+        let link_local =
+            Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]]);
+        address == link_local || self.has(address.into(), now_s)
+    }
+
+    fn check_nd(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let bad = Err(DropReason::SpoofedNd);
+        // Not in fragments: RFC 6980, 5.
+        let (Some(m), Some(kind), 0) =
+            (head.get(usize::from(h.l4)..), h.ports().map(|p| p.0), h.words[crate::headers::FRAGMENT])
+        else {
+            return bad;
+        };
+        let (options, tells) = match kind {
+            133 => (8, false),
+            135 | 136 => (24, kind == 136),
+            _ => return Ok(()),
+        };
+        if tells {
+            let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
+            if !self.has_v6(Ipv6Addr::from(*target), mac, now_s) {
+                return bad;
+            }
+        }
+        // Both kinds of addresses of layer 2, of the sender and of the target, are its own.
+        let end = (h.end as usize).saturating_sub(usize::from(h.l4)).min(m.len());
+        let Some(mut rest) = m.get(options..end) else { return bad };
+        while let [kind, len, ..] = rest {
+            let n = usize::from(*len) * 8;
+            let (Some(option), 1..) = (rest.get(..n), n) else { return bad };
+            if matches!(kind, 1 | 2) && option.get(2..8) != Some(&mac.octets()) {
+                return bad;
+            }
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    fn check_arp(&self, head: &[u8], l3: usize, mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let bad = Err(DropReason::SpoofedArp);
+        let Some(p) = head.get(l3..).and_then(<[u8]>::first_chunk::<28>) else { return bad };
+        let sender = Ipv4Addr::new(p[14], p[15], p[16], p[17]);
+        // Nobody's address: is it free (RFC 5227)?
+        let its_own = sender.is_unspecified() || self.has(sender.into(), now_s);
+        if p[..6] == [0, 1, 8, 0, 6, 4] && p[8..14] == mac.octets() && its_own { Ok(()) } else { bad }
+    }
+
+    /// Takes note of what a DHCP server gives the station, in a frame on its way to it.
+    pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) {
+        let Some(snooped) = &self.snooped else { return };
+        if h.protocol() != UDP || h.words[crate::headers::FRAGMENT] != 0 {
+            return;
+        }
+        let Some(message) = head.get(usize::from(h.l4) + 8..) else { return };
+        let its_own = |mac: [u8; 6]| self.macs.is_empty() || self.macs.contains(&MacAddr::from_octets(mac));
+        match h.ports() {
+            Some((67, 68)) => {
+                if let Some((mac, address, lease_s)) = dhcp_ack(message)
+                    && its_own(mac)
+                {
+                    snooped.note(address.into(), now_s.saturating_add(lease_s));
+                }
+            }
+            Some((547, 546)) => dhcpv6_reply(message, |address, lease_s| {
+                snooped.note(address.into(), now_s.saturating_add(lease_s));
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Client, address and seconds of an acknowledgement (RFC 2131).
+fn dhcp_ack(m: &[u8]) -> Option<([u8; 6], Ipv4Addr, u32)> {
+    let (fixed, mut options) = m.split_first_chunk::<240>()?;
+    if fixed[..3] != [2, 1, 6] || fixed[236..] != [0x63, 0x82, 0x53, 0x63] {
+        return None;
+    }
+    let (mut is_ack, mut lease_s) = (false, 0);
+    loop {
+        match options {
+            [0, rest @ ..] => options = rest,
+            [255, ..] | [] | [_] => break,
+            [kind, len, rest @ ..] => {
+                let value = rest.get(..usize::from(*len))?;
+                match (kind, value) {
+                    (53, [kind]) => is_ack = *kind == 5,
+                    (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
+                    _ => {}
+                }
+                options = &rest[usize::from(*len)..];
+            }
+        }
+    }
+    let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
+    (is_ack && lease_s > 0 && !address.is_unspecified()).then_some((
+        [fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]],
+        address,
+        lease_s,
+    ))
+}
+
+/// Addresses and seconds of a reply (RFC 8415, 21.4 and 21.6).
+fn dhcpv6_reply(m: &[u8], mut each: impl FnMut(Ipv6Addr, u32)) {
+    let [7, _, _, _, options @ ..] = m else { return };
+    options_v6(options, |kind, value| {
+        if let (3, Some(inner)) = (kind, value.get(12..)) {
+            options_v6(inner, |kind, value| {
+                if let (5, Some(v)) = (kind, value.first_chunk::<24>()) {
+                    let address: [u8; 16] = std::array::from_fn(|i| v[i]);
+                    each(Ipv6Addr::from(address), u32::from_be_bytes([v[20], v[21], v[22], v[23]]));
+                }
+            });
+        }
+    });
+}
+
+fn options_v6(mut options: &[u8], mut each: impl FnMut(u16, &[u8])) {
+    while let [k0, k1, l0, l1, rest @ ..] = options {
+        let len = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let Some(value) = rest.get(..len) else { return };
+        each(u16::from_be_bytes([*k0, *k1]), value);
+        options = &rest[len..];
+    }
+}
+
+/// Addresses of one port that are remembered at once: a station that is given more loses the oldest.
+const REMEMBERED: usize = 16;
+
+#[derive(Default)]
+struct Remembered {
+    high: AtomicU64,
+    low: AtomicU64,
+    /// 0 while there is none, or it is written.
+    until_s: AtomicU32,
+}
+
+/// What DHCP gave a port's station. Written by whichever worker sees it, read by that of the port.
+#[derive(Default)]
+pub struct Snooped([Remembered; REMEMBERED]);
+
+impl Snooped {
+    fn bits(address: IpAddr) -> u128 {
+        match address {
+            IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(a) => a.to_bits(),
+        }
+    }
+
+    /// The address is the station's until then, in the engine's seconds.
+    pub fn note(&self, address: IpAddr, until_s: u32) {
+        let bits = Self::bits(address);
+        let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        let oldest = || self.0.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
+        let r = self.0.iter().find(same).unwrap_or_else(oldest);
+        r.until_s.store(0, Release);
+        r.high.store((bits >> 64) as u64, Relaxed);
+        r.low.store(bits as u64, Relaxed);
+        r.until_s.store(until_s.max(1), Release);
+    }
+
+    fn has(&self, address: IpAddr, now_s: u32) -> bool {
+        let bits = Self::bits(address);
+        self.0.iter().any(|r| {
+            r.until_s.load(Acquire) > now_s
+                && r.low.load(Relaxed) == bits as u64
+                && r.high.load(Relaxed) == (bits >> 64) as u64
+        })
+    }
+
+    /// The addresses, and until when.
+    pub fn all(&self, now_s: u32) -> Vec<(IpAddr, u32)> {
+        let address = |r: &Remembered| {
+            let bits = u128::from(r.high.load(Relaxed)) << 64 | u128::from(r.low.load(Relaxed));
+            Ipv6Addr::from_bits(bits).to_canonical()
+        };
+        let live = self.0.iter().map(|r| (r, r.until_s.load(Acquire))).filter(|(_, until)| *until > now_s);
+        live.map(|(r, until)| (address(r), until)).collect()
+    }
+}
+
+impl std::fmt::Debug for Snooped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snooped({:?})", self.all(0))
+    }
+}

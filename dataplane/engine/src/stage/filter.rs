@@ -1,0 +1,437 @@
+//! Filter: port security, access lists and connection tracking, on the way in and on the way out. Costs one
+//! look at the port where nothing of it is configured.
+//!
+//! 1. The headers of the whole burst are read.
+//! 2. What the station may not send is refused.
+//! 3. Where a rule asks for it, each frame's connection is looked up: first all their buckets are asked for,
+//!    then all entries. One that was let pass under other rules has the ones of now asked again, as if it
+//!    began now.
+//! 4. Each list classifies the frames that are left.
+//! 5. Connections begin or go on with those that passed all lists.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::{
+    BURST, DropReason, Frame, Output,
+    acl::{Acl, Action, Best, Decision, NONE, state},
+    conntrack::{Found, Full, Probe, Settings, Tracked, Zone, has_connection},
+    filter::{Filter, Lists},
+    frame::Logged,
+    headers::{Headers, NO_PORT, STATE, TCP},
+    pipeline::{Context, Fate, Meta, Refused},
+    snapshot::Port,
+    stage::{
+        egress::overhead,
+        reject,
+        tunnel::{self, Again},
+    },
+    tunnel::Role,
+};
+
+/// Which way a frame passes the port that filters it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    In,
+    Out,
+}
+
+impl Way {
+    fn of(self, lists: &Lists) -> &[Arc<Acl>] {
+        match self {
+            Way::In => &lists.ingress,
+            Way::Out => &lists.egress,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::In => "ingress acl",
+            Way::Out => "egress acl",
+        }
+    }
+}
+
+/// What became of the frames of a burst.
+struct Outcome {
+    refused: Refused,
+    reasons: [DropReason; BURST],
+    /// Those whose sender is to be told.
+    rejected: Refused,
+}
+
+impl Outcome {
+    fn refuse(&mut self, i: usize, reason: DropReason) {
+        self.refused.add(i);
+        self.reasons[i] = reason;
+    }
+}
+
+/// The frames that go no further, of a burst that came in by `port`.
+#[inline(never)]
+pub(crate) fn ingress<F: Frame>(
+    cx: Context<'_>,
+    port: &Port,
+    filter: &Filter,
+    burst: &[F],
+    meta: &mut [Meta],
+    out: &mut impl Output<F>,
+) -> Refused {
+    let outcome = run(cx, (port, filter, Way::In), burst, meta, out);
+    for i in 0..burst.len() {
+        if outcome.refused.has(i) {
+            meta[i].fate = Fate::drop(outcome.reasons[i]);
+        }
+        if outcome.rejected.has(i)
+            && let Some(answer) = answer(&burst[i], &meta[i], out)
+        {
+            cx.counters.port(port.idx).clones.add(1);
+            out.transmit(port.idx, answer);
+        }
+    }
+    outcome.refused
+}
+
+/// Drops what may not leave by `to` of a burst of one class. `false`, and nothing was done, if it has to be
+/// looked at frame by frame: who sent it would have to be told through a tunnel.
+#[inline(never)]
+pub(crate) fn egress_burst<F: Frame>(
+    cx: Context<'_>,
+    from: &Port,
+    (to, filter): (&Port, &Filter),
+    burst: &mut crate::Burst<F>,
+    meta: &[Meta],
+    out: &mut impl Output<F>,
+) -> bool {
+    if filter.rejects && !matches!(from.role, Role::Device) {
+        return false;
+    }
+    let outcome = run(cx, (to, filter, Way::Out), burst, meta, out);
+    let mut i = 0;
+    burst.retain(|frame| {
+        let (keep, reject) = (!outcome.refused.has(i), outcome.rejected.has(i));
+        if !keep {
+            cx.drop(to.idx, outcome.reasons[i], 1);
+        }
+        if reject && let Some(answer) = answer(frame, &meta[i], out) {
+            cx.counters.port(from.idx).clones.add(1);
+            out.transmit(from.idx, answer);
+        }
+        i += 1;
+        keep
+    });
+    true
+}
+
+/// Whether one frame may leave by `to`.
+#[inline(always)]
+pub(crate) fn egress<F: Frame>(
+    cx: Context<'_>,
+    from: &Port,
+    to: &Port,
+    frame: &F,
+    m: &Meta,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) -> Result<(), DropReason> {
+    to.filter_for(from).map_or(Ok(()), |filter| egress_one(cx, from, (to, filter), frame, m, out, again))
+}
+
+#[inline(never)]
+fn egress_one<F: Frame>(
+    cx: Context<'_>,
+    from: &Port,
+    (to, filter): (&Port, &Filter),
+    frame: &F,
+    m: &Meta,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) -> Result<(), DropReason> {
+    let outcome = run(cx, (to, filter, Way::Out), std::slice::from_ref(frame), std::slice::from_ref(m), out);
+    if outcome.rejected.has(0)
+        && let Some(answer) = answer(frame, m, out)
+    {
+        cx.counters.port(from.idx).clones.add(1);
+        match from.role {
+            Role::Device => out.transmit(from.idx, answer),
+            _ => tunnel::leave(cx, to, from, answer, &Meta { class: m.class.without_tag(), ..*m }, out, again),
+        }
+    }
+    if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
+}
+
+/// What tells the sender of a rejected frame, in the form in which that was received.
+fn answer<F: Frame>(frame: &F, m: &Meta, out: &mut impl Output<F>) -> Option<F> {
+    let octets = reject::answer(frame.head(), overhead(m.class) as usize)?;
+    let mut answer = out.make(&octets)?;
+    let tag = m.class.tag();
+    (!tag.is_some() || answer.push_tag(tag.tpid(), tag.tci())).then_some(answer)
+}
+
+#[inline(always)]
+fn run<F: Frame>(
+    cx: Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    burst: &[F],
+    meta: &[Meta],
+    out: &mut impl Output<F>,
+) -> Outcome {
+    let mut outcome =
+        Outcome { refused: Refused::NONE, reasons: [DropReason::AclDenied; BURST], rejected: Refused::NONE };
+    let mut headers = ArrayVec::<Headers, BURST>::new();
+    for (frame, m) in burst.iter().zip(meta) {
+        headers.push(Headers::read(frame.head(), overhead(m.class) as usize, m.class.vid(), m.dst.mac(), m.src.mac()));
+    }
+    if let Some(security) = &filter.security {
+        for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
+            match way {
+                Way::In => {
+                    let checked = security.check(h, frame.head(), cx.now.s);
+                    cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
+                    checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
+                }
+                Way::Out if cx.trace.is_none() => security.snoop(h, frame.head(), cx.now.s),
+                Way::Out => {}
+            }
+        }
+    }
+    let mut tracked = [Tracked::No; BURST];
+    for (h, m) in headers.iter_mut().zip(meta) {
+        let zone = Zone { port: port.idx, segment: m.dst.segment() };
+        if !cx.sessions.follow_fragments(h, zone, cx.now.s) {
+            h.broken = true;
+        }
+    }
+    if filter.tracks {
+        track(cx, (port, filter, way), burst, meta, &mut headers, &mut tracked);
+    }
+    for acl in way.of(&filter.lists) {
+        decide(cx, (acl, way, port), burst, &headers, &mut outcome, out);
+    }
+    if filter.by_segment {
+        for i in 0..burst.len() {
+            let lists = cx.snapshot.segment(meta[i].dst.segment()).and_then(|s| s.lists.as_deref());
+            for acl in lists.map_or(&[][..], |l| way.of(l)) {
+                let mut one = Outcome { refused: Refused::NONE, rejected: Refused::NONE, ..outcome };
+                decide(cx, (acl, way, port), &burst[i..=i], &headers[i..=i], &mut one, out);
+                if one.refused.has(0) && !outcome.refused.has(i) {
+                    outcome.refuse(i, one.reasons[0]);
+                    if one.rejected.has(0) {
+                        outcome.rejected.add(i);
+                    }
+                }
+            }
+        }
+    }
+    if filter.tracks {
+        go_on(cx, (port, filter, way), burst, meta, &headers, &tracked, &mut outcome);
+    }
+    outcome
+}
+
+/// Asks one list about all frames that were not refused before.
+#[inline(always)]
+fn decide<F: Frame>(
+    cx: Context<'_>,
+    (acl, way, port): (&Arc<Acl>, Way, &Port),
+    burst: &[F],
+    headers: &[Headers],
+    outcome: &mut Outcome,
+    out: &mut impl Output<F>,
+) {
+    let mut best: Best = [NONE; BURST];
+    acl.classify(headers, &mut best);
+    for (i, (frame, h)) in burst.iter().zip(headers).enumerate() {
+        if outcome.refused.has(i) {
+            continue;
+        }
+        if acl.counts_some() {
+            acl.counted_before(h, best[i], |d| {
+                let n = count(cx, acl, d, frame);
+                tell(cx, (acl, way, port), d, n, h, out);
+            });
+        }
+        let decision = acl.decision(best[i]);
+        let n = count(cx, acl, &decision, frame);
+        if decision.log_every != 0 || cx.trace.is_some() {
+            tell(cx, (acl, way, port), &decision, n, h, out);
+        }
+        match (decision.action, way) {
+            (Action::Allow | Action::Count, _) => {}
+            (Action::Deny, Way::In) => outcome.refuse(i, DropReason::AclDenied),
+            (Action::Deny, Way::Out) => outcome.refuse(i, DropReason::EgressAclDenied),
+            (Action::Reject, _) => {
+                let reason = if way == Way::In { DropReason::AclRejected } else { DropReason::EgressAclRejected };
+                outcome.refuse(i, reason);
+                outcome.rejected.add(i);
+            }
+        }
+    }
+}
+
+/// Counts a frame for a rule; which of the rule's it was.
+#[inline(always)]
+fn count<F: Frame>(cx: Context<'_>, acl: &Acl, decision: &Decision, frame: &F) -> u64 {
+    let c = acl.count(cx.worker, decision.number);
+    c.frames.add(1);
+    c.bytes.add(u64::from(frame.len()));
+    c.frames.get()
+}
+
+/// Tells of a rule's decision whoever wants to know.
+#[cold]
+fn tell<F>(
+    cx: Context<'_>,
+    (acl, way, port): (&Arc<Acl>, Way, &Port),
+    decision: &Decision,
+    n: u64,
+    h: &Headers,
+    out: &mut impl Output<F>,
+) {
+    cx.tell(way.name(), || {
+        let rule = match decision.number as usize {
+            number if number < acl.number_of_rules() => format!("rule {}", number + 1),
+            _ => "default".to_owned(),
+        };
+        format!("port '{}': acl '{}': {rule}: {:?}", port.name, acl.name, decision.action).to_lowercase()
+    });
+    if cx.trace.is_none() && acl.may_log(decision, n, cx.now.ns) {
+        let (acl, headers) = (acl.clone(), *h);
+        out.logged(Logged { acl, rule: decision.number, port: port.idx, ingress: way == Way::In, headers });
+    }
+}
+
+/// Finds the connection of each frame, and puts into its headers what that says of its state.
+#[inline(always)]
+fn track<F: Frame>(
+    cx: Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    burst: &[F],
+    meta: &[Meta],
+    headers: &mut [Headers],
+    tracked: &mut [Tracked; BURST],
+) {
+    let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
+    let mut probes = ArrayVec::<Option<Probe>, BURST>::new();
+    for ((h, frame), m) in headers.iter_mut().zip(burst).zip(meta) {
+        let probe = if has_connection(h, frame.head()) { cx.sessions.probe(h, zone(m)) } else { None };
+        probe.iter().for_each(|p| cx.sessions.prefetch(p));
+        probes.push(probe);
+    }
+    probes.iter().flatten().for_each(|p| cx.sessions.prefetch_entry(p, port.idx));
+    let settings = &cx.snapshot.sessions;
+    for (i, (h, frame)) in headers.iter_mut().zip(burst).enumerate() {
+        let mut t = cx.sessions.track(h, probes[i].as_ref(), frame.head(), zone(&meta[i]), settings);
+        if let Tracked::Known(f) = &mut t
+            && f.filter != filter.id
+        {
+            judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
+        }
+        h.words[STATE] = match t {
+            Tracked::No | Tracked::New(_) if h.family == crate::headers::Family::Other => 0,
+            // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
+            Tracked::No => u32::from(state::NEW),
+            // Refused by the rules of now: only those can let it begin anew.
+            Tracked::Known(f) if f.refused && begins(f, h, way) => u32::from(state::NEW),
+            Tracked::Known(f) if f.refused => u32::from(state::INVALID),
+            Tracked::New(_) => u32::from(state::NEW),
+            Tracked::Known(_) => u32::from(state::ESTABLISHED),
+            Tracked::Related => u32::from(state::RELATED),
+            Tracked::Invalid => u32::from(state::INVALID),
+        };
+        cx.tell("sessions", || {
+            let name = ["not tracked", "new", "established", "related", "invalid"];
+            let s = h.words[STATE];
+            format!("port '{}': {}", port.name, name[if s == 0 { 0 } else { s.trailing_zeros() as usize + 1 }])
+        });
+        tracked[i] = t;
+    }
+}
+
+/// Whether a frame would begin the connection in the direction in which it was begun before.
+fn begins(f: Found, h: &Headers, way: Way) -> bool {
+    const SYN_AND_ACK: u32 = 0x12;
+    f.from_port == (way == Way::In)
+        && (h.protocol() != TCP || h.words[crate::headers::FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
+}
+
+/// The rules changed since the connection was let pass: would they let it begin now?
+#[cold]
+fn judge_again(
+    cx: Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    f: &mut Found,
+    h: &Headers,
+    segment: crate::SegmentId,
+) {
+    let begun = if f.from_port { Way::In } else { Way::Out };
+    let mut first = if begun == way { *h } else { h.reversed() };
+    first.words[STATE] = u32::from(state::NEW);
+    if h.protocol() == TCP {
+        first.words[crate::headers::FLAGS] = 2;
+    }
+    let segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
+    let lists = begun.of(&filter.lists).iter().chain(segment.map_or(&[][..], |l| begun.of(l)));
+    let passes = |acl: &Arc<Acl>| {
+        let mut best: Best = [NONE; BURST];
+        acl.classify(&[first], &mut best);
+        acl.decision(best[0]).action == Action::Allow
+    };
+    let passes = lists.into_iter().all(passes);
+    (f.refused, f.filter) = (!passes, filter.id);
+    cx.tell("sessions", || {
+        format!("port '{}': the rules changed: it {} go on", port.name, if passes { "may" } else { "may not" })
+    });
+    if cx.trace.is_none() {
+        cx.sessions.judge(f, passes, filter.id);
+    }
+}
+
+/// Begins connections, and takes those on whose frames passed.
+#[inline(always)]
+fn go_on<F: Frame>(
+    cx: Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    burst: &[F],
+    meta: &[Meta],
+    headers: &[Headers],
+    tracked: &[Tracked; BURST],
+    outcome: &mut Outcome,
+) {
+    if cx.trace.is_some() {
+        return;
+    }
+    let settings: &Settings = &cx.snapshot.sessions;
+    for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
+        if outcome.refused.has(i) {
+            continue;
+        }
+        let begin = |p: &Probe| {
+            let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
+            cx.sessions.begin(p, h, frame.head(), (zone, way == Way::In, filter.id), settings, cx.now.s)
+        };
+        let begun = match &tracked[i] {
+            Tracked::Known(f) if f.refused && h.words[STATE] == u32::from(state::NEW) => {
+                cx.sessions.judge(f, true, filter.id);
+                cx.sessions.advance(f, h, frame.head(), cx.now.s);
+                Ok(())
+            }
+            Tracked::Known(f) => {
+                cx.sessions.advance(f, h, frame.head(), cx.now.s);
+                Ok(())
+            }
+            Tracked::New(p) => begin(p),
+            Tracked::No | Tracked::Related | Tracked::Invalid => Ok(()),
+        };
+        if let Err(full) = begun {
+            let reason = match (full, way) {
+                (Full::Connections, Way::In) => DropReason::SessionLimit,
+                (Full::Connections, Way::Out) => DropReason::EgressSessionLimit,
+                (Full::Unanswered, Way::In) => DropReason::UnansweredLimit,
+                (Full::Unanswered, Way::Out) => DropReason::EgressUnansweredLimit,
+            };
+            outcome.refuse(i, reason);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Access lists by name, and who has which.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::{PortState, Topology, TopologyError};
+use crate::{
+    MacAddr,
+    acl::{Acl, Prefix},
+    conntrack::Settings,
+    filter::{Filter, Lists},
+    security::{Checks, Security},
+    snapshot::Segment,
+};
+
+/// Names of lists, each way in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AclNames {
+    /// Of what comes in.
+    pub ingress: Vec<String>,
+    /// Of what leaves.
+    pub egress: Vec<String>,
+}
+
+/// As whom a port's station may speak.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecuritySpec {
+    /// What is looked at.
+    pub checks: Checks,
+    /// Its addresses of layer 2.
+    pub macs: Vec<MacAddr>,
+    /// Those of layer 3.
+    pub ips: Vec<Prefix>,
+    /// Whether what DHCP gives it is its own too.
+    pub snoop: bool,
+}
+
+/// What [`Topology`] knows of filters.
+#[derive(Clone, Default)]
+pub(super) struct Filters {
+    acls: BTreeMap<String, Arc<Acl>>,
+    pub sessions: Settings,
+}
+
+impl Topology {
+    /// Adds or changes a list.
+    pub fn set_acl(&mut self, acl: Acl) {
+        self.filters.acls.insert(acl.name.to_string(), Arc::new(acl));
+    }
+
+    /// Removes a list. That nobody has it any more is known when the snapshot is made.
+    pub fn remove_acl(&mut self, name: &str) {
+        self.filters.acls.remove(name);
+    }
+
+    /// All lists.
+    pub fn acls(&self) -> impl Iterator<Item = &Arc<Acl>> {
+        self.filters.acls.values()
+    }
+
+    /// How connections are kept from now on.
+    pub fn set_sessions(&mut self, settings: Settings) {
+        self.filters.sessions = settings;
+    }
+
+    /// How they are.
+    pub fn sessions(&self) -> &Settings {
+        &self.filters.sessions
+    }
+
+    /// What DHCP gave a port's station, until when in the engine's seconds.
+    pub fn snooped(&self, port: &str, now_s: u32) -> Vec<(IpAddr, u32)> {
+        self.ports
+            .get(port)
+            .filter(|p| p.spec.security.as_ref().is_some_and(|s| s.snoop))
+            .map_or_else(Vec::new, |p| p.snooped.all(now_s))
+    }
+
+    /// Notes what DHCP gave it before this dataplane was started.
+    pub fn remember(&self, port: &str, address: IpAddr, until_s: u32) {
+        if let Some(p) = self.ports.get(port) {
+            p.snooped.note(address, until_s);
+        }
+    }
+
+    fn lists(&self, whose: impl Fn() -> String, names: &AclNames) -> Result<Lists, TopologyError> {
+        let find = |names: &[String]| -> Result<Vec<Arc<Acl>>, TopologyError> {
+            let one = |n: &String| {
+                let unknown = || TopologyError::NoSuchAcl { object: whose(), acl: n.clone() };
+                self.filters.acls.get(n).cloned().ok_or_else(unknown)
+            };
+            names.iter().map(one).collect()
+        };
+        Ok(Lists { ingress: find(&names.ingress)?, egress: find(&names.egress)? })
+    }
+
+    /// Gives their lists to the segments that are networks.
+    pub(super) fn fill_lists(&self, segments: &mut [Segment]) -> Result<(), TopologyError> {
+        for (name, n) in self.networks.iter().filter(|(_, n)| n.spec.acls != AclNames::default()) {
+            let lists = self.lists(|| format!("network '{name}'"), &n.spec.acls)?;
+            let id = self.segment(&n.place.0, n.place.1);
+            if let Some(segment) = id.and_then(|id| segments.get_mut(id.get())) {
+                segment.lists = Some(Arc::new(lists));
+            }
+        }
+        Ok(())
+    }
+
+    /// What may pass a port that carries these of all segments.
+    pub(super) fn port_filter(
+        &self,
+        name: &str,
+        p: &PortState,
+        segments: &[Segment],
+    ) -> Result<Option<Filter>, TopologyError> {
+        let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
+        let security = p.spec.security.as_ref().map(|s| {
+            let snooped = s.snoop.then(|| p.snooped.clone());
+            Arc::new(Security { checks: s.checks, macs: s.macs.clone(), ips: s.ips.clone(), snooped })
+        });
+        let carried = p.spec.vlan.carried();
+        let its_own = |s: &&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
+        let networks = segments.iter().filter(|s| s.lists.is_some()).filter(its_own);
+        Ok(Filter::new(security, lists, networks.filter_map(|s| s.lists.as_deref())))
+    }
+}

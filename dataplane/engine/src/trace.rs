@@ -1,0 +1,97 @@
+//! What would happen to a frame, and why: the pipeline itself, on the snapshot that workers use, told to
+//! change nothing and to say what it does.
+
+use std::cell::RefCell;
+
+use arrayvec::ArrayVec;
+
+use crate::{
+    Burst, DropReason, Output, Pipeline, PortIdx, Snapshot,
+    counters::Counters,
+    frame::{HeapFrame, MAX_PIECES, MacLearned},
+    pipeline::Context,
+};
+
+/// One thing that was found out about the frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// Where on its way.
+    pub stage: &'static str,
+    /// What.
+    pub text: String,
+}
+
+/// Collects steps: see [`Context::trace`].
+#[derive(Default, Debug)]
+pub struct Trace(RefCell<Vec<Step>>);
+
+impl Trace {
+    pub(crate) fn tell(&self, stage: &'static str, text: String) {
+        self.0.borrow_mut().push(Step { stage, text });
+    }
+
+    /// What was told.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.0.into_inner()
+    }
+}
+
+/// Where a traced frame ends.
+struct Told<'a> {
+    trace: &'a Trace,
+    snapshot: &'a Snapshot,
+}
+
+impl Told<'_> {
+    fn name(&self, port: PortIdx) -> &str {
+        self.snapshot.port(port).map_or("(gone)", |p| &p.name)
+    }
+}
+
+impl Output<HeapFrame> for Told<'_> {
+    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
+        let h = frame.octets();
+        let tag = match h.get(12..16) {
+            Some([0x81, 0, a, b]) => format!(", tagged VLAN {}", u16::from_be_bytes([*a, *b]) & 0xfff),
+            Some([0x88, 0xa8, a, b]) => format!(", service tag {}", u16::from_be_bytes([*a, *b]) & 0xfff),
+            _ => ", untagged".to_owned(),
+        };
+        self.trace.tell("transmit", format!("by port '{}', {} octets{tag}", self.name(port), h.len()));
+    }
+    fn learned(&mut self, _: MacLearned) {}
+    fn local(&mut self, vtep: PortIdx, _: PortIdx, _: HeapFrame) {
+        self.trace.tell("local", format!("for VTEP '{}' itself", self.name(vtep)));
+    }
+    fn too_big(
+        &mut self,
+        remote: PortIdx,
+        _: (crate::vlan::Class, crate::SegmentId),
+        _: &HeapFrame,
+        _: usize,
+        mtu: u32,
+    ) {
+        self.trace
+            .tell("tunnel", format!("too large for '{}', which takes packets of {mtu} octets", self.name(remote)));
+    }
+    fn hold(&mut self, remote: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: &HeapFrame) -> bool {
+        self.trace.tell("hold", format!("until the next hop to '{}' is known", self.name(remote)));
+        true
+    }
+    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
+        Some(HeapFrame::new(octets))
+    }
+    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
+        Ok([frame].into_iter().collect())
+    }
+}
+
+/// What would happen to a frame received at `ingress`. The counters in `cx` take what is counted on the
+/// way: give it some of their own, and the number of a worker that is none.
+pub fn run(cx: Context<'_>, counters: &Counters, ingress: PortIdx, frame: &[u8]) -> Vec<Step> {
+    let trace = Trace::default();
+    let mut burst: Burst<HeapFrame> = Burst::new();
+    burst.push(HeapFrame::new(frame));
+    let mut out = Told { trace: &trace, snapshot: cx.snapshot };
+    Pipeline::default().run(Context { counters, trace: Some(&trace), ..cx }, ingress, &mut burst, &mut out);
+    trace.into_steps()
+}

@@ -1,0 +1,332 @@
+//! Access lists, connection tracking and port security, by what leaves and what is counted.
+
+mod harness;
+
+use dunlin_engine::{
+    DropReason, MacAddr,
+    acl::{Acl, Action, Match, Prefix, Rule, state},
+    conntrack::Settings,
+    frame::HeapFrame,
+    pipeline::{Context, Now},
+    security::Checks,
+    topology::{AclNames, PortSpec, SecuritySpec},
+    trace,
+    vlan::VlanMode,
+};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use harness::{Switch, spec};
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+const IPS: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]];
+
+fn rule(action: Action, ask: Match) -> Rule {
+    Rule { action, ask, ..Rule::default() }
+}
+
+fn numbered(mut rules: Vec<Rule>) -> Vec<Rule> {
+    (0..).zip(&mut rules).for_each(|(n, r)| r.number = n);
+    rules
+}
+
+/// Two access ports; the lists are those of the second.
+fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Action)>) -> Switch {
+    let mut s = Switch::new(vec![spec(VlanMode::Access { vid: 1 }), spec(VlanMode::Access { vid: 1 })]);
+    let mut names = AclNames::default();
+    for (name, list, names) in [("in", ingress, &mut names.ingress), ("out", egress, &mut names.egress)] {
+        if let Some((rules, default)) = list {
+            s.topology.set_acl(Acl::new(name, &numbered(rules), default, 1));
+            names.push(name.to_owned());
+        }
+    }
+    s.topology.set_port("p1", PortSpec { acls: names, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s
+}
+
+fn tcp(from: usize, ports: (u16, u16), flags: &str, seq: u32, ack: u32, payload: &[u8]) -> HeapFrame {
+    let b = PacketBuilder::ethernet2(MACS[from], MACS[1 - from]).ipv4(IPS[from], IPS[1 - from], 64);
+    let mut t = b.tcp(ports.0, ports.1, seq, 10_000);
+    for f in flags.chars() {
+        t = match f {
+            'S' => t.syn(),
+            'A' => t.ack(ack),
+            'F' => t.fin(),
+            'R' => t.rst(),
+            other => panic!("{other}"),
+        };
+    }
+    let mut f = Vec::new();
+    t.write(&mut f, payload).unwrap();
+    HeapFrame::new(f)
+}
+
+fn udp(from: usize, ports: (u16, u16)) -> HeapFrame {
+    udp_as(MACS[from], IPS[from], MACS[1 - from], IPS[1 - from], ports, b"hello")
+}
+
+fn udp_as(src: [u8; 6], from: [u8; 4], dst: [u8; 6], to: [u8; 4], ports: (u16, u16), payload: &[u8]) -> HeapFrame {
+    let mut f = Vec::new();
+    PacketBuilder::ethernet2(src, dst).ipv4(from, to, 64).udp(ports.0, ports.1).write(&mut f, payload).unwrap();
+    HeapFrame::new(f)
+}
+
+/// Whether the frame leaves by the other port.
+fn passes(s: &mut Switch, from: usize, frame: HeapFrame) -> bool {
+    let to = s.ports[1 - from].get();
+    s.run(from, [frame]).sent.iter().any(|(p, _)| *p == to)
+}
+
+fn to_port(port: u16) -> Match {
+    Match { protocol: Some(6), dst_ports: Some(port..=port), ..Match::default() }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_and_is_counted() {
+    let web = rule(Action::Allow, to_port(80));
+    let noisy = rule(Action::Count, Match { protocol: Some(6), ..Match::default() });
+    let mut s = switch(None, Some((vec![noisy, web, rule(Action::Deny, to_port(22))], Action::Allow)));
+    assert!(passes(&mut s, 0, tcp(0, (1000, 80), "S", 1, 0, b"")));
+    assert!(!passes(&mut s, 0, tcp(0, (1000, 22), "S", 1, 0, b"")));
+    assert!(passes(&mut s, 0, udp(0, (22, 22))));
+    // The other way nobody asks.
+    assert!(passes(&mut s, 1, tcp(1, (22, 22), "S", 1, 0, b"")));
+    assert_eq!(s.drops(DropReason::EgressAclDenied), 1);
+    let counts = s.topology.acls().next().unwrap().counts();
+    assert_eq!(counts, [(2, 108), (1, 54), (1, 54), (1, 47)]);
+}
+
+#[test]
+fn a_rejected_sender_is_told() {
+    let tcp_and_udp = vec![rule(Action::Reject, Match::default())];
+    let mut s = switch(Some((tcp_and_udp, Action::Allow)), None);
+    let sent = s.run(1, [tcp(1, (5, 80), "S", 77, 0, b""), udp(1, (5, 6))]).sent;
+    assert_eq!(sent.iter().map(|(p, _)| *p).collect::<Vec<_>>(), [s.ports[1].get(); 2]);
+    let reset = SlicedPacket::from_ethernet(&sent[0].1).unwrap();
+    let Some(TransportSlice::Tcp(t)) = &reset.transport else { panic!("{reset:?}") };
+    assert!(
+        t.rst() && t.ack() && t.acknowledgment_number() == 78 && t.source_port() == 80 && t.destination_port() == 5
+    );
+    let Some(NetSlice::Ipv4(ip)) = &reset.net else { panic!("{reset:?}") };
+    assert_eq!(ip.header().source(), IPS[0]);
+    assert_eq!(t.checksum(), t.to_header().calc_checksum_ipv4(&ip.header().to_header(), &[]).unwrap());
+    let error = SlicedPacket::from_ethernet(&sent[1].1).unwrap();
+    let Some(TransportSlice::Icmpv4(i)) = &error.transport else { panic!("{error:?}") };
+    assert_eq!((i.type_u8(), i.code_u8()), (3, 13));
+    assert_eq!(s.drops(DropReason::AclRejected), 2);
+    // What was flooded is not answered.
+    let group = udp_as(MACS[1], IPS[1], [1, 0, 0x5e, 0, 0, 9], [224, 0, 0, 9], (5, 6), b"");
+    assert!(s.run(1, [group]).sent.is_empty());
+}
+
+fn stateful() -> Vec<Rule> {
+    let states = |states| Match { states, ..Match::default() };
+    vec![
+        rule(Action::Allow, states(state::ESTABLISHED | state::RELATED)),
+        rule(Action::Deny, states(state::INVALID)),
+        rule(Action::Allow, Match { states: state::NEW, ..to_port(80) }),
+    ]
+}
+
+/// Opens a connection from the first station to port 80 of the second; the next sequence numbers.
+fn open(s: &mut Switch, port: u16) -> (u32, u32) {
+    assert!(passes(s, 0, tcp(0, (port, 80), "S", 100, 0, b"")));
+    assert!(passes(s, 1, tcp(1, (80, port), "SA", 500, 101, b"")));
+    assert!(passes(s, 0, tcp(0, (port, 80), "A", 101, 501, b"")));
+    (101, 501)
+}
+
+#[test]
+fn a_connection_goes_on_and_nothing_else_does() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    let (a, b) = open(&mut s, 4000);
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"get")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a + 3, b"here")));
+    // Out of its windows, either way.
+    assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", a + 1_000_000, b, b"x")));
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "R", b + 1_000_000, 0, b"")));
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a + 70_000, b"")));
+    // Nonsense, an answer to nothing, what no rule lets begin.
+    assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "SF", a, 0, b"")));
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4001), "SA", 1, 1, b"")));
+    assert!(!passes(&mut s, 1, tcp(1, (4000, 22), "S", 1, 0, b"")));
+    let mut sessions = Vec::new();
+    s.sessions.sessions(&Settings::default(), 1, |x| sessions.push((x.state, x.from.1, x.to.1, x.from_port)));
+    assert_eq!(sessions, [("open", 4000, 80, false)]);
+    // Closed by both, it may be opened again at once.
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "FA", a + 3, b + 4, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "FA", b + 4, a + 4, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a + 4, b + 5, b"")));
+    s.sessions.sessions(&Settings::default(), 1, |x| assert_eq!(x.state, "closed"));
+    open(&mut s, 4000);
+    // Nothing came for too long.
+    s.sessions.expire((0, 1), &Settings { tcp_open_s: 5, ..Settings::default() }, 7);
+    assert_eq!(s.sessions.statistics().sessions, 0);
+}
+
+#[test]
+fn errors_about_a_connection_are_related_and_others_are_not() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    open(&mut s, 4000);
+    let about = |ports: (u16, u16)| {
+        // From a router on the way: the packet of the second station did not get through.
+        let cause = tcp(1, ports, "A", 501, 101, b"");
+        let mut f = Vec::new();
+        let b = PacketBuilder::ethernet2(MACS[0], MACS[1]).ipv4([10, 9, 9, 9], IPS[1], 64);
+        b.icmpv4_raw(3, 4, [0, 0, 5, 0]).write(&mut f, &cause.octets()[14..14 + 28]).unwrap();
+        HeapFrame::new(f)
+    };
+    assert!(passes(&mut s, 0, about((80, 4000))));
+    assert!(!passes(&mut s, 0, about((80, 4001))));
+}
+
+#[test]
+fn changed_rules_hold_for_what_goes_on() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    let (a, b) = open(&mut s, 4000);
+    let mut without = numbered(stateful());
+    let web = without.pop().unwrap();
+    s.topology.set_acl(Acl::new("out", &without, Action::Deny, 1));
+    assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"x")), "nor may the other end go on");
+    // The rule is there again: so is the connection.
+    s.topology.set_acl(Acl::new("out", &[&without[..], &[web]].concat(), Action::Deny, 1));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"x")));
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
+}
+
+#[test]
+fn later_fragments_follow_their_first() {
+    let dns = Match { protocol: Some(17), dst_ports: Some(53..=53), ..Match::default() };
+    let mut s = switch(None, Some((vec![rule(Action::Allow, dns)], Action::Deny)));
+    let fragment = |id: u8, offset: u16, ports| {
+        let mut f = udp(0, ports).octets().to_vec();
+        f[19] = id;
+        f[20..22].copy_from_slice(&(if offset == 0 { 0x2000 } else { offset }).to_be_bytes());
+        HeapFrame::new(f)
+    };
+    assert!(!passes(&mut s, 0, fragment(1, 3, (1, 2))), "its first was not seen");
+    assert!(passes(&mut s, 0, fragment(1, 0, (99, 53))));
+    assert!(passes(&mut s, 0, fragment(1, 3, (1, 2))));
+    assert!(!passes(&mut s, 0, fragment(2, 3, (1, 2))), "of another datagram");
+    assert!(!passes(&mut s, 0, fragment(2, 0, (99, 54))));
+    assert!(!passes(&mut s, 0, fragment(2, 3, (99, 53))), "whatever stands where ports would");
+}
+
+#[test]
+fn a_flood_of_first_packets_harms_no_connection() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    s.topology.set_sessions(Settings { port_max: 200, unanswered_max: 50, ..Settings::default() });
+    let old: Vec<_> = (0..100).map(|i| (5000 + i, open(&mut s, 5000 + i))).collect();
+    for i in 0..100_000u32 {
+        let [_, x, y, z] = i.to_be_bytes();
+        let syn = PacketBuilder::ethernet2(MACS[0], MACS[1]).ipv4([11, x, y, z], IPS[1], 64).tcp(9, 80, 1, 9).syn();
+        let mut f = Vec::new();
+        syn.write(&mut f, b"").unwrap();
+        s.run(0, [HeapFrame::new(f)]);
+    }
+    assert!(s.sessions.of_port(s.ports[1]) <= (150, 50));
+    assert!(s.drops(DropReason::EgressUnansweredLimit) > 0);
+    for (port, (a, b)) in old {
+        assert!(passes(&mut s, 0, tcp(0, (port, 80), "A", a, b, b"x")), "{port}");
+    }
+    // A new one gets in where it meets a slot of the flood's.
+    assert!((0..2000).any(|i| passes(&mut s, 0, tcp(0, (20_000 + i, 80), "S", 1, 0, b""))));
+}
+
+#[test]
+fn a_station_speaks_as_itself() {
+    let mut s = switch(None, None);
+    let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
+    let ips = vec![Prefix { address: IPS[1].into(), len: 32 }];
+    let security = Some(SecuritySpec { checks, macs: vec![MacAddr::from_octets(MACS[1])], ips, snoop: true });
+    s.topology.set_port("p1", PortSpec { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    let mut expect = |f: HeapFrame, reason: Option<DropReason>| {
+        let before = reason.map(|r| s.drops(r));
+        assert_eq!(passes(&mut s, 1, f), reason.is_none(), "{reason:?}");
+        assert_eq!(reason.map(|r| s.drops(r)), before.map(|b| b + 1), "{reason:?}");
+    };
+    expect(udp(1, (1, 2)), None);
+    expect(udp_as([2, 9, 9, 9, 9, 9], IPS[1], MACS[0], IPS[0], (1, 2), b""), Some(DropReason::SpoofedMac));
+    expect(udp_as(MACS[1], [10, 0, 0, 9], MACS[0], IPS[0], (1, 2), b""), Some(DropReason::SpoofedIp));
+    expect(udp_as(MACS[1], [0; 4], [0xff; 6], [255; 4], (68, 67), b""), None);
+    expect(udp_as(MACS[1], IPS[1], MACS[0], IPS[0], (67, 68), b""), Some(DropReason::DhcpServer));
+    let arp = |mac: [u8; 6], ip: [u8; 4]| {
+        let mut f = [&MACS[0][..], &MACS[1], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac, &ip, &MACS[0], &IPS[0]].concat();
+        f.resize(60, 0);
+        HeapFrame::new(f)
+    };
+    expect(arp(MACS[1], IPS[1]), None);
+    expect(arp(MACS[1], IPS[0]), Some(DropReason::SpoofedArp));
+    expect(arp(MACS[0], IPS[1]), Some(DropReason::SpoofedArp));
+    let icmpv6 = |source: [u8; 16], extension: bool, message: &[u8]| {
+        let next = if extension { 60 } else { 58 };
+        let options: &[u8] = if extension { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+        let len = (options.len() + message.len()) as u8;
+        let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let head = [0x86, 0xdd, 0x60, 0, 0, 0, 0, len, next, 255];
+        HeapFrame::new([&MACS[0][..], &MACS[1], &head, &source, &all_nodes, options, message].concat())
+    };
+    let its_own = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
+    let other = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 3];
+    let told = |target: [u8; 16], mac: [u8; 6]| [&[136, 0, 0, 0, 0, 0, 0, 0][..], &target, &[2, 1], &mac].concat();
+    let advertisement = [134, 0, 0, 0, 64, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0];
+    expect(icmpv6(its_own, false, &told(its_own, MACS[1])), None);
+    expect(icmpv6(other, false, &told(its_own, MACS[1])), Some(DropReason::SpoofedIp));
+    expect(icmpv6(its_own, false, &told(other, MACS[1])), Some(DropReason::SpoofedNd));
+    expect(icmpv6(its_own, true, &told(its_own, MACS[0])), Some(DropReason::SpoofedNd));
+    expect(icmpv6(its_own, false, &advertisement), Some(DropReason::RouterAdvertisement));
+    expect(icmpv6(its_own, true, &advertisement), Some(DropReason::RouterAdvertisement));
+    // A fragment's header, with nothing of what it is a fragment of.
+    expect(icmpv6(its_own, true, &[]), Some(DropReason::RouterAdvertisement));
+}
+
+#[test]
+fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
+    let mut s = switch(None, None);
+    let checks = Checks { ip: true, ..Checks::default() };
+    let macs = vec![MacAddr::from_octets(MACS[1])];
+    let security = Some(SecuritySpec { checks, macs, ips: vec![], snoop: true });
+    s.topology.set_port("p1", PortSpec { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    assert!(!passes(&mut s, 1, udp(1, (1, 2))));
+    let ack = |client: [u8; 6]| {
+        let mut m = [0u8; 240].to_vec();
+        (m[0], m[1], m[2]) = (2, 1, 6);
+        m[16..20].copy_from_slice(&IPS[1]);
+        m[28..34].copy_from_slice(&client);
+        m[236..240].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+        m.extend([53, 1, 5, 51, 4, 0, 0, 0, 100, 255]);
+        udp_as(MACS[0], IPS[0], MACS[1], IPS[1], (67, 68), &m)
+    };
+    assert!(passes(&mut s, 0, ack([9; 6])));
+    assert!(!passes(&mut s, 1, udp(1, (1, 2))), "that was given to somebody else");
+    assert!(passes(&mut s, 0, ack(MACS[1])));
+    assert!(passes(&mut s, 1, udp(1, (1, 2))));
+    assert_eq!(s.topology.snooped("p1", 1), [(IPS[1].into(), 101)]);
+    s.now_s = 102;
+    assert!(!passes(&mut s, 1, udp(1, (1, 2))));
+}
+
+#[test]
+fn a_trace_says_what_would_happen_and_changes_nothing() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    let snapshot = s.topology.snapshot().unwrap();
+    let traced = |s: &Switch, from: usize, frame: HeapFrame| -> Vec<String> {
+        let (counters, now) = (dunlin_engine::counters::Counters::default(), Now { s: 1, ns: 1 });
+        let (macs, sessions) = (&s.macs, &s.sessions);
+        let cx = Context { snapshot: &snapshot, macs, counters: &counters, sessions, worker: 1, now, trace: None };
+        let steps = trace::run(cx, &counters, s.ports[from], frame.octets());
+        steps.into_iter().map(|s| format!("{}: {}", s.stage, s.text)).collect()
+    };
+    let says = |steps: &[String], what: &str| assert!(steps.iter().any(|s| s.contains(what)), "{what}: {steps:#?}");
+    let steps = traced(&s, 0, tcp(0, (4000, 80), "S", 1, 0, b""));
+    says(&steps, "egress acl: port 'p1': acl 'out': rule 3: allow");
+    says(&steps, "sessions: port 'p1': new");
+    says(&steps, "transmit: by port 'p1', 54 octets, untagged");
+    let steps = traced(&s, 0, tcp(0, (4000, 22), "S", 1, 0, b""));
+    says(&steps, "acl 'out': default: deny");
+    says(&steps, "drop: at port 'p1': egress_acl_denied");
+    assert_eq!((s.sessions.statistics().sessions, s.macs.statistics().entries), (0, 0));
+    assert!(s.topology.acls().all(|a| a.counts().iter().all(|c| *c == (0, 0))));
+    // Then it does happen.
+    open(&mut s, 4000);
+    says(&traced(&s, 1, tcp(1, (80, 4000), "A", 501, 101, b"")), "sessions: port 'p1': established");
+}
