@@ -1,8 +1,22 @@
 //! Makes Rust of the proto file. What an operator writes (Config and below) is also what TOML
 //! and the store hold: the same types, with unknown fields refused.
 
-const WRITTEN: &[&str] =
-    &["Config", "Dataplane", "Bridge", "Port", "StaticMac", "Network", "Vtep", "Route", "Neighbor", "Binding"];
+const WRITTEN: &[&str] = &[
+    "Config",
+    "Dataplane",
+    "Bridge",
+    "Port",
+    "StaticMac",
+    "Network",
+    "Vtep",
+    "Route",
+    "Neighbor",
+    "Binding",
+    "Acl",
+    "AddressSet",
+    "Group",
+    "Sessions",
+];
 
 fn main() {
     let mut builder = tonic_prost_build::configure()

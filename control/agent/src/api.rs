@@ -72,6 +72,28 @@ impl v1::control_server::Control for Server {
         self.dataplane().await?.rebalance(r.into_inner()).await
     }
 
+    type ListAclsStream = Streamed<dp::AclState>;
+
+    async fn list_acls(&self, r: Request<dp::AclFilter>) -> Result<Response<Self::ListAclsStream>, Status> {
+        let stream = self.dataplane().await?.list_acls(r.into_inner()).await?.into_inner();
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type ListSessionsStream = Streamed<dp::SessionEntries>;
+
+    async fn list_sessions(&self, r: Request<dp::SessionFilter>) -> Result<Response<Self::ListSessionsStream>, Status> {
+        let stream = self.dataplane().await?.list_sessions(r.into_inner()).await?.into_inner();
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn flush_sessions(&self, r: Request<dp::SessionFilter>) -> Result<Response<dp::Flushed>, Status> {
+        self.dataplane().await?.flush_sessions(r.into_inner()).await
+    }
+
+    async fn trace(&self, r: Request<dp::TraceRequest>) -> Result<Response<dp::Traced>, Status> {
+        self.dataplane().await?.trace(r.into_inner()).await
+    }
+
     type WatchStream = Streamed<dp::Event>;
 
     async fn watch(&self, _: Request<dp::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

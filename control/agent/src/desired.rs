@@ -15,11 +15,13 @@ use std::{
 
 use dunlin_control_api::v1::{ApplyRequest, Config, Plan, Status};
 use dunlin_dataplane_api::{Client, v1 as dp};
+use prost::Message;
 use tokio::sync::{Mutex, MutexGuard, RwLock, broadcast};
 use tonic::Code;
 
 use crate::{
     plan,
+    reconcile::Leases,
     store::{Store, StoreError},
     wish::{self, Bad},
 };
@@ -50,6 +52,7 @@ pub struct Desired {
     pub applied: AtomicU64,
     pub refused: AtomicU64,
     pub events: broadcast::Sender<dp::Event>,
+    pub leases: Mutex<Leases>,
     started: Instant,
 }
 
@@ -103,6 +106,7 @@ impl Desired {
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             events: broadcast::channel(EVENTS_KEPT).0,
+            leases: Mutex::default(),
             started: Instant::now(),
         })
     }
@@ -208,6 +212,20 @@ impl Desired {
         })
     }
 
+    /// Access lists with what their rules counted; none while the dataplane is down.
+    pub async fn acls(&self) -> Vec<dp::AclState> {
+        let Some(mut client) = self.client().await else { return Vec::new() };
+        let all = async {
+            let mut stream = client.list_acls(dp::AclFilter::default()).await.ok()?.into_inner();
+            let mut acls = Vec::new();
+            while let Ok(Some(a)) = stream.message().await {
+                acls.push(a);
+            }
+            Some(acls)
+        };
+        tokio::time::timeout(LOOK_PATIENCE, all).await.ok().flatten().unwrap_or_default()
+    }
+
     /// Everything there is to see, but addresses.
     pub async fn status(&self) -> Status {
         let mut status = Status {
@@ -242,7 +260,7 @@ impl Desired {
 fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
     let mut t = wish::compile(config)?;
     let mut hasher = DefaultHasher::new();
-    hasher.write(format!("{t:?}").as_bytes());
+    hasher.write(&t.encode_to_vec());
     t.generation = hasher.finish().max(1);
     Ok(t)
 }

@@ -24,7 +24,8 @@ async fn page(
     State(desired): State<Arc<Desired>>,
 ) -> Result<([(&'static str, &'static str); 1], Vec<u8>), (StatusCode, String)> {
     let status = desired.status().await;
-    let text = render(&status).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let acls = desired.acls().await;
+    let text = render(&status, &acls).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(([("content-type", prometheus::TEXT_FORMAT)], text))
 }
 
@@ -63,11 +64,34 @@ impl Page {
     }
 }
 
+/// What rules counted, and connections.
+fn filters(page: &Page, state: &dp::State, acls: &[dp::AclState]) -> prometheus::Result<()> {
+    // The last count of a list is its default's.
+    let label = |i: usize, n: usize| if i + 1 == n { "default".to_owned() } else { (i + 1).to_string() };
+    let labels: Vec<(&str, String, &dp::RuleCount)> = acls
+        .iter()
+        .flat_map(|a| a.counts.iter().enumerate().map(|(i, c)| (a.name.as_str(), label(i, a.counts.len()), c)))
+        .collect();
+    let each = || labels.iter().map(|(acl, rule, c)| (vec![*acl, rule.as_str()], *c));
+    let help = "Frames that a rule decided or counted, over all ports.";
+    page.counters("dunlin_acl_frames_total", help, &["acl", "rule"], each().map(|(l, c)| (l, c.frames)))?;
+    let help = "Octets of frames that a rule decided or counted.";
+    page.counters("dunlin_acl_bytes_total", help, &["acl", "rule"], each().map(|(l, c)| (l, c.bytes)))?;
+    let s = state.sessions.unwrap_or_default();
+    page.gauges("dunlin_sessions", "Connections that are tracked.", &[], [(vec![], s.sessions as f64)])?;
+    page.gauges("dunlin_sessions_capacity", "The most there may be.", &[], [(vec![], s.capacity as f64)])?;
+    let events = [("begun", s.begun), ("expired", s.expired), ("displaced", s.displaced), ("refused", s.refused)];
+    let help = "Connections begun, forgotten, driven out unanswered, and not begun for there were too many.";
+    page.counters("dunlin_sessions_total", help, &["event"], events.map(|(e, n)| (vec![e], n)))?;
+    let of_ports = state.ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.sessions)));
+    page.gauges("dunlin_port_sessions", "Connections of a port.", &["port"], of_ports)
+}
+
 fn flag(b: bool) -> f64 {
     f64::from(u8::from(b))
 }
 
-fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
+fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>> {
     let page = Page(Registry::new());
     page.gauges(
         "dunlin_build_info",
@@ -93,6 +117,7 @@ fn render(status: &Status) -> prometheus::Result<Vec<u8>> {
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
         tunnels(&page, &state.vteps)?;
+        filters(&page, state, acls)?;
         let of = |n: &'_ dp::NetworkState| n.name.clone();
         let names: Vec<String> = state.networks.iter().map(of).collect();
         let each = || names.iter().map(|n| vec![n.as_str()]).zip(&state.networks);

@@ -6,12 +6,18 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 
+/// Of longer lists only what changed is told, and so much of it.
+const LISTED: usize = 8;
+
 /// `base` with the change in it. What is deleted and not there is told as an error.
 pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
     let set = change.set.clone().unwrap_or_default();
     let mut next = if change.replace { Config::default() } else { base.clone() };
     if set.dataplane.is_some() {
         next.dataplane = set.dataplane;
+    }
+    if set.sessions.is_some() {
+        next.sessions = set.sessions;
     }
     for name in &change.delete_ports {
         remove(&mut next.port, |p| p.name == *name).ok_or_else(|| gone("port", name))?;
@@ -47,6 +53,21 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         remove(&mut next.neighbor, |n| same_neighbor(n, neighbor))
             .ok_or_else(|| gone("static neighbor", &neighbor.address))?;
     }
+    for name in &change.delete_acls {
+        if let Some(user) = user_of_acl(&next, name) {
+            return Err(format!("acl '{name}': {user} still has it; take it away there first"));
+        }
+        remove(&mut next.acl, |a| a.name == *name).ok_or_else(|| gone("acl", name))?;
+    }
+    for name in &change.delete_sets {
+        remove(&mut next.set, |s| s.name == *name).ok_or_else(|| gone("set", name))?;
+    }
+    for name in &change.delete_groups {
+        if let Some(p) = next.port.iter().find(|p| p.groups.contains(name)) {
+            return Err(format!("group '{name}': port '{}' is still in it; take it out first", p.name));
+        }
+        remove(&mut next.group, |g| g.name == *name).ok_or_else(|| gone("group", name))?;
+    }
     for mac in &change.delete_macs {
         remove(&mut next.mac, |m| same_mac(m, mac)).ok_or_else(|| gone("static mac", &mac.mac))?;
     }
@@ -59,6 +80,9 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         next.network.extend(set.network);
         next.route.extend(set.route);
         next.neighbor.extend(set.neighbor);
+        next.acl.extend(set.acl);
+        next.set.extend(set.set);
+        next.group.extend(set.group);
     } else {
         set.bridge.into_iter().for_each(|b| put(&mut next.bridge, b, |a, b| a.name == b.name));
         set.port.into_iter().for_each(|p| put(&mut next.port, p, |a, b| a.name == b.name));
@@ -67,16 +91,34 @@ pub fn changed(base: &Config, change: &ApplyRequest) -> Result<Config, String> {
         set.network.into_iter().for_each(|n| put(&mut next.network, n, |a, b| a.name == b.name));
         set.route.into_iter().for_each(|r| put(&mut next.route, r, same_route));
         set.neighbor.into_iter().for_each(|n| put(&mut next.neighbor, n, same_neighbor));
+        set.acl.into_iter().for_each(|a| put(&mut next.acl, a, |a, b| a.name == b.name));
+        set.set.into_iter().for_each(|s| put(&mut next.set, s, |a, b| a.name == b.name));
+        set.group.into_iter().for_each(|g| put(&mut next.group, g, |a, b| a.name == b.name));
     }
     next.mac.iter_mut().for_each(|m| m.mac = plain_mac(&m.mac));
     next.bridge.sort_by(|a, b| a.name.cmp(&b.name));
     next.port.sort_by(|a, b| a.name.cmp(&b.name));
     next.vtep.sort_by(|a, b| a.name.cmp(&b.name));
     next.network.sort_by(|a, b| a.name.cmp(&b.name));
+    next.acl.sort_by(|a, b| a.name.cmp(&b.name));
+    next.set.sort_by(|a, b| a.name.cmp(&b.name));
+    next.group.sort_by(|a, b| a.name.cmp(&b.name));
     next.neighbor.sort_by(|a, b| (&a.vtep, &a.address).cmp(&(&b.vtep, &b.address)));
     next.route.sort_by(|a, b| (&a.vtep, &a.to).cmp(&(&b.vtep, &b.to)));
     next.mac.sort_by(|a, b| (&a.network, &a.bridge, a.vlan, &a.mac).cmp(&(&b.network, &b.bridge, b.vlan, &b.mac)));
     Ok(next)
+}
+
+fn user_of_acl(config: &Config, acl: &String) -> Option<String> {
+    let named = |ingress: &[String], egress: &[String]| ingress.contains(acl) || egress.contains(acl);
+    let port =
+        config.port.iter().find(|p| named(&p.ingress_acls, &p.egress_acls)).map(|p| format!("port '{}'", p.name));
+    let group =
+        || config.group.iter().find(|g| named(&g.ingress_acls, &g.egress_acls)).map(|g| format!("group '{}'", g.name));
+    let network = || {
+        config.network.iter().find(|n| named(&n.ingress_acls, &n.egress_acls)).map(|n| format!("network '{}'", n.name))
+    };
+    port.or_else(group).or_else(network)
 }
 
 fn gone(kind: &str, name: &str) -> String {
@@ -118,6 +160,11 @@ pub fn items(from: &Config, to: &Config) -> Vec<Item> {
     let mut items = Vec::new();
     let (a, b) = (from.dataplane.clone().unwrap_or_default(), to.dataplane.clone().unwrap_or_default());
     compare("dataplane", &[a], &[b], |_| "settings".into(), &mut items);
+    let (a, b) = (from.sessions.clone().unwrap_or_default(), to.sessions.clone().unwrap_or_default());
+    compare("sessions", &[a], &[b], |_| "settings".into(), &mut items);
+    compare("set", &from.set, &to.set, |s| s.name.clone(), &mut items);
+    compare("acl", &from.acl, &to.acl, |a| a.name.clone(), &mut items);
+    compare("group", &from.group, &to.group, |g| g.name.clone(), &mut items);
     compare("bridge", &from.bridge, &to.bridge, |b| b.name.clone(), &mut items);
     compare("vtep", &from.vtep, &to.vtep, |v| v.name.clone(), &mut items);
     compare("route", &from.route, &to.route, |r| format!("{} {}", r.to, r.vtep).trim().to_owned(), &mut items);
@@ -158,7 +205,11 @@ fn compare<T: Serialize + PartialEq>(
 
 /// The fields of an object but its name.
 fn described<T: Serialize>(x: &T) -> Vec<String> {
-    fields(x).into_iter().filter(|(k, _)| k != "name").map(|(k, v)| format!("{k}: {}", text(&v))).collect()
+    let field = |(k, v): (String, Value)| match v {
+        Value::Array(all) if all.len() > LISTED => format!("{k}: {} of them", all.len()),
+        v => format!("{k}: {}", text(&v)),
+    };
+    fields(x).into_iter().filter(|(k, _)| k != "name").map(field).collect()
 }
 
 fn differences<T: Serialize>(old: &T, new: &T) -> Vec<String> {
@@ -167,8 +218,32 @@ fn differences<T: Serialize>(old: &T, new: &T) -> Vec<String> {
     let shown = |v: Option<&Value>| v.map_or_else(|| "(default)".into(), text);
     keys.into_iter()
         .filter(|k| old.get(*k) != new.get(*k))
-        .map(|k| format!("{k}: {} -> {}", shown(old.get(k)), shown(new.get(k))))
+        .flat_map(|k| match (old.get(k), new.get(k)) {
+            (Some(Value::Array(a)), Some(Value::Array(b))) if a.len().max(b.len()) > LISTED => lines(k, a, b),
+            (a, b) => vec![format!("{k}: {} -> {}", shown(a), shown(b))],
+        })
         .collect()
+}
+
+/// What differs between long lists: lines that came and went, as far as they are few.
+fn lines(key: &str, old: &[Value], new: &[Value]) -> Vec<String> {
+    let mut balance: HashMap<String, i32> = HashMap::new();
+    new.iter().for_each(|v| *balance.entry(text(v)).or_default() += 1);
+    old.iter().for_each(|v| *balance.entry(text(v)).or_default() -= 1);
+    let told = |all: &[Value], sign: i32, mark: &str| -> Vec<String> {
+        let changed = all.iter().zip(1..).filter(|(v, _)| balance[&text(v)] * sign > 0);
+        changed.map(|(v, i)| format!("{key}: {mark} {i}: {}", text(v))).collect()
+    };
+    let mut all = told(old, -1, "-");
+    all.extend(told(new, 1, "+"));
+    if all.is_empty() {
+        all.push(format!("{key}: the same in another order"));
+    }
+    if let Some(more) = all.len().checked_sub(LISTED).filter(|n| *n > 0) {
+        all.truncate(LISTED);
+        all.push(format!("{key}: and {more} more"));
+    }
+    all
 }
 
 fn fields<T: Serialize>(x: &T) -> serde_json::Map<String, Value> {

@@ -1,7 +1,11 @@
 //! Follows the dataplane: finds it, fills it if what it holds is not what is wanted, passes its
 //! events on, and tries devices again that could not be opened.
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use dunlin_dataplane_api::{Client, connect, v1 as dp};
 use tokio_stream::StreamExt;
@@ -52,7 +56,7 @@ async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Re
             if lost {
                 tracing::warn!("{TAKE_OVER}");
             } else {
-                fill(&mut client, &current.compiled).await?;
+                fill(desired, &mut client, &current.compiled).await?;
             }
         }
         desired.set_client(Ok(client.clone())).await;
@@ -72,8 +76,9 @@ async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Re
 }
 
 /// One transaction brings the dataplane to what is wanted, whatever it holds.
-async fn fill(client: &mut Client, compiled: &dp::Transaction) -> Result<(), String> {
-    let all = dp::Transaction { tolerate_device_errors: true, ..compiled.clone() };
+async fn fill(desired: &Desired, client: &mut Client, compiled: &dp::Transaction) -> Result<(), String> {
+    let mut all = dp::Transaction { tolerate_device_errors: true, ..compiled.clone() };
+    desired.leases.lock().await.give(&mut all.set_ports);
     let ports = all.set_ports.len();
     let applied = tokio::time::timeout(PATIENCE, client.apply(all))
         .await
@@ -87,9 +92,31 @@ async fn fill(client: &mut Client, compiled: &dp::Transaction) -> Result<(), Str
     Ok(())
 }
 
+/// What DHCP gave stations, as the dataplane saw it last: for one that was restarted, which did not see it.
+#[derive(Default)]
+pub struct Leases(HashMap<String, (Instant, Vec<dp::Lease>)>);
+
+impl Leases {
+    fn note(&mut self, ports: &[dp::PortState]) {
+        let now = Instant::now();
+        self.0 =
+            ports.iter().filter(|p| !p.leases.is_empty()).map(|p| (p.name.clone(), (now, p.leases.clone()))).collect();
+    }
+
+    fn give(&self, ports: &mut [dp::Port]) {
+        for p in ports {
+            let (Some(security), Some((seen, leases))) = (&mut p.security, self.0.get(&p.name)) else { continue };
+            let gone = seen.elapsed().as_secs() as u32;
+            let left = |l: &dp::Lease| dp::Lease { address: l.address.clone(), left_s: l.left_s.saturating_sub(gone) };
+            security.leases = leases.iter().map(left).filter(|l| l.left_s > 0).collect();
+        }
+    }
+}
+
 /// Tries devices again that were not there before.
 async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
     let state = client.get_state(dp::StateRequest {}).await?.into_inner();
+    desired.leases.lock().await.note(&state.ports);
     {
         // A change whose answer got lost, or one that could not be taken back.
         let current = desired.current().await;
@@ -98,7 +125,7 @@ async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Statu
             // It may have changed between the two looks.
             let now = client.get_info(dp::InfoRequest {}).await?.into_inner();
             if now.generation != current.compiled.generation {
-                fill(client, &current.compiled).await.map_err(tonic::Status::unavailable)?;
+                fill(desired, client, &current.compiled).await.map_err(tonic::Status::unavailable)?;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! From what the operator wrote to what the dataplane is told: every field parsed once, here,
 //! and refused by object, field and value.
 
+mod filter;
 mod overlay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,10 +43,12 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
             return bad(format!("bridge '{}'", b.name), "name", "is declared twice");
         }
     }
+    let filters = filter::compile(config)?;
     let mut ports = BTreeMap::new();
     let mut resources: BTreeMap<String, String> = BTreeMap::new();
     for p in &config.port {
-        let compiled = port(p)?;
+        let (ingress_acls, egress_acls) = filters.lists_of(p)?;
+        let compiled = dp::Port { ingress_acls, egress_acls, security: filter::security(p)?, ..port(p)? };
         let object = format!("port '{}'", p.name);
         let at = compiled.bridge.clone();
         if compiled.network.is_empty() && !bridges.contains_key(&at) {
@@ -72,6 +75,9 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         bridges.insert(DEFAULT_BRIDGE.into(), bridge(&default)?);
     }
     let overlay = overlay::compile(config, &bridges, &ports)?;
+    for n in &config.network {
+        filters.check_lists(&format!("network '{}'", n.name), &n.ingress_acls, &n.egress_acls)?;
+    }
     let mut macs = BTreeMap::new();
     for m in &config.mac {
         let compiled = static_mac(m, &ports)?;
@@ -89,6 +95,8 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         settings: Some(settings(config)?),
         set_networks: overlay.networks,
         set_vteps: overlay.vteps,
+        set_acls: filters.acls.into_values().collect(),
+        sessions: Some(filter::sessions(&config.sessions.clone().unwrap_or_default())?),
         ..Default::default()
     })
 }
@@ -116,6 +124,9 @@ pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transacti
         delete_networks: gone(&from.set_networks, &to.set_networks, |n| &n.name),
         set_vteps: to.set_vteps.iter().filter(|v| !from.set_vteps.contains(v)).cloned().collect(),
         delete_vteps: gone(&from.set_vteps, &to.set_vteps, |v| &v.name),
+        set_acls: to.set_acls.iter().filter(|a| !from.set_acls.contains(a)).cloned().collect(),
+        delete_acls: gone(&from.set_acls, &to.set_acls, |a| &a.name),
+        sessions: if from.sessions == to.sessions { None } else { to.sessions },
         ..Default::default()
     }
 }
@@ -219,6 +230,7 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
             multicast_fps: fps("storm_multicast_fps", p.storm_multicast_fps)?,
             unknown_unicast_fps: fps("storm_unknown_unicast_fps", p.storm_unknown_unicast_fps)?,
         }),
+        ..Default::default()
     })
 }
 

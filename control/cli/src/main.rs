@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 mod bridge;
 mod config;
 mod generate;
+mod group;
 mod mac;
 mod neighbor;
 mod network;
@@ -15,7 +17,10 @@ mod output;
 mod port;
 mod route;
 mod session;
+mod set;
 mod status;
+mod trace;
+mod tracked;
 mod vtep;
 mod watch;
 mod worker;
@@ -70,6 +75,20 @@ enum Command {
     /// Neighbours of VTEPs
     #[command(subcommand)]
     Neighbor(neighbor::Command),
+    /// Access lists
+    #[command(subcommand)]
+    Acl(acl::Command),
+    /// Addresses with a name, for rules
+    #[command(subcommand)]
+    Set(set::Command),
+    /// Groups of ports
+    #[command(subcommand)]
+    Group(group::Command),
+    /// Connections that were let pass
+    #[command(subcommand)]
+    Session(tracked::Command),
+    /// Say what would happen to a frame, and why
+    Trace(trace::Trace),
     /// Addresses and where they are
     #[command(subcommand)]
     Mac(mac::Command),
@@ -124,6 +143,11 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Vtep(c) => c.run(s).await,
             Command::Route(c) => c.run(s).await,
             Command::Neighbor(c) => c.run(s).await,
+            Command::Acl(c) => c.run(s).await,
+            Command::Set(c) => c.run(s).await,
+            Command::Group(c) => c.run(s).await,
+            Command::Session(c) => c.run(s).await,
+            Command::Trace(c) => c.run(s).await,
             Command::Mac(c) => c.run(s).await,
             Command::Worker(c) => c.run(s).await,
             Command::Watch => watch::run(s).await,

@@ -3,6 +3,7 @@
 use dunlin_control_api::v1::{ApplyRequest, Binding, Config, Network};
 
 use crate::{
+    group::names,
     output,
     session::{Session, found_or_new, put},
 };
@@ -59,6 +60,12 @@ pub struct Settings {
     /// Whether ARP and neighbour discovery are answered where it is known who has the address
     #[arg(long, value_parser = ["on", "off"])]
     suppression: Option<String>,
+    /// Access lists of what comes in by its ports; empty for none
+    #[arg(long, value_name = "ACLS", value_delimiter = ',')]
+    ingress_acls: Option<Vec<String>>,
+    /// Access lists of what leaves by them
+    #[arg(long, value_name = "ACLS", value_delimiter = ',')]
+    egress_acls: Option<Vec<String>>,
     /// Who has which address for certain, as 10.0.0.5=52:54:00:00:00:05,…
     #[arg(long, value_name = "ADDRESS=MAC", value_delimiter = ',', value_parser = binding)]
     bindings: Option<Vec<Binding>>,
@@ -86,6 +93,8 @@ impl Settings {
         }
         put(&mut n.bindings, &self.bindings);
         put(&mut n.remotes, &self.remotes);
+        put(&mut n.ingress_acls, &names(&self.ingress_acls));
+        put(&mut n.egress_acls, &names(&self.egress_acls));
     }
 }
 

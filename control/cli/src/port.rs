@@ -7,6 +7,7 @@ use dunlin_control_api::{
 };
 
 use crate::{
+    group::names,
     output,
     session::{Session, put},
 };
@@ -115,6 +116,24 @@ struct Settings {
     /// Cores whose workers poll it [default: any]
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
     workers: Option<Vec<u32>>,
+    /// Access lists of what comes in by it, in their order; empty for none
+    #[arg(long, value_name = "ACLS", value_delimiter = ',')]
+    ingress_acls: Option<Vec<String>>,
+    /// Access lists of what leaves by it
+    #[arg(long, value_name = "ACLS", value_delimiter = ',')]
+    egress_acls: Option<Vec<String>>,
+    /// Groups whose lists follow
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    groups: Option<Vec<String>>,
+    /// What its station may not do, of all, mac, ip, arp, nd, dhcp-guard, ra-guard; and dhcp-snooping
+    #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
+    security: Option<Vec<String>>,
+    /// Its addresses of layer 2, for these
+    #[arg(long, value_name = "MACS", value_delimiter = ',')]
+    macs: Option<Vec<String>>,
+    /// Its addresses of layer 3, or prefixes, for these
+    #[arg(long, value_name = "IPS", value_delimiter = ',')]
+    ips: Option<Vec<String>>,
     /// Most addresses learned
     #[arg(long, value_name = "N")]
     mac_limit: Option<u32>,
@@ -147,6 +166,16 @@ impl Settings {
         put(&mut p.qinq_ethertype, &self.qinq_ethertype);
         put(&mut p.priority_tags, &self.priority_tags);
         put(&mut p.mac_limit_action, &self.mac_limit_action);
+        for (to, given) in [
+            (&mut p.ingress_acls, &self.ingress_acls),
+            (&mut p.egress_acls, &self.egress_acls),
+            (&mut p.groups, &self.groups),
+            (&mut p.security, &self.security),
+            (&mut p.macs, &self.macs),
+            (&mut p.ips, &self.ips),
+        ] {
+            put(to, &names(given));
+        }
         p.server = self.server.unwrap_or(p.server);
         p.queues = self.queues.or(p.queues);
         p.mtu = self.mtu.or(p.mtu);
@@ -323,6 +352,14 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
         ("device steers", p.device_steering.clone()),
         ("numa node", p.numa_node.map(|n| n.to_string()).unwrap_or_default()),
         ("addresses", p.macs.to_string()),
+        ("leases", p.leases.iter().map(|l| format!("{} for {} s", l.address, l.left_s)).collect::<Vec<_>>().join(", ")),
+        (
+            "connections",
+            match p.sessions {
+                0 => String::new(),
+                n => format!("{n}, {} of them unanswered", p.unanswered_sessions),
+            },
+        ),
     ]);
     if let Some(g) = p.guest {
         let has = |name, yes: bool| if yes { name } else { "" };

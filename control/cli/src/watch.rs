@@ -42,6 +42,10 @@ fn words(what: &What) -> String {
         }
         What::Learned(m) => at(m, "learned at"),
         What::Aged(m) => at(m, "not seen any more at"),
+        What::AclLog(l) => {
+            let rule = if l.rule == 0 { "default".to_owned() } else { format!("rule {}", l.rule) };
+            format!("acl {} {rule}: {} at port {} ({}): {}", l.acl, l.action, l.port, l.direction, l.frame)
+        }
         What::Dataplane(d) => format!("dataplane {}", if d.up { "up" } else { "down" }),
         What::Lost(n) => format!("{n} events lost: this reader was too slow"),
     }

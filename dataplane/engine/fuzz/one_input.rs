@@ -95,7 +95,7 @@ fn acl() -> Acl {
         rule(7, Action::Allow, Match { states: state::NEW, ..Match::default() }),
         rule(8, Action::Deny, Match { ethertype: Some(0x9000), ..Match::default() }),
     ];
-    Acl::new("all", &rules, Action::Allow, 1)
+    Acl::new("all", &rules, rules.len(), Action::Allow, 1)
 }
 
 fn security() -> SecuritySpec {

@@ -126,6 +126,8 @@ pub struct Logged {
     pub acl: std::sync::Arc<crate::acl::Acl>,
     /// The rule's number in it, from 0; beyond its rules for the default.
     pub rule: u32,
+    /// What followed.
+    pub action: crate::acl::Action,
     /// The port that it is attached to.
     pub port: PortIdx,
     /// On its way in, or out.

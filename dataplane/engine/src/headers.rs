@@ -242,7 +242,7 @@ impl Headers {
     }
 
     /// Source and destination of layer 2.
-    pub(crate) fn macs(&self) -> (MacAddr, MacAddr) {
+    pub fn macs(&self) -> (MacAddr, MacAddr) {
         let mac = |at: usize| MacAddr::from_bits(u64::from(self.words[at]) << 16 | u64::from(self.words[at + 1]));
         (mac(SRC_MAC), mac(DST_MAC))
     }

@@ -34,7 +34,7 @@ fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Actio
     let mut names = AclNames::default();
     for (name, list, names) in [("in", ingress, &mut names.ingress), ("out", egress, &mut names.egress)] {
         if let Some((rules, default)) = list {
-            s.topology.set_acl(Acl::new(name, &numbered(rules), default, 1));
+            s.topology.set_acl(Acl::new(name, &numbered(rules.clone()), rules.len(), default, 1));
             names.push(name.to_owned());
         }
     }
@@ -184,11 +184,11 @@ fn changed_rules_hold_for_what_goes_on() {
     let (a, b) = open(&mut s, 4000);
     let mut without = numbered(stateful());
     let web = without.pop().unwrap();
-    s.topology.set_acl(Acl::new("out", &without, Action::Deny, 1));
+    s.topology.set_acl(Acl::new("out", &without, 2, Action::Deny, 1));
     assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
     assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"x")), "nor may the other end go on");
     // The rule is there again: so is the connection.
-    s.topology.set_acl(Acl::new("out", &[&without[..], &[web]].concat(), Action::Deny, 1));
+    s.topology.set_acl(Acl::new("out", &[&without[..], &[web]].concat(), 3, Action::Deny, 1));
     assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"x")));
     assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
 }

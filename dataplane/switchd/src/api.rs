@@ -74,6 +74,35 @@ impl v1::dataplane_server::Dataplane for Server {
         Ok(Response::new(v1::Flushed { entries }))
     }
 
+    type ListAclsStream = Streamed<v1::AclState>;
+
+    async fn list_acls(&self, r: Request<v1::AclFilter>) -> Result<Response<Self::ListAclsStream>, Status> {
+        let filter = r.into_inner();
+        let all = self.with(move |s| s.list_acls(&filter)).await?.map_err(Status::not_found)?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(all.into_iter().map(Ok)))))
+    }
+
+    type ListSessionsStream = Streamed<v1::SessionEntries>;
+
+    async fn list_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<Self::ListSessionsStream>, Status> {
+        let filter = r.into_inner();
+        let list = self.with(move |s| s.list_sessions(&filter)).await?.map_err(Status::invalid_argument)?;
+        let chunks: Vec<_> = list.chunks(CHUNK).map(|c| Ok(v1::SessionEntries { entries: c.to_vec() })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn flush_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<v1::Flushed>, Status> {
+        let filter = r.into_inner();
+        let entries = self.with(move |s| s.flush_sessions(&filter)).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Flushed { entries }))
+    }
+
+    async fn trace(&self, r: Request<v1::TraceRequest>) -> Result<Response<v1::Traced>, Status> {
+        let request = r.into_inner();
+        let steps = self.with(move |s| s.trace(&request)).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Traced { steps }))
+    }
+
     type WatchStream = Streamed<v1::Event>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

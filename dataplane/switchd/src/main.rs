@@ -40,7 +40,7 @@ use dunlin_dpdk::{
     quiescent::Domain,
     thread::{WorkerThread, allowed_cores},
 };
-use dunlin_engine::mac_table::MacTable;
+use dunlin_engine::{conntrack::Conntrack, mac_table::MacTable};
 use parking_lot::Mutex;
 
 use crate::{
@@ -73,6 +73,9 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 65_536,
           value_parser = clap::value_parser!(u32).range(16..=i64::from(MacTable::MAX_CAPACITY)))]
     mac_table_size: u32,
+    /// Connections that are tracked at once
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    session_table_size: u32,
     /// Socket of the dataplane's API
     #[arg(long, value_name = "PATH", default_value = dunlin_dataplane_api::DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -141,9 +144,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     let clock = Clock::new(tsc_hz(&eal));
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
+    let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
     let (domain, readers) = Domain::new(args.cores.0.len());
     let mailbox = Arc::new(Mailbox::default());
-    let shared: Vec<_> = args.cores.0.iter().map(|c| Arc::new(WorkerShared::new(*c, mailbox.clone()))).collect();
+    let shared: Vec<_> =
+        (0..).zip(&args.cores.0).map(|(i, c)| Arc::new(WorkerShared::new(i, *c, mailbox.clone()))).collect();
     let underlay = Underlay::start(mailbox, shared[0].clone())?;
     let (wake, woken) = mpsc::sync_channel(1);
     let events = Arc::new(Events::default());
@@ -152,7 +157,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     for (reader, shared) in readers.into_iter().zip(&shared) {
         let tx =
             Transmitter::new(Finisher::new(pools.standard(numa::of_core(shared.core)).clone(), pools.linear.clone()));
-        let worker = Worker::new(shared.clone(), macs.clone(), reader, clock, tx);
+        let worker = Worker::new(shared.clone(), macs.clone(), sessions.clone(), reader, clock, tx);
         threads.push(start_worker(eal, shared.core, worker)?);
     }
     let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
@@ -166,6 +171,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         domain,
         workers: shared,
         macs,
+        sessions,
         clock,
         events: events.clone(),
         changed,

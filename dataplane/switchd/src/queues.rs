@@ -16,7 +16,7 @@ use dunlin_dpdk::{
 use dunlin_engine::{
     BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, SegmentId,
     counters::{Count, Counters},
-    frame::{MAX_PIECES, MacLearned},
+    frame::{Logged, MAX_PIECES, MacLearned},
     vlan::Class,
 };
 use parking_lot::Mutex;
@@ -215,6 +215,10 @@ impl Output<Packet> for Round<'_> {
         if p.waiting.is_full() {
             send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
         }
+    }
+
+    fn logged(&mut self, event: Logged) {
+        self.shared.logged(event);
     }
 
     fn learned(&mut self, event: MacLearned) {

@@ -27,8 +27,9 @@ use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, SegmentId, Snapshot,
+    conntrack::Conntrack,
     counters::{Count, Counters},
-    frame::MacLearned,
+    frame::{Logged, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
     vlan::Class,
@@ -109,6 +110,8 @@ pub struct LoopCounts {
 /// What a worker and the configuring thread both see.
 pub struct WorkerShared {
     pub core: usize,
+    /// Its place among the workers.
+    pub number: usize,
     pub counters: Counters,
     pub loop_counts: LoopCounts,
     version: AtomicU64,
@@ -116,21 +119,24 @@ pub struct WorkerShared {
     /// Apart, so that a flood of new addresses hides no move.
     moves: ArrayQueue<MacLearned>,
     learned: ArrayQueue<MacLearned>,
+    logged: ArrayQueue<Logged>,
     pub lost_events: AtomicU64,
     /// Where frames for VTEPs themselves go.
     pub mailbox: Arc<Mailbox>,
 }
 
 impl WorkerShared {
-    pub fn new(core: usize, mailbox: Arc<Mailbox>) -> Self {
+    pub fn new(number: usize, core: usize, mailbox: Arc<Mailbox>) -> Self {
         WorkerShared {
             core,
+            number,
             counters: Counters::default(),
             loop_counts: LoopCounts::default(),
             version: AtomicU64::new(0),
             inbox: Mutex::new(Inbox { snapshot: Arc::new(Snapshot::empty()), commands: Vec::new() }),
             moves: ArrayQueue::new(1024),
             learned: ArrayQueue::new(4096),
+            logged: ArrayQueue::new(256),
             lost_events: AtomicU64::new(0),
             mailbox,
         }
@@ -154,6 +160,18 @@ impl WorkerShared {
         }
     }
 
+    /// The worker's side: the same for frames that rules tell of.
+    pub fn logged(&self, event: Logged) {
+        if self.logged.push(event).is_err() {
+            self.lost_events.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The next frame that a rule tells of.
+    pub fn next_logged(&self) -> Option<Logged> {
+        self.logged.pop()
+    }
+
     /// The next address that the worker learned or saw move.
     pub fn next_learned(&self) -> Option<MacLearned> {
         self.moves.pop().or_else(|| self.learned.pop())
@@ -164,6 +182,7 @@ impl WorkerShared {
 pub struct Worker {
     shared: Arc<WorkerShared>,
     macs: Arc<MacTable>,
+    sessions: Arc<Conntrack>,
     reader: Reader,
     clock: Clock,
     rx: Vec<RxHandle>,
@@ -202,10 +221,18 @@ impl Clock {
 }
 
 impl Worker {
-    pub fn new(shared: Arc<WorkerShared>, macs: Arc<MacTable>, reader: Reader, clock: Clock, tx: Transmitter) -> Self {
+    pub fn new(
+        shared: Arc<WorkerShared>,
+        macs: Arc<MacTable>,
+        sessions: Arc<Conntrack>,
+        reader: Reader,
+        clock: Clock,
+        tx: Transmitter,
+    ) -> Self {
         Worker {
             shared,
             macs,
+            sessions,
             reader,
             clock,
             rx: Vec::new(),
@@ -254,7 +281,15 @@ impl Worker {
     fn round(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, now: Now) -> u64 {
         let guard = self.reader.guard();
         let mut out = self.tx.round(guard, &self.shared);
-        let cx = Context { snapshot: &self.snapshot, macs: &self.macs, counters: &self.shared.counters, now };
+        let cx = Context {
+            snapshot: &self.snapshot,
+            macs: &self.macs,
+            counters: &self.shared.counters,
+            sessions: &self.sessions,
+            worker: self.shared.number,
+            now,
+            trace: None,
+        };
         let (mut frames, mut bursts) = (0, 0);
         for rx in &mut self.rx {
             let n = rx.receive(guard, burst, &self.shared.counters);

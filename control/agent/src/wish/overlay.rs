@@ -274,7 +274,14 @@ fn network(
     if !bridge.is_empty() && !bridges.contains_key(&bridge) {
         return bad(object, "bridge", format!("there is no bridge '{bridge}'"));
     }
-    let vlan = n.vlan.unwrap_or(0);
+    let local = dp::Network {
+        name: n.name.clone(),
+        bridge,
+        vlan: n.vlan.unwrap_or(0),
+        overlay: None,
+        ingress_acls: n.ingress_acls.clone(),
+        egress_acls: n.egress_acls.clone(),
+    };
     let Some(vni) = n.vni else {
         let needs = [
             ("vtep", !n.vtep.is_empty()),
@@ -289,7 +296,7 @@ fn network(
         if let Some((field, _)) = needs.iter().find(|(_, set)| *set) {
             return bad(object, field, "needs a vni");
         }
-        return Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay: None });
+        return Ok(local);
     };
     if !(1..=MAX_VNI).contains(&vni) {
         return bad(object, "vni", format!("{vni} is not in 1 to {MAX_VNI}"));
@@ -315,7 +322,8 @@ fn network(
         }
     }
     let no_learning = is_off(&object, "learning", &n.learning)?;
-    if ports.get(&vtep.uplink).is_some_and(|p| n.vlan.is_some() && p.bridge == bridge && vtep.vlan == vlan) {
+    if ports.get(&vtep.uplink).is_some_and(|p| n.vlan.is_some() && p.bridge == local.bridge && vtep.vlan == local.vlan)
+    {
         let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", vtep.name);
         return bad(object, "vlan", why);
     }
@@ -358,5 +366,5 @@ fn network(
         group: n.group.clone(),
         bindings: bindings.into_values().collect(),
     });
-    Ok(dp::Network { name: n.name.clone(), bridge, vlan, overlay })
+    Ok(dp::Network { overlay, ..local })
 }

@@ -14,6 +14,7 @@ mod net;
 mod bad_input;
 mod bridging;
 mod churn;
+mod filter;
 mod guests;
 mod metrics;
 mod offload;

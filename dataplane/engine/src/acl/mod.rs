@@ -297,8 +297,8 @@ pub(crate) struct Decision {
 }
 
 impl Acl {
-    /// Compiles `rules`, the first first, for so many workers.
-    pub fn new(name: &str, rules: &[Rule], default: Action, workers: usize) -> Acl {
+    /// Compiles `rules`, the first first, whose numbers are below `number_of_rules`, for so many workers.
+    pub fn new(name: &str, rules: &[Rule], number_of_rules: usize, default: Action, workers: usize) -> Acl {
         let (mut decisions, mut extras) = (Vec::new(), Vec::new());
         let mut items: [[Vec<Item>; 3]; 2] = Default::default();
         for (id, rule) in rules.iter().enumerate() {
@@ -312,7 +312,7 @@ impl Acl {
             }
         }
         let [decide, count] = items;
-        let number_of_rules = rules.iter().map(|r| r.number as usize + 1).max().unwrap_or(0);
+        debug_assert!(rules.iter().all(|r| (r.number as usize) < number_of_rules));
         let counts = || (0..=number_of_rules).map(|_| RuleCounts::default()).collect();
         Acl {
             name: name.into(),

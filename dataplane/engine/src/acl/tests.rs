@@ -149,7 +149,7 @@ fn by_reading(rules: &[Rule], h: &Headers) -> (u32, Vec<u32>) {
 
 fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseError> {
     (0..).zip(&mut rules).for_each(|(n, r)| r.number = n);
-    let acl = Acl::new("test", &rules, Action::Allow, 1);
+    let acl = Acl::new("test", &rules, rules.len(), Action::Allow, 1);
     for burst in frames.chunks(crate::BURST) {
         let mut best = [0; crate::BURST];
         acl.classify(burst, &mut best);
@@ -207,7 +207,7 @@ fn rules_that_overlap_everywhere_cost_no_memory() {
         })
         .collect();
     let begun = std::time::Instant::now();
-    let acl = Acl::new("overlap", &rules, Action::Allow, 1);
+    let acl = Acl::new("overlap", &rules, rules.len(), Action::Allow, 1);
     let took = begun.elapsed();
     assert!(acl.memory() < 100 << 20, "{} octets", acl.memory());
     assert!(took.as_secs_f64() < 20.0, "{took:?}, unoptimized");
@@ -276,7 +276,7 @@ fn speed() {
             log_every: 0,
         });
         let t = std::time::Instant::now();
-        let acl = Acl::new("x", &rules, Action::Deny, 1);
+        let acl = Acl::new("x", &rules, rules.len(), Action::Deny, 1);
         let built = t.elapsed();
         let frames: Vec<Vec<u8>> = (0..100_000)
             .map(|_| {

@@ -298,7 +298,8 @@ fn tell<F>(
     });
     if cx.trace.is_none() && acl.may_log(decision, n, cx.now.ns) {
         let (acl, headers) = (acl.clone(), *h);
-        out.logged(Logged { acl, rule: decision.number, port: port.idx, ingress: way == Way::In, headers });
+        let (rule, action, port) = (decision.number, decision.action, port.idx);
+        out.logged(Logged { acl, rule, action, port, ingress: way == Way::In, headers });
     }
 }
 

@@ -1,6 +1,7 @@
 //! From messages to what they mean: every field checked here, once, with errors that name object,
 //! field and value.
 
+mod filter;
 mod overlay;
 
 use dunlin_dataplane_api::v1;
@@ -15,6 +16,7 @@ use dunlin_engine::{
     vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet},
 };
 
+pub use filter::{acl, leases, sessions};
 pub use overlay::{VtepConf, network, vtep};
 
 use crate::worker::Idle;
@@ -123,6 +125,8 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
         mtu: p.mtu,
         mac_limit: p.mac_limit.map(|l| MacLimit { limit: l.limit, drop: l.drop }),
         storm_fps: [fps(storm.broadcast_fps), fps(storm.multicast_fps), fps(storm.unknown_unicast_fps)],
+        acls: filter::acl_names(&p.ingress_acls, &p.egress_acls),
+        security: p.security.as_ref().map(|s| filter::security(&object, s)).transpose()?,
     };
     Ok((spec, device(&object, p.device.as_ref())?))
 }

@@ -37,7 +37,8 @@ pub fn network(n: &v1::Network) -> Result<NetworkSpec, BadField> {
         (_, vid) => return Err(bad(object(), "vlan", format!("{vid} is not in 0 to 4094"))),
     };
     let overlay = n.overlay.as_ref().map(|o| overlay(&object, o)).transpose()?;
-    Ok(NetworkSpec { vlan, overlay })
+    let acls = super::filter::acl_names(&n.ingress_acls, &n.egress_acls);
+    Ok(NetworkSpec { vlan, overlay, acls })
 }
 
 fn overlay(object: &dyn Fn() -> String, o: &v1::Overlay) -> Result<OverlaySpec, BadField> {

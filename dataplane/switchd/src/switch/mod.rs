@@ -4,9 +4,10 @@
 //! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
 //! a quiescent state before anything the old one names is closed or used again.
 //!
-//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `overlay.rs` what VTEPs and networks need, `state.rs`
-//! reports.
+//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `overlay.rs` what VTEPs and networks need,
+//! `filter.rs` what access lists and connections do, `state.rs` reports.
 
+mod filter;
 mod monitor;
 mod overlay;
 mod placement;
@@ -24,6 +25,7 @@ use dunlin_dataplane_api::v1;
 use dunlin_dpdk::{DpdkError, eal::Eal, quiescent::Domain};
 use dunlin_engine::{
     PortIdx, Snapshot,
+    conntrack::Conntrack,
     counters::PortTotals,
     mac_table::{Key, MacTable},
     topology::Topology,
@@ -70,6 +72,12 @@ pub struct Switch {
     overlay_base: BTreeMap<PortIdx, PortTotals>,
     underlay: Arc<Underlay>,
     macs: Arc<MacTable>,
+    sessions: Arc<Conntrack>,
+    /// The next part of the sessions to look through.
+    sweep_part: usize,
+    /// Rules as they were written, by list.
+    acl_rules: BTreeMap<String, Vec<String>>,
+    acl_base: filter::AclBase,
     clock: Clock,
     settings: Settings,
     queue_moves: u64,
@@ -117,6 +125,7 @@ pub struct Parts {
     pub domain: Arc<Domain>,
     pub workers: Vec<Arc<WorkerShared>>,
     pub macs: Arc<MacTable>,
+    pub sessions: Arc<Conntrack>,
     pub clock: Clock,
     pub events: Arc<Events>,
     pub changed: Arc<dyn Fn() + Send + Sync>,
@@ -151,6 +160,10 @@ impl Switch {
             overlay_base: BTreeMap::new(),
             underlay: p.underlay,
             macs: p.macs,
+            sessions: p.sessions,
+            sweep_part: 0,
+            acl_rules: BTreeMap::new(),
+            acl_base: filter::AclBase::default(),
             clock: p.clock,
             settings: Settings::default(),
             queue_moves: 0,

@@ -136,11 +136,12 @@ impl Switch {
         self.flaps
             .0
             .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
+        self.tick_filters();
         self.sample_workers();
         self.rebalance_automatically();
     }
 
-    fn port_name(&self, idx: PortIdx) -> String {
+    pub(super) fn port_name(&self, idx: PortIdx) -> String {
         self.snapshot.port(idx).map_or_else(|| "(gone)".into(), |p| p.name.to_string())
     }
 

@@ -118,6 +118,7 @@ impl Switch {
             queue_moves: self.queue_moves,
             vteps: self.vtep_reports(),
             networks: self.network_reports(),
+            sessions: Some(self.sessions_state()),
         }
     }
 
@@ -125,7 +126,11 @@ impl Switch {
         let device = p.device.as_ref();
         let stats = device.map_or_else(|_| DeviceStats::default(), |d| d.stats());
         let guest = device.ok().and_then(|d| d.guest());
+        let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
         v1::PortState {
+            leases: self.leases(name),
+            sessions,
+            unanswered_sessions,
             name: name.into(),
             bridge: if is_hidden(&p.bridge) { String::new() } else { p.bridge.clone() },
             network: self.topology.port(name).and_then(|(_, s)| s.network.clone()).unwrap_or_default(),

@@ -14,6 +14,7 @@ use dunlin_dataplane_api::v1;
 use dunlin_dpdk::DpdkError;
 use dunlin_engine::{
     PortIdx, SegmentId, Snapshot,
+    acl::Acl,
     mac_table::Key,
     topology::{PortSpec, Topology, TopologyError},
     tunnel::Role,
@@ -67,6 +68,7 @@ struct Plan {
     gone: Vec<String>,
     statics: BTreeMap<StaticSpec, String>,
     vteps: BTreeMap<String, VtepConf>,
+    acl_rules: BTreeMap<String, Vec<String>>,
     settings: Settings,
 }
 
@@ -146,6 +148,7 @@ impl Switch {
             topology.remove_port(name);
         }
         bridges.into_iter().for_each(|(name, spec)| topology.set_bridge(&name, spec));
+        let acl_rules = self.plan_acls(t, &mut topology)?;
         let vteps = self.plan_overlay(t, &mut topology)?;
         for (name, p) in &set {
             topology.set_port(name, p.spec.clone())?;
@@ -165,7 +168,42 @@ impl Switch {
         let settings = t.settings.as_ref().map(spec::settings).transpose()?.unwrap_or(self.settings);
         // The numbering of VLANs can fail too: find out now.
         topology.clone().snapshot()?;
-        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, vteps, settings })
+        Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, vteps, acl_rules, settings })
+    }
+
+    /// Compiles the lists that are set, and puts them into the topology; all rules there are then, as written.
+    fn plan_acls(
+        &self,
+        t: &v1::Transaction,
+        topology: &mut Topology,
+    ) -> Result<BTreeMap<String, Vec<String>>, Refused> {
+        let mut rules = self.acl_rules.clone();
+        let set: BTreeSet<&str> = t.set_acls.iter().map(|a| a.name.as_str()).collect();
+        let gone = |n: &String| t.delete_acls.contains(n) || (t.replace && !set.contains(n.as_str()));
+        for name in self.acl_rules.keys().filter(|n| gone(n)) {
+            topology.remove_acl(name);
+            rules.remove(name);
+        }
+        for a in &t.set_acls {
+            topology.set_acl(spec::acl(a, self.workers.len())?);
+            rules.insert(a.name.clone(), a.rules.clone());
+        }
+        if let Some(s) = &t.sessions {
+            let capacity = self.sessions.statistics().capacity as u32;
+            topology.set_sessions(spec::sessions(s, capacity)?);
+        }
+        Ok(rules)
+    }
+
+    /// After workers have passed on: what old versions of lists counted goes on in the new ones.
+    fn follow_acls(&mut self, before: &Topology, rules: BTreeMap<String, Vec<String>>) {
+        let now: BTreeMap<&str, *const Acl> =
+            self.topology.acls().map(|a| (&*a.name, std::sync::Arc::as_ptr(a))).collect();
+        let old = std::mem::replace(&mut self.acl_rules, rules);
+        for a in before.acls().filter(|a| now.get(&*a.name) != Some(&std::sync::Arc::as_ptr(a))) {
+            let texts = old.get(&*a.name).map_or(&[][..], Vec::as_slice);
+            self.acl_base.follow(a, texts, self.acl_rules.get(&*a.name).map(Vec::as_slice));
+        }
     }
 
     /// Puts networks and VTEPs into the topology; all VTEPs there are then.
@@ -361,7 +399,7 @@ impl Switch {
             }
         }
         let ups: Vec<String> = self.ports.iter().filter(|(_, p)| p.up).map(|(n, _)| n.clone()).collect();
-        self.topology = plan.topology;
+        let old_topology = std::mem::replace(&mut self.topology, plan.topology);
         for name in self.ports.keys() {
             self.topology.set_up(name, ups.contains(name));
         }
@@ -389,6 +427,12 @@ impl Switch {
         self.flush_departed(&before);
         drop(before);
         (self.statics, self.vteps) = (plan.statics, plan.vteps);
+        self.follow_acls(&old_topology, plan.acl_rules);
+        for p in &t.set_ports {
+            let now_s = self.clock.now().s;
+            let leases = p.security.iter().flat_map(spec::leases);
+            leases.for_each(|(address, left)| self.topology.remember(&p.name, address, now_s.saturating_add(left)));
+        }
         self.follow_entries();
         self.end_overlay_counts();
         self.install_bindings(&t.set_networks);
@@ -455,6 +499,9 @@ impl Switch {
         let ports: BTreeSet<PortIdx> = retired.ports.iter().copied().collect();
         let segments: BTreeSet<SegmentId> = retired.segments.iter().copied().collect();
         self.macs.purge(|e| ports.contains(&e.port) || segments.contains(&e.segment));
+        self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| {
+            ports.contains(&s.zone.port) || segments.contains(&s.zone.segment)
+        });
         self.topology.reclaim(retired);
     }
 

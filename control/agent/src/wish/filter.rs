@@ -1,0 +1,261 @@
+//! Access lists, sets, groups, port security and connections: from what the operator wrote to what the
+//! dataplane is told. Rules stay text: the dataplane reads them by the same code as they are checked with
+//! here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_control_api::v1::{Acl, AddressSet, Config, Port, Sessions};
+use dunlin_dataplane_api::{
+    rule::{self, Rule, Who},
+    v1 as dp,
+};
+
+use super::{Bad, bad, check_name, station_mac};
+
+/// Rules of one list, and of all.
+const MAX_RULES: usize = 10_000;
+const MAX_ALL_RULES: usize = 100_000;
+/// What the rules of one list become when sets and several ports are written out.
+const MAX_PARTS: usize = 65_536;
+/// Lists on one port, each way.
+const MAX_LISTS: usize = 16;
+const MAX_ADDRESSES: usize = 65_536;
+/// How deep sets name sets.
+const MAX_DEPTH: usize = 16;
+
+const CHECKS: [&str; 6] = ["mac", "ip", "arp", "nd", "dhcp-guard", "ra-guard"];
+const SNOOPING: &str = "dhcp-snooping";
+
+/// Lists and groups that may be named.
+pub(super) struct Filters {
+    pub acls: BTreeMap<String, dp::Acl>,
+    groups: BTreeMap<String, (Vec<String>, Vec<String>)>,
+}
+
+pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
+    let mut sets: BTreeMap<&str, &AddressSet> = BTreeMap::new();
+    for s in &config.set {
+        check_name("set", &s.name)?;
+        if sets.insert(&s.name, s).is_some() {
+            return bad(format!("set '{}'", s.name), "name", "is declared twice");
+        }
+    }
+    let mut flat = BTreeMap::new();
+    for s in &config.set {
+        let mut prefixes = BTreeSet::new();
+        flatten(s, &sets, &mut vec![&s.name], &mut prefixes)?;
+        flat.insert(s.name.as_str(), prefixes.into_iter().collect::<Vec<String>>());
+    }
+    let mut f = Filters { acls: BTreeMap::new(), groups: BTreeMap::new() };
+    let mut all = 0;
+    for a in &config.acl {
+        all += a.rules.len();
+        if all > MAX_ALL_RULES {
+            let why = format!(
+                "rule {} is one too many: a host has at most {MAX_ALL_RULES} in all",
+                a.rules.len() + MAX_ALL_RULES + 1 - all
+            );
+            return bad(format!("acl '{}'", a.name), "rules", why);
+        }
+        if f.acls.insert(a.name.clone(), acl(a, &flat)?).is_some() {
+            return bad(format!("acl '{}'", a.name), "name", "is declared twice");
+        }
+    }
+    for g in &config.group {
+        check_name("group", &g.name)?;
+        let object = format!("group '{}'", g.name);
+        f.check_lists(&object, &g.ingress_acls, &g.egress_acls)?;
+        if f.groups.insert(g.name.clone(), (g.ingress_acls.clone(), g.egress_acls.clone())).is_some() {
+            return bad(object, "name", "is declared twice");
+        }
+    }
+    Ok(f)
+}
+
+/// The prefixes of a set, those of the sets that it names among them.
+fn flatten<'a>(
+    s: &'a AddressSet,
+    sets: &BTreeMap<&str, &'a AddressSet>,
+    way: &mut Vec<&'a str>,
+    prefixes: &mut BTreeSet<String>,
+) -> Result<(), Bad> {
+    let object = format!("set '{}'", s.name);
+    for text in &s.addresses {
+        let Some(named) = text.strip_prefix('@') else {
+            match rule::prefix(text) {
+                Ok((address, len)) => drop(prefixes.insert(format!("{address}/{len}"))),
+                Err(e) => return bad(object, "addresses", e.to_string()),
+            }
+            if prefixes.len() > MAX_ADDRESSES {
+                return bad(object, "addresses", format!("more than {MAX_ADDRESSES}"));
+            }
+            continue;
+        };
+        let Some(inner) = sets.get(named) else {
+            return bad(object, "addresses", format!("there is no set '{named}'"));
+        };
+        if way.contains(&named) {
+            return bad(object, "addresses", format!("set '{named}' names itself: {} -> {named}", way.join(" -> ")));
+        }
+        if way.len() == MAX_DEPTH {
+            return bad(object, "addresses", format!("sets in sets, more than {MAX_DEPTH} deep: {}", way.join(" -> ")));
+        }
+        way.push(&inner.name);
+        flatten(inner, sets, way, prefixes)?;
+        way.pop();
+    }
+    Ok(())
+}
+
+fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>) -> Result<dp::Acl, Bad> {
+    check_name("acl", &a.name)?;
+    let object = format!("acl '{}'", a.name);
+    let default = match a.default.as_str() {
+        "" => "deny",
+        known @ ("allow" | "deny" | "reject") => known,
+        other => return bad(object, "default", format!("'{other}' is none of allow, deny, reject")),
+    };
+    if a.rules.len() > MAX_RULES {
+        return bad(object, "rules", format!("rule {} is one too many: a list has at most {MAX_RULES}", MAX_RULES + 1));
+    }
+    let mut used = BTreeSet::new();
+    let mut parts = 0;
+    for (i, text) in a.rules.iter().enumerate() {
+        let field = format!("rule {}", i + 1);
+        let r: Rule = match text.parse() {
+            Ok(r) => r,
+            Err(e) => return bad(object, &field, format!("{e} (in '{text}')")),
+        };
+        let mut n = r.from_ports.len().max(1) * r.to_ports.len().max(1);
+        for who in [&r.from, &r.to].into_iter().flatten() {
+            if let Who::Set(name) = who {
+                let Some(prefixes) = sets.get(name.as_str()) else {
+                    return bad(object, &field, format!("there is no set '{name}' (in '{text}')"));
+                };
+                used.insert(name.clone());
+                n = n.saturating_mul(prefixes.len());
+            }
+        }
+        parts += n;
+        if parts > MAX_PARTS {
+            let why = format!("with it the list has more than {MAX_PARTS} combinations of addresses and ports");
+            return bad(object, &field, why);
+        }
+    }
+    let sets = used.into_iter().map(|name| dp::AddressSet { prefixes: sets[name.as_str()].clone(), name }).collect();
+    Ok(dp::Acl { name: a.name.clone(), default: default.into(), rules: a.rules.clone(), sets })
+}
+
+impl Filters {
+    /// Whether lists that are named are there.
+    pub fn check_lists(&self, object: &str, ingress: &[String], egress: &[String]) -> Result<(), Bad> {
+        for (field, names) in [("ingress_acls", ingress), ("egress_acls", egress)] {
+            if let Some(unknown) = names.iter().find(|n| !self.acls.contains_key(*n)) {
+                return bad(object, field, format!("there is no acl '{unknown}'"));
+            }
+            if names.len() > MAX_LISTS {
+                return bad(object, field, format!("{} of them; there may be {MAX_LISTS}", names.len()));
+            }
+            if let Some((_, twice)) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
+                return bad(object, field, format!("acl '{twice}' stands there twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A port's lists, each way: its own, then its groups'; each once.
+    pub fn lists_of(&self, p: &Port) -> Result<(Vec<String>, Vec<String>), Bad> {
+        let object = format!("port '{}'", p.name);
+        let (mut ingress, mut egress) = (p.ingress_acls.clone(), p.egress_acls.clone());
+        self.check_lists(&object, &ingress, &egress)?;
+        for name in &p.groups {
+            let Some((i, e)) = self.groups.get(name) else {
+                return bad(object, "groups", format!("there is no group '{name}'"));
+            };
+            ingress.extend(i.iter().filter(|n| !p.ingress_acls.contains(n)).cloned());
+            egress.extend(e.iter().filter(|n| !p.egress_acls.contains(n)).cloned());
+        }
+        for list in [&mut ingress, &mut egress] {
+            let mut seen = BTreeSet::new();
+            list.retain(|n| seen.insert(n.clone()));
+        }
+        if ingress.len() > MAX_LISTS || egress.len() > MAX_LISTS {
+            return bad(object, "groups", format!("with theirs, the port has more than {MAX_LISTS} lists one way"));
+        }
+        Ok((ingress, egress))
+    }
+}
+
+/// As whom a port's station may speak.
+pub(super) fn security(p: &Port) -> Result<Option<dp::Security>, Bad> {
+    let object = format!("port '{}'", p.name);
+    let mut checks = BTreeSet::new();
+    for word in &p.security {
+        match word.as_str() {
+            "all" => checks.extend(CHECKS),
+            SNOOPING => {}
+            w => match CHECKS.iter().find(|c| **c == w) {
+                Some(check) => drop(checks.insert(*check)),
+                None => {
+                    return bad(object, "security", format!("'{w}' is none of all, {}, {SNOOPING}", CHECKS.join(", ")));
+                }
+            },
+        }
+    }
+    let snoop = p.security.iter().any(|w| w == SNOOPING);
+    let macs = p.macs.iter().map(|m| station_mac(&object, m)).collect::<Result<Vec<_>, _>>()?;
+    let mut ips = Vec::new();
+    for text in &p.ips {
+        match rule::prefix(text) {
+            Ok((address, len)) => ips.push(format!("{address}/{len}")),
+            Err(e) => return bad(object, "ips", e.to_string()),
+        }
+    }
+    if checks.is_empty() && !snoop {
+        if !macs.is_empty() || !ips.is_empty() {
+            let field = if macs.is_empty() { "ips" } else { "macs" };
+            return bad(object, field, "is looked at by nobody: name checks in security, as 'all'");
+        }
+        return Ok(None);
+    }
+    if checks.contains("mac") && macs.is_empty() {
+        return bad(object, "security", "'mac' lets nothing pass: name the station's addresses in macs");
+    }
+    for check in ["ip", "arp", "nd"] {
+        if checks.contains(check) && ips.is_empty() && !snoop {
+            let why = format!("'{check}' lets nothing pass: name the station's addresses in ips, or add '{SNOOPING}'");
+            return bad(object, "security", why);
+        }
+    }
+    let checks = checks.into_iter().map(Into::into).collect();
+    Ok(Some(dp::Security { checks, macs, ips, snoop, leases: Vec::new() }))
+}
+
+pub(super) fn sessions(s: &Sessions) -> Result<dp::Sessions, Bad> {
+    let seconds = |field: &str, v: Option<u32>, default| match v {
+        Some(n) if !(1..=1_000_000).contains(&n) => bad("sessions", field, format!("{n} is not in 1 to 1000000")),
+        v => Ok(v.unwrap_or(default)),
+    };
+    let most = |field: &str, v: Option<u32>| match v {
+        Some(0) => bad("sessions", field, "0 would let nothing begin; leave it out for no limit of its own"),
+        v => Ok(v.unwrap_or(0)),
+    };
+    Ok(dp::Sessions {
+        tcp_opening_s: seconds("tcp_opening_s", s.tcp_opening_s, 30)?,
+        tcp_open_s: seconds("tcp_open_s", s.tcp_open_s, 86_400)?,
+        tcp_closing_s: seconds("tcp_closing_s", s.tcp_closing_s, 120)?,
+        tcp_closed_s: seconds("tcp_closed_s", s.tcp_closed_s, 10)?,
+        udp_s: seconds("udp_s", s.udp_s, 30)?,
+        udp_answered_s: seconds("udp_answered_s", s.udp_answered_s, 120)?,
+        icmp_s: seconds("icmp_s", s.icmp_s, 30)?,
+        other_s: seconds("other_s", s.other_s, 120)?,
+        max: most("max", s.max)?,
+        port_max: most("port_max", s.port_max)?,
+        unanswered_max: most("unanswered_max", s.unanswered_max)?,
+        strict: match s.midstream.as_str() {
+            "" | "on" => false,
+            "off" => true,
+            other => return bad("sessions", "midstream", format!("'{other}' is neither 'on' nor 'off'")),
+        },
+    })
+}

@@ -1,0 +1,171 @@
+//! `dunlin trace`: what would happen to a frame, and why.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, bail};
+use dunlin_control_api::{dataplane::TraceRequest, v1::Port};
+use etherparse::{PacketBuilder, PacketBuilderStep};
+
+use crate::{
+    output,
+    session::{Session, told},
+};
+
+/// Of no station: flooded, unless an address is given.
+const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+
+#[derive(clap::Args)]
+pub struct Trace {
+    /// The port by which the frame is received
+    #[arg(long)]
+    port: String,
+    #[command(flatten)]
+    what: What,
+    /// Its sender, as ADDRESS or ADDRESS:PORT [default: the port's first address, port 40000]
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// Source of layer 2 [default: the port's first]
+    #[arg(long, value_name = "MAC")]
+    src_mac: Option<String>,
+    /// Destination of layer 2 [default: one that nobody has]
+    #[arg(long, value_name = "MAC")]
+    dst_mac: Option<String>,
+    /// With the tag of this VLAN
+    #[arg(long, value_name = "VID")]
+    vlan: Option<u16>,
+    /// TCP's flags, as syn,ack [default: syn]
+    #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
+    flags: Vec<String>,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// The whole frame in hexadecimal
+    #[arg(long, value_name = "HEX")]
+    frame: Option<String>,
+    /// TCP to ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    tcp: Option<SocketAddr>,
+    /// UDP to ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    udp: Option<SocketAddr>,
+    /// A ping to ADDRESS
+    #[arg(long, value_name = "ADDRESS")]
+    ping: Option<IpAddr>,
+    /// An ARP question for ADDRESS
+    #[arg(long, value_name = "ADDRESS")]
+    arp: Option<std::net::Ipv4Addr>,
+}
+
+fn mac(text: &str) -> anyhow::Result<[u8; 6]> {
+    let octet = |p: &str| u8::from_str_radix(p, 16).ok().filter(|_| p.len() == 2);
+    let octets: Option<Vec<u8>> = text.split([':', '-']).map(octet).collect();
+    octets.and_then(|o| o.try_into().ok()).with_context(|| format!("'{text}' is not six octets as 52:54:00:12:34:56"))
+}
+
+fn hex(text: &str) -> anyhow::Result<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b':').collect();
+    let octet =
+        |d: &[u8]| std::str::from_utf8(d).ok().and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| d.len() == 2);
+    let octets: Option<Vec<u8>> = digits.chunks(2).map(octet).collect();
+    octets.filter(|o| !o.is_empty()).context("--frame: is not hexadecimal, two digits an octet")
+}
+
+/// "ADDRESS", "ADDRESS:PORT", "[ADDRESS]:PORT".
+fn sender(text: &str) -> anyhow::Result<(IpAddr, u16)> {
+    let alone = text.parse::<IpAddr>().map(|a| (a, 40_000));
+    alone
+        .or_else(|_| text.parse::<SocketAddr>().map(|a| (a.ip(), a.port())))
+        .with_context(|| format!("--from: '{text}' is neither an address nor ADDRESS:PORT"))
+}
+
+impl Trace {
+    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+        let (config, _) = s.config().await?;
+        let port = config.port.iter().find(|p| p.name == self.port);
+        let frame = self.frame(port)?;
+        let request = TraceRequest { port: self.port.clone(), frame };
+        let steps = s.client.trace(request).await.map_err(|e| told(&e))?.into_inner().steps;
+        if s.json {
+            return output::json(&steps);
+        }
+        let widest = steps.iter().map(|x| x.stage.len()).max().unwrap_or(0);
+        steps.iter().for_each(|x| println!("{:widest$}  {}", x.stage, x.text));
+        Ok(())
+    }
+
+    /// The frame's octets.
+    fn frame(&self, port: Option<&Port>) -> anyhow::Result<Vec<u8>> {
+        if let Some(text) = &self.what.frame {
+            return hex(text);
+        }
+        let its_mac = port.and_then(|p| p.macs.first());
+        let src_mac = match self.src_mac.as_ref().or(its_mac) {
+            Some(text) => mac(text)?,
+            None => [0x02, 0, 0, 0, 0, 0x01],
+        };
+        let group = if self.what.arp.is_some() { [0xff; 6] } else { NOBODY };
+        let dst_mac = self.dst_mac.as_deref().map_or(Ok(group), mac)?;
+        let to = match (self.what.tcp.or(self.what.udp), self.what.ping, self.what.arp) {
+            (Some(a), ..) => a.ip(),
+            (_, Some(a), _) => a,
+            (_, _, Some(a)) => a.into(),
+            _ => bail!("say what the frame is: --frame, --tcp, --udp, --ping or --arp"),
+        };
+        let (from, from_port) = self.sender(port, to)?;
+        let b = PacketBuilder::ethernet2(src_mac, dst_mac);
+        let mut octets = Vec::new();
+        if let IpAddr::V4(target) = to
+            && self.what.arp.is_some()
+        {
+            let IpAddr::V4(asker) = from else { bail!("--from: '{from}' is not IPv4, and ARP is") };
+            octets.extend([&dst_mac[..], &src_mac].concat());
+            octets.extend(self.vlan.map_or_else(Vec::new, |v| [[0x81, 0], v.to_be_bytes()].concat()));
+            octets.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+            octets.extend([&src_mac[..], &asker.octets(), &[0; 6], &target.octets()].concat());
+            octets.resize(octets.len().max(60), 0);
+            return Ok(octets);
+        }
+        let ip: PacketBuilderStep<etherparse::IpHeaders> = match (from, to, self.vlan) {
+            (IpAddr::V4(a), IpAddr::V4(b4), None) => b.ipv4(a.octets(), b4.octets(), 64),
+            (IpAddr::V6(a), IpAddr::V6(b6), None) => b.ipv6(a.octets(), b6.octets(), 64),
+            (IpAddr::V4(a), IpAddr::V4(b4), Some(v)) => b.single_vlan(v.try_into()?).ipv4(a.octets(), b4.octets(), 64),
+            (IpAddr::V6(a), IpAddr::V6(b6), Some(v)) => b.single_vlan(v.try_into()?).ipv6(a.octets(), b6.octets(), 64),
+            _ => bail!("--from: '{from}' and '{to}' are not of one family"),
+        };
+        if let Some(to) = self.what.tcp {
+            let mut t = ip.tcp(from_port, to.port(), 1, 65_535);
+            let opens = vec!["syn".to_owned()];
+            for flag in if self.flags.is_empty() { &opens } else { &self.flags } {
+                t = match flag.as_str() {
+                    "syn" => t.syn(),
+                    "ack" => t.ack(1),
+                    "fin" => t.fin(),
+                    "rst" => t.rst(),
+                    "psh" => t.psh(),
+                    other => bail!("--flags: '{other}' is none of syn, ack, fin, rst, psh"),
+                };
+            }
+            t.write(&mut octets, &[])?;
+        } else if let Some(to) = self.what.udp {
+            ip.udp(from_port, to.port()).write(&mut octets, &[])?;
+        } else if to.is_ipv4() {
+            ip.icmpv4_echo_request(1, 1).write(&mut octets, &[])?;
+        } else {
+            ip.icmpv6_echo_request(1, 1).write(&mut octets, &[])?;
+        }
+        Ok(octets)
+    }
+
+    fn sender(&self, port: Option<&Port>, to: IpAddr) -> anyhow::Result<(IpAddr, u16)> {
+        if let Some(text) = &self.from {
+            return sender(text);
+        }
+        let host = |text: &String| text.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+        let its_own = port.and_then(|p| p.ips.iter().filter_map(host).find(|a| a.is_ipv4() == to.is_ipv4()));
+        let example: IpAddr =
+            if to.is_ipv4() { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into() };
+        Ok((its_own.unwrap_or(example), 40_000))
+    }
+}

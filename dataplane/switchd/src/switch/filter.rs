@@ -1,0 +1,250 @@
+//! Access lists, connections and port security: what they counted, what there is, what would be.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use dunlin_dataplane_api::v1;
+use dunlin_engine::{
+    PortIdx,
+    acl::Acl,
+    conntrack::{Session, Statistics},
+    counters::Counters,
+    frame::Logged,
+    headers::Headers,
+    pipeline::Context,
+    trace,
+};
+
+use super::Switch;
+
+/// The tables of connections are looked through for old ones in this many steps.
+const SWEEP_PARTS: usize = 16;
+/// Frames that are told of, taken from one worker in one tick.
+const LOGGED_A_TICK: usize = 1024;
+/// The largest frame that can be traced, in octets.
+const MAX_TRACED: usize = 9216 + 22;
+
+const PROTOCOLS: [(&str, u8); 5] = [("tcp", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58)];
+
+fn protocol_name(n: u8) -> String {
+    PROTOCOLS.iter().find(|p| p.1 == n).map_or_else(|| n.to_string(), |p| p.0.to_owned())
+}
+
+/// What the rules of lists counted before they were compiled anew, by list and rule as it is written.
+#[derive(Default)]
+pub(super) struct AclBase(BTreeMap<String, Vec<(u64, u64)>>);
+
+impl AclBase {
+    /// Frames and octets of each rule, since the list was made.
+    fn counts(&self, acl: &Acl) -> Vec<(u64, u64)> {
+        let base = self.0.get(&*acl.name);
+        let of = |i: usize| base.and_then(|b| b.get(i)).copied().unwrap_or_default();
+        acl.counts().into_iter().enumerate().map(|(i, (f, b))| (f + of(i).0, b + of(i).1)).collect()
+    }
+
+    /// What is counted goes on for rules that are in the list that follows; `None` if there is none.
+    pub fn follow(&mut self, before: &Acl, old: &[String], now: Option<&[String]>) {
+        let counts = self.counts(before);
+        self.0.remove(&*before.name);
+        let Some(now) = now else { return };
+        // The same text twice: in the order in which they stand.
+        let mut by_text: BTreeMap<&str, std::collections::VecDeque<(u64, u64)>> = BTreeMap::new();
+        old.iter().zip(&counts).for_each(|(text, c)| by_text.entry(text).or_default().push_back(*c));
+        let mut base: Vec<(u64, u64)> = now
+            .iter()
+            .map(|text| by_text.get_mut(text.as_str()).and_then(|q| q.pop_front()).unwrap_or_default())
+            .collect();
+        base.push(counts.last().copied().unwrap_or_default());
+        self.0.insert(before.name.to_string(), base);
+    }
+}
+
+/// A filter of connections, understood.
+struct Wanted {
+    port: Option<PortIdx>,
+    address: Option<IpAddr>,
+    protocol: Option<u8>,
+    state: String,
+    l4_port: Option<u16>,
+}
+
+impl Wanted {
+    fn is(&self, s: &Session) -> bool {
+        self.port.is_none_or(|p| s.zone.port == p)
+            && self.address.is_none_or(|a| s.from.0 == a || s.to.0 == a)
+            && self.protocol.is_none_or(|p| s.protocol == p)
+            && (self.state.is_empty() || s.state == self.state)
+            && self.l4_port.is_none_or(|p| s.from.1 == p || s.to.1 == p)
+    }
+}
+
+impl Switch {
+    /// All lists, or the one of a name.
+    pub fn list_acls(&self, f: &v1::AclFilter) -> Result<Vec<v1::AclState>, String> {
+        let meant = |a: &&std::sync::Arc<Acl>| f.name.is_empty() || *a.name == *f.name;
+        let count = |(frames, bytes)| v1::RuleCount { frames, bytes };
+        let report = |a: &std::sync::Arc<Acl>| v1::AclState {
+            name: a.name.to_string(),
+            counts: self.acl_base.counts(a).into_iter().map(count).collect(),
+            memory_bytes: a.memory() as u64,
+        };
+        let all: Vec<_> = self.topology.acls().filter(meant).map(report).collect();
+        if all.is_empty() && !f.name.is_empty() {
+            return Err(format!("acl '{}': there is none of that name", f.name));
+        }
+        Ok(all)
+    }
+
+    fn wanted(&self, f: &v1::SessionFilter) -> Result<Wanted, String> {
+        let port = match f.port.as_str() {
+            "" => None,
+            name => {
+                Some(self.topology.port(name).ok_or_else(|| format!("port '{name}': there is none of that name"))?.0)
+            }
+        };
+        let address = match f.address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| format!("address: '{text}' is none"))?),
+        };
+        let protocol = match f.protocol.as_str() {
+            "" => None,
+            text => {
+                let named = PROTOCOLS.iter().find(|p| p.0 == text).map(|p| p.1);
+                Some(named.or_else(|| text.parse().ok()).ok_or_else(|| format!("protocol: '{text}' is none"))?)
+            }
+        };
+        const STATES: [&str; 7] = ["opening", "open", "closing", "closed", "unanswered", "answered", "refused"];
+        if !f.state.is_empty() && !STATES.contains(&f.state.as_str()) {
+            return Err(format!("state: '{}' is none of {}", f.state, STATES.join(", ")));
+        }
+        let l4_port = match f.l4_port {
+            Some(p) => Some(u16::try_from(p).map_err(|_| format!("port number: {p} is not in 0 to 65535"))?),
+            None => None,
+        };
+        Ok(Wanted { port, address, protocol, state: f.state.clone(), l4_port })
+    }
+
+    /// Connections, as many as are asked for.
+    pub fn list_sessions(&self, f: &v1::SessionFilter) -> Result<Vec<v1::SessionEntry>, String> {
+        let wanted = self.wanted(f)?;
+        let most = if f.limit == 0 { usize::MAX } else { f.limit as usize };
+        let mut all = Vec::new();
+        self.sessions.sessions(self.topology.sessions(), self.clock.now().s, |s| {
+            if all.len() < most && wanted.is(&s) {
+                all.push(self.session_entry(&s));
+            }
+        });
+        Ok(all)
+    }
+
+    fn session_entry(&self, s: &Session) -> v1::SessionEntry {
+        let label = self.snapshot.segment(s.zone.segment).map(|x| x.label());
+        v1::SessionEntry {
+            port: self.port_name(s.zone.port),
+            bridge: label.as_ref().map(|l| l.0.to_string()).unwrap_or_default(),
+            vlan: label.map_or(0, |l| u32::from(l.1)),
+            protocol: protocol_name(s.protocol),
+            from: s.from.0.to_string(),
+            from_port: s.from.1.into(),
+            to: s.to.0.to_string(),
+            to_port: s.to.1.into(),
+            outbound: s.from_port,
+            state: s.state.into(),
+            age_s: s.age_s,
+            idle_s: s.idle_s,
+            expires_s: s.expires_s,
+        }
+    }
+
+    /// Forgets connections; how many.
+    pub fn flush_sessions(&self, f: &v1::SessionFilter) -> Result<u64, String> {
+        let wanted = self.wanted(f)?;
+        Ok(self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| wanted.is(s)))
+    }
+
+    /// What would happen to a frame.
+    pub fn trace(&self, r: &v1::TraceRequest) -> Result<Vec<v1::TraceStep>, String> {
+        let Some((port, _)) = self.topology.port(&r.port) else {
+            return Err(format!("port '{}': there is none of that name", r.port));
+        };
+        if r.frame.len() > MAX_TRACED {
+            return Err(format!("frame: {} octets; at most {MAX_TRACED} can be traced", r.frame.len()));
+        }
+        let counters = Counters::default();
+        let cx = Context {
+            snapshot: &self.snapshot,
+            macs: &self.macs,
+            counters: &counters,
+            sessions: &self.sessions,
+            worker: self.workers.len(),
+            now: self.clock.now(),
+            trace: None,
+        };
+        let steps = trace::run(cx, &counters, port, &r.frame);
+        Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
+    }
+
+    /// Connections by numbers.
+    pub(super) fn sessions_state(&self) -> v1::SessionsState {
+        let Statistics { sessions, capacity, begun, expired, displaced, refused, octets } = self.sessions.statistics();
+        let (octets_v4, octets_v6) = octets;
+        v1::SessionsState { sessions, capacity, begun, expired, displaced, refused, octets_v4, octets_v6 }
+    }
+
+    /// What DHCP gave a port's station.
+    pub(super) fn leases(&self, port: &str) -> Vec<v1::Lease> {
+        let now_s = self.clock.now().s;
+        let lease = |(address, until): (IpAddr, u32)| v1::Lease { address: address.to_string(), left_s: until - now_s };
+        self.topology.snooped(port, now_s).into_iter().map(lease).collect()
+    }
+
+    /// One tick: forgets a part of the connections that are too old, and tells of what rules log.
+    pub(super) fn tick_filters(&mut self) {
+        self.sweep_part = (self.sweep_part + 1) % SWEEP_PARTS;
+        self.sessions.expire((self.sweep_part, SWEEP_PARTS), self.topology.sessions(), self.clock.now().s);
+        for w in 0..self.workers.len() {
+            for _ in 0..LOGGED_A_TICK {
+                let Some(l) = self.workers[w].shared.next_logged() else { break };
+                self.events.send(v1::event::What::AclLog(self.log_entry(&l)));
+            }
+        }
+    }
+
+    fn log_entry(&self, l: &Logged) -> v1::AclLog {
+        let is_rule = (l.rule as usize) < l.acl.number_of_rules();
+        let direction = if l.ingress { "ingress" } else { "egress" };
+        let entry = v1::AclLog {
+            acl: l.acl.name.to_string(),
+            rule: if is_rule { l.rule + 1 } else { 0 },
+            action: format!("{:?}", l.action).to_lowercase(),
+            port: self.port_name(l.port),
+            direction: direction.into(),
+            frame: describe(&l.headers),
+        };
+        tracing::info!(
+            "acl '{}' rule {}: {} at port '{}', {direction}: {}",
+            entry.acl,
+            entry.rule,
+            entry.action,
+            entry.port,
+            entry.frame
+        );
+        entry
+    }
+}
+
+/// A frame in words, as "tcp 10.0.0.1:4000 -> 10.0.0.2:80".
+fn describe(h: &Headers) -> String {
+    let (src, dst) = h.macs();
+    let Some((from, to)) = h.addresses() else { return format!("{src} -> {dst} ethertype {:#06x}", h.ethertype()) };
+    let protocol = protocol_name(h.protocol());
+    match h.ports() {
+        Some((kind, code)) if protocol.starts_with("icmp") => {
+            format!("{protocol} {from} -> {to} type {kind} code {code}")
+        }
+        Some((a, b)) => {
+            let end = |ip: IpAddr, port| std::net::SocketAddr::new(ip, port).to_string();
+            format!("{protocol} {} -> {}", end(from, a), end(to, b))
+        }
+        None => format!("{protocol} {from} -> {to}"),
+    }
+}
