@@ -175,10 +175,16 @@ impl Context<'_> {
     #[inline]
     pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
         self.counters.port(port).drops[reason as usize].add(n);
-        self.tell("drop", || {
-            let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
-            format!("at port '{name}': {}: {}", reason.name(), reason.describe())
-        });
+        if self.trace.is_some() {
+            self.tell_drop(port, reason);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tell_drop(&self, port: PortIdx, reason: DropReason) {
+        let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
+        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe()));
     }
 
     /// Says something of a frame that is traced.
@@ -207,6 +213,7 @@ impl Pipeline {
     /// afterwards: every frame has been handed to `out` or dropped and counted.
     #[inline]
     pub fn run<F: Frame>(&mut self, cx: Context<'_>, ingress: PortIdx, burst: &mut Burst<F>, out: &mut impl Output<F>) {
+        let cx = &cx;
         let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
         if let Some(port) = cx.snapshot.port(ingress)
             && !port.vteps.is_empty()
@@ -231,6 +238,7 @@ impl Pipeline {
         burst: &mut Burst<F>,
         out: &mut impl Output<F>,
     ) {
+        let cx = &cx;
         // Nothing is to be learned from what the switch makes: only who is known there may seem to send.
         burst.retain(|f| {
             let source = f.head().first_chunk::<12>().map(|h| [h[6], h[7], h[8], h[9], h[10], h[11]]);
@@ -250,6 +258,7 @@ impl Pipeline {
         frame: F,
         out: &mut impl Output<F>,
     ) {
+        let cx = &cx;
         // Both may have gone meanwhile, and their numbers be others'.
         let its = |s: &Segment| s.remotes.contains(&remote) || s.flood.contains(&remote);
         let to = cx.snapshot.segment(inside.1).filter(|s| its(s)).and_then(|_| cx.snapshot.port(remote));
@@ -272,6 +281,7 @@ impl Pipeline {
         ingress: PortIdx,
         burst: &Burst<F>,
     ) -> [Option<PortIdx>; BURST] {
+        let cx = &cx;
         let mut to = [None; BURST];
         if let Some(port) = cx.snapshot.port(ingress) {
             let all = stage::parse::run(cx, port, &port.untagged, burst, &mut self.meta);
@@ -292,7 +302,7 @@ struct Pending<'a, F: Frame> {
 
 impl<F: Frame> Pending<'_, F> {
     #[inline(never)]
-    fn flush(&mut self, cx: Context<'_>, out: &mut impl Output<F>) {
+    fn flush(&mut self, cx: &Context<'_>, out: &mut impl Output<F>) {
         // What a VTEP sends into tunnels has one way to go.
         if let Some(vtep) = cx.snapshot.port(self.entry.port)
             && matches!(vtep.role, Role::Vtep(_))
@@ -308,7 +318,7 @@ impl<F: Frame> Again<F> for Pending<'_, F> {
     const LAST: bool = false;
 
     #[inline(always)]
-    fn push(&mut self, cx: Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>) {
+    fn push(&mut self, cx: &Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>) {
         if self.entry != entry || self.burst.is_full() {
             if !self.burst.is_empty() {
                 self.flush(cx, out);
@@ -325,7 +335,7 @@ pub(crate) struct NoMore;
 impl<F: Frame> Again<F> for NoMore {
     const LAST: bool = true;
 
-    fn push(&mut self, cx: Context<'_>, entry: Entry, _: F, _: &mut impl Output<F>) {
+    fn push(&mut self, cx: &Context<'_>, entry: Entry, _: F, _: &mut impl Output<F>) {
         // Whoever pushes has asked; a frame that comes all the same is dropped, and counted.
         cx.counters.port(entry.port).rx_frames.add(1);
         cx.drop(entry.port, DropReason::NestedTunnel, 1);
@@ -336,7 +346,7 @@ impl<F: Frame> Again<F> for NoMore {
 /// says; what the port says, if nothing.
 #[inline(always)]
 fn pass<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     meta: &mut [Meta; BURST],
     ingress: PortIdx,
     untagged: Option<&(Class, SegmentId)>,
@@ -398,7 +408,7 @@ fn pass<F: Frame>(
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
 #[cold]
 fn shed<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     burst: &mut Burst<F>,
     meta: &mut [Meta; BURST],
@@ -426,7 +436,7 @@ fn shed<F: Frame>(
 /// Hands every frame on by its fate.
 #[inline]
 fn dispatch<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     burst: &mut Burst<F>,
     meta: &[Meta],

@@ -126,14 +126,14 @@ pub struct Port {
     /// Its name.
     pub name: Arc<str>,
     /// What may pass it; everything, if there is none.
-    pub filter: Option<Filter>,
+    pub filter: Option<Box<Filter>>,
 }
 
 impl Port {
     /// What is asked of a frame that leaves by it: nothing of what the host's own tunnels send.
     #[inline(always)]
     pub(crate) fn filter_for(&self, from: &Port) -> Option<&Filter> {
-        self.filter.as_ref().filter(|_| !matches!(from.role, Role::Vtep(_)))
+        self.filter.as_deref().filter(|_| !matches!(from.role, Role::Vtep(_)))
     }
 
     /// Whether it carries a VLAN that is this segment.

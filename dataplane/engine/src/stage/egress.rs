@@ -15,7 +15,7 @@ use crate::{
 /// Sends one frame to one port.
 #[inline(always)]
 pub(crate) fn unicast<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     to: PortIdx,
     frame: F,
@@ -30,8 +30,10 @@ pub(crate) fn unicast<F: Frame>(
     if to.segments.of(m.class.vid()) != m.dst.segment() {
         return tunnel::leave(cx, from, to, frame, m, out, again);
     }
-    let admitted =
-        check(from, to, &frame, m).and_then(|want| filter::egress(cx, from, to, &frame, m, out, again).map(|()| want));
+    let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
+        (Ok(want), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out, again).map(|()| want),
+        (admitted, _) => admitted,
+    };
     match admitted {
         Ok(want) => match retag(frame, m.class.tag(), want) {
             Some(frame) => out.transmit(to.idx, frame),
@@ -45,7 +47,7 @@ pub(crate) fn unicast<F: Frame>(
 /// looked at frame by frame; otherwise `false`, and nothing was done.
 #[inline(always)]
 pub(crate) fn burst<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     to: PortIdx,
     burst: &mut Burst<F>,

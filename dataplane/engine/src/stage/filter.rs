@@ -71,7 +71,7 @@ impl Outcome {
 /// The frames that go no further, of a burst that came in by `port`.
 #[inline(never)]
 pub(crate) fn ingress<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     filter: &Filter,
     burst: &[F],
@@ -97,7 +97,7 @@ pub(crate) fn ingress<F: Frame>(
 /// looked at frame by frame: who sent it would have to be told through a tunnel.
 #[inline(never)]
 pub(crate) fn egress_burst<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     (to, filter): (&Port, &Filter),
     burst: &mut crate::Burst<F>,
@@ -125,22 +125,9 @@ pub(crate) fn egress_burst<F: Frame>(
 }
 
 /// Whether one frame may leave by `to`.
-#[inline(always)]
-pub(crate) fn egress<F: Frame>(
-    cx: Context<'_>,
-    from: &Port,
-    to: &Port,
-    frame: &F,
-    m: &Meta,
-    out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
-) -> Result<(), DropReason> {
-    to.filter_for(from).map_or(Ok(()), |filter| egress_one(cx, from, (to, filter), frame, m, out, again))
-}
-
 #[inline(never)]
-fn egress_one<F: Frame>(
-    cx: Context<'_>,
+pub(crate) fn egress<F: Frame>(
+    cx: &Context<'_>,
     from: &Port,
     (to, filter): (&Port, &Filter),
     frame: &F,
@@ -171,7 +158,7 @@ fn answer<F: Frame>(frame: &F, m: &Meta, out: &mut impl Output<F>) -> Option<F> 
 
 #[inline(always)]
 fn run<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
     burst: &[F],
     meta: &[Meta],
@@ -233,7 +220,7 @@ fn run<F: Frame>(
 /// Asks one list about all frames that were not refused before.
 #[inline(always)]
 fn decide<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (acl, way, port): (&Arc<Acl>, Way, &Port),
     burst: &[F],
     headers: &[Headers],
@@ -272,7 +259,7 @@ fn decide<F: Frame>(
 
 /// Counts a frame for a rule; which of the rule's it was.
 #[inline(always)]
-fn count<F: Frame>(cx: Context<'_>, acl: &Acl, decision: &Decision, frame: &F) -> u64 {
+fn count<F: Frame>(cx: &Context<'_>, acl: &Acl, decision: &Decision, frame: &F) -> u64 {
     let c = acl.count(cx.worker, decision.number);
     c.frames.add(1);
     c.bytes.add(u64::from(frame.len()));
@@ -282,7 +269,7 @@ fn count<F: Frame>(cx: Context<'_>, acl: &Acl, decision: &Decision, frame: &F) -
 /// Tells of a rule's decision whoever wants to know.
 #[cold]
 fn tell<F>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (acl, way, port): (&Arc<Acl>, Way, &Port),
     decision: &Decision,
     n: u64,
@@ -306,7 +293,7 @@ fn tell<F>(
 /// Finds the connection of each frame, and puts into its headers what that says of its state.
 #[inline(always)]
 fn track<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
     burst: &[F],
     meta: &[Meta],
@@ -360,7 +347,7 @@ fn begins(f: Found, h: &Headers, way: Way) -> bool {
 /// The rules changed since the connection was let pass: would they let it begin now?
 #[cold]
 fn judge_again(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
     f: &mut Found,
     h: &Headers,
@@ -392,7 +379,7 @@ fn judge_again(
 /// Begins connections, and takes those on whose frames passed.
 #[inline(always)]
 fn go_on<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
     burst: &[F],
     meta: &[Meta],

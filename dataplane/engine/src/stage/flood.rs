@@ -19,7 +19,7 @@ use crate::{
 
 #[inline(never)]
 pub(crate) fn run<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     frame: F,
     m: &Meta,
@@ -46,8 +46,10 @@ pub(crate) fn run<F: Frame>(
             continue;
         }
         outcomes += 1;
-        let admitted = check(from, to, &frame, m)
-            .and_then(|tag| filter::egress(cx, from, to, &frame, m, out, again).map(|()| tag));
+        let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
+            (Ok(tag), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out, again).map(|()| tag),
+            (admitted, _) => admitted,
+        };
         match admitted {
             // The last port gets the buffer itself, so everyone waits for a successor.
             Ok(tag) => {
@@ -74,7 +76,7 @@ pub(crate) fn run<F: Frame>(
 /// without the tag. How many frames that is: none from tunnel to tunnel.
 #[inline(never)]
 fn into_tunnel<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (from, to): (&Port, &Port),
     frame: &F,
     m: &Meta,
@@ -96,7 +98,7 @@ fn into_tunnel<F: Frame>(
 /// Sends a share of the frame, or of its rewritten copy, to one port.
 #[inline(always)]
 fn send<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     to: &Port,
     want: Tag,
     frame: &F,

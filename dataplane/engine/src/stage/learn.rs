@@ -15,7 +15,7 @@ use crate::{
 
 /// The frames that go no further.
 #[inline(always)]
-pub(crate) fn run<F>(cx: Context<'_>, port: &Port, meta: &mut [Meta], out: &mut impl Output<F>) -> Refused {
+pub(crate) fn run<F>(cx: &Context<'_>, port: &Port, meta: &mut [Meta], out: &mut impl Output<F>) -> Refused {
     let macs = cx.macs.view();
     let known = macs.known_at(port.idx, cx.now.s);
     let mut refused = Refused::NONE;
@@ -31,7 +31,7 @@ pub(crate) fn run<F>(cx: Context<'_>, port: &Port, meta: &mut [Meta], out: &mut 
 }
 
 #[inline(never)]
-fn learn<F>(cx: Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<(), DropReason> {
+fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<(), DropReason> {
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);
     }

@@ -9,7 +9,7 @@ use crate::{
 
 /// Decides every frame's fate. Whether it is the same for all.
 #[inline(always)]
-pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
+pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
     let (mut any_bits, mut common_bits) = (0, u32::MAX);
     let (macs, back) = (cx.macs.view(), Fate::unicast(port.idx));
     for m in meta {
@@ -28,7 +28,7 @@ pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
 
 /// For what is not where a worker's view of the table has it.
 #[inline(never)]
-fn look_again(cx: Context<'_>, m: &Meta) -> Fate {
+fn look_again(cx: &Context<'_>, m: &Meta) -> Fate {
     if m.dst.is_multicast() {
         return if m.dst.mac().is_reserved() { Fate::drop(DropReason::ReservedMulticast) } else { Fate::FLOOD };
     }

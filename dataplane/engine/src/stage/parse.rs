@@ -31,7 +31,7 @@ pub(crate) struct Parsed {
 /// the next two stages find them in the cache.
 #[inline(always)]
 pub(crate) fn run<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     untagged: &(Class, SegmentId),
     burst: &[F],

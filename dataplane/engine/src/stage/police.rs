@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub(crate) fn run(cx: Context<'_>, port: &Port, meta: &mut [Meta]) {
+pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
     let s = &*port.storm;
     // A traced frame takes nothing from others' share.
     if cx.trace.is_some() || s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {

@@ -14,7 +14,7 @@ use crate::{
 /// answer as made here.
 #[inline(never)]
 pub(crate) fn run<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     frame: &F,
     m: &Meta,

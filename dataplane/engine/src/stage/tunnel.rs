@@ -39,7 +39,7 @@ pub(crate) trait Again<F: Frame> {
     /// Nobody does: this is the second pass.
     const LAST: bool;
 
-    fn push(&mut self, cx: Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>);
+    fn push(&mut self, cx: &Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>);
 }
 
 /// Whether what is flooded from one port is meant for the other: not from tunnel to tunnel.
@@ -51,7 +51,7 @@ pub(crate) fn floods_to(from: &Port, to: &Port) -> bool {
 /// Sends one frame by a port that has no device.
 #[inline(never)]
 pub(crate) fn leave<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     from: &Port,
     to: &Port,
     frame: F,
@@ -82,7 +82,7 @@ struct Way<'a> {
 
 impl<'a> Way<'a> {
     #[inline(always)]
-    fn find(cx: Context<'a>, remote: &'a Remote, m: &Meta) -> Result<Self, DropReason> {
+    fn find(cx: &Context<'a>, remote: &'a Remote, m: &Meta) -> Result<Self, DropReason> {
         let segment = cx.snapshot.segment(m.dst.segment()).ok_or(DropReason::EgressVlan)?;
         let vni = segment.vni.ok_or(DropReason::EgressVlan)?;
         let vtep = cx.snapshot.port(remote.vtep).ok_or(DropReason::LinkDown)?;
@@ -114,7 +114,7 @@ impl<'a> Way<'a> {
 /// so the second pass is short.
 #[inline(never)]
 pub(crate) fn burst<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (from, to): (&Port, PortIdx),
     burst: &mut Burst<F>,
     first: &Meta,
@@ -154,7 +154,7 @@ pub(crate) fn burst<F: Frame>(
 /// whoever of the underlay may have been heard where.
 #[inline(always)]
 pub(crate) fn send_outer<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     vtep: &Port,
     mut outer: Burst<F>,
     all: Parsed,
@@ -180,7 +180,7 @@ pub(crate) fn send_outer<F: Frame>(
 
 /// The same for frames of which nothing is known as a whole.
 #[inline(never)]
-pub(crate) fn send_each<F: Frame>(cx: Context<'_>, vtep: &Port, outer: &mut Burst<F>, out: &mut impl Output<F>) {
+pub(crate) fn send_each<F: Frame>(cx: &Context<'_>, vtep: &Port, outer: &mut Burst<F>, out: &mut impl Output<F>) {
     let octets = outer.iter().map(|f| u64::from(f.len())).sum();
     let largest = outer.iter().map(Frame::len).max().unwrap_or(0);
     let plain = outer.iter().all(Frame::is_plain);
@@ -190,7 +190,7 @@ pub(crate) fn send_each<F: Frame>(cx: Context<'_>, vtep: &Port, outer: &mut Burs
 
 #[inline(always)]
 fn encapsulate<F: Frame, A: Again<F>>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (from, to): (&Port, &Port),
     remote: &Remote,
     frame: F,
@@ -270,7 +270,7 @@ impl Last {
 
     /// Finds as what the frames of a remote's VNI enter.
     #[inline(always)]
-    fn find(&mut self, cx: Context<'_>, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
+    fn find(&mut self, cx: &Context<'_>, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
         // No network has VNI 0, so what stands there at first is nobody's.
         if (self.from, self.kind, self.vni) != (from, kind, vni) || vni == 0 {
             let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
@@ -288,7 +288,7 @@ impl Last {
 /// it enters is in `last` then.
 #[inline(always)]
 fn open(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     vtep: &Vtep,
     (head, l3, len): (&[u8], usize, u32),
     last: &mut Last,
@@ -307,7 +307,7 @@ fn open(
 
 #[inline(never)]
 fn open_any(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     vtep: &Vtep,
     (head, l3, len): (&[u8], usize, u32),
     last: &mut Last,
@@ -364,7 +364,7 @@ fn untag<F: Frame>(frame: &mut F, last: &Last) -> Entry {
 /// where it goes is known. Everything else stays, what is wrong among it.
 #[inline(never)]
 pub(crate) fn bypass<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     burst: &mut Burst<F>,
     out: &mut impl Output<F>,
@@ -403,7 +403,7 @@ pub(crate) fn bypass<F: Frame>(
 /// What is in a good tunnel's frame for a VTEP.
 #[inline(always)]
 fn mine<F: Frame>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     port: &Port,
     (at, vtep): (&Port, &Vtep),
     frame: &F,
@@ -430,7 +430,7 @@ fn mine<F: Frame>(
 
 #[inline(always)]
 fn decapsulate<F: Frame, A: Again<F>>(
-    cx: Context<'_>,
+    cx: &Context<'_>,
     (from, to): (&Port, &Port),
     vtep: &Vtep,
     mut frame: F,
@@ -482,7 +482,7 @@ fn is_heard(head: &[u8], l3: usize, vtep: &Vtep) -> bool {
 
 /// Counts a frame that the VTEP took.
 #[inline(always)]
-fn arrived(cx: Context<'_>, vtep: &Port, octets: u64) {
+fn arrived(cx: &Context<'_>, vtep: &Port, octets: u64) {
     let c = cx.counters.port(vtep.idx);
     c.tx_frames.add(1);
     c.tx_bytes.add(octets);

@@ -111,7 +111,7 @@ impl Topology {
         name: &str,
         p: &PortState,
         segments: &[Segment],
-    ) -> Result<Option<Filter>, TopologyError> {
+    ) -> Result<Option<Box<Filter>>, TopologyError> {
         let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
         let security = p.spec.security.as_ref().map(|s| {
             let snooped = s.snoop.then(|| p.snooped.clone());
@@ -120,6 +120,6 @@ impl Topology {
         let carried = p.spec.vlan.carried();
         let its_own = |s: &&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
         let networks = segments.iter().filter(|s| s.lists.is_some()).filter(its_own);
-        Ok(Filter::new(security, lists, networks.filter_map(|s| s.lists.as_deref())))
+        Ok(Filter::new(security, lists, networks.filter_map(|s| s.lists.as_deref())).map(Box::new))
     }
 }
