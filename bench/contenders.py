@@ -128,7 +128,7 @@ class Dunlin:
         self.needs = [str(binaries / b) for b in ("dunlin-dataplane", "dunlin-control", "dunlin")]
         self.options = []  # of the dataplane, in place of the usual ones
 
-    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda case: 0)
+    memory_mb, settle_s = staticmethod(with_files_mb), staticmethod(lambda case: case.settle)
 
     def start(self, run, case):
         dataplane, control, self.cli = self.needs
@@ -136,6 +136,9 @@ class Dunlin:
         huge = [] if run.hugepages else ["--no-huge"]
         cores = ",".join(map(str, run.workers))
         options = self.options or ["--mac-table-size", 1_000_000]
+        if case.sessions:
+            # Half of them are unanswered for a moment: an eighth of the table may be.
+            options = [*options, "--session-table-size", max(65_536, case.sessions)]
         run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api, *options,
                    ready=api.exists)
         run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
@@ -145,8 +148,12 @@ class Dunlin:
         def words(p):
             return p.kind[0].format(device=p.device) if p.kind else kind.format(p.queues, p.device)
 
-        ports = [f'[[port]]\nname = "p{i}"\n{words(p)}\n{p.dunlin}\n'
+        filtered = type(self) is Dunlin
+        ports = [f'[[port]]\nname = "p{i}"\n{words(p)}\n{p.dunlin}\n{p.filter if filtered else ""}\n'
                  for i, p in enumerate(case.ports)]
+        if filtered and case.filter:
+            sessions = f"[sessions]\nunanswered_max = {max(65_536, case.sessions)}\n"
+            ports.append(case.filter + (sessions if case.sessions else ""))
         if case.tunnel:
             ports = [ports[0] + ('network = "blue"\n' if type(self) is Dunlin else ""), ports[1] + "mtu = 1600\n",
                      self.TUNNEL.replace("MORE", "".join(f', "10.0.0.{n}"' for n in range(3, 2 + case.remotes)))]
@@ -239,7 +246,7 @@ class Testpmd:
 
 
 class OpenVSwitch:
-    needs = ["ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl", "unshare", OVS_SWITCHD, OVS_SCHEMA]
+    needs = ["ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "unshare", OVS_SWITCHD, OVS_SCHEMA]
 
     def memory_mb(self, case):
         # Its pool has 262,144 buffers at most, whatever the memory.
@@ -247,7 +254,7 @@ class OpenVSwitch:
 
     def settle_s(self, case):
         # It sets up a flow for every pair of addresses, one by one.
-        return case.frames / 20_000
+        return case.frames / 20_000 + case.settle
 
     def start(self, run, case):
         if not run.hugepages:
@@ -274,6 +281,11 @@ class OpenVSwitch:
         # No flow but the default one, NORMAL: learning and forwarding.
         self.vsctl(run, "--timeout=60", "add-br", "bench", "--", "set", "bridge", "bench", "datapath_type=netdev",
                    "other_config:mac-table-size=1000000", *ports)
+        if case.flows:
+            (run.dir / "flows").write_text("\n".join(case.flows) + "\n")
+            ofctl = ["ovs-ofctl", "-O", "OpenFlow14", "--bundle"]
+            run.call(*ofctl, "del-flows", "bench")
+            run.call(*ofctl, "add-flows", "bench", run.dir / "flows")
         for name in names:
             if (error := self.vsctl(run, "get", "interface", name, "error").strip()) != "[]":
                 raise Failed(error)

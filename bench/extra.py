@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import filters
 from contenders import Failed, Run
 from machine import tsc_hz
 from scenarios import Case, Port, endless, frame, mac, shuffled, write
@@ -155,6 +156,31 @@ def churn(bench):
         subprocess.run(f"ip netns del {ns}; ip link del dunlinb0", shell=True, stderr=subprocess.DEVNULL)
 
 
+def new_connections(bench):
+    """What a frame costs that begins a connection: a million of them, each once."""
+    n = 100_000 if bench.args.quick else 1_000_000
+    file = write(bench.dir / "new.pcap", filters.connections(mac, 0, n))
+    silent = "net_null1,no-rx=1"
+    case = Case(n, [Port("net_null0,no-rx=1"), Port(silent)], 0, filter=filters.acl("bench", filters.STATEFUL),
+                sessions=2 * n)
+    costs = []
+    for _ in range(bench.args.rounds):
+        with dunlin(bench, case) as (run, cli):
+            before = state(cli)["workers"][0]
+            cli("port", "add", "new", "--kind", "nic", "--device", f"net_pcap7,rx_pcap={file}", "--queues", "1",
+                "--ingress-acls", "bench")
+            run.wait(run.processes[0], lambda: state(cli)["workers"][0]["frames"] - before["frames"] >= n)
+            after, sessions = state(cli)["workers"][0], state(cli)["sessions"]
+            if sessions["begun"] != n:
+                raise Failed(f"{sessions['begun']:,} connections begun of {n:,}")
+            costs.append((after["busy_cycles"] - before["busy_cycles"]) / n)
+    cost = sorted(costs)[len(costs) // 2]
+    yield f"a frame that begins a connection, flooded, of {n:,} ({min(costs):.0f} to {max(costs):.0f})", cost, "cycles"
+    yield "new connections a second on one worker (bar 1,000,000)", tsc_hz() / cost, "/s"
+    yield "octets of a connection, IPv4", sessions["octets_v4"], ""
+    yield "octets of a connection, IPv6", sessions["octets_v6"], ""
+
+
 def latency(bench):
     """Round trips guest to guest and back, at shares of the highest rate without loss."""
     contenders = [("dunlin, idle poll", "dunlin", "poll"), ("dunlin, idle adaptive", "dunlin", "adaptive"),
@@ -239,7 +265,7 @@ def tcp_through(bench, contender, kind, name):
             subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)
 
 
-ALL = {"latency": ("Latency, round trip", latency), "churn": ("Learning while forwarding", churn),
+ALL = {"new-connections": ("Connections that begin", new_connections), "latency": ("Latency, round trip", latency), "churn": ("Learning while forwarding", churn),
        "control": ("Control and memory", control), "learning": ("Learning", learning), "tcp": ("TCP", tcp)}
 NEEDS = {"tcp": ["iperf3", "ip", "ethtool"], "churn": ["ip"]}
 

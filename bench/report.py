@@ -68,8 +68,9 @@ def show(scenario, table):
     for (one, other), most in scenario.dearer.items():
         for x, row in table.items():
             if (more := difference(row, one, other)) is not None:
-                print(f"\n{one} at {x:,} {scenario.x}: {more:.1f} cycles more than {other} (bar {most}"
-                      f"{'' if more <= most else ', missed'})")
+                bar = most.get(x, math.inf) if isinstance(most, dict) else most
+                print(f"\n{one} at {x:,} {scenario.x}: {more:.1f} cycles more than {other} (bar {bar}"
+                      f"{'' if more <= bar else ', missed'})")
     ours = [(x, row["dunlin"]) for x, row in table.items() if "dunlin" in row]
     if len(ours) > 1:
         (few, a), (many, b) = min(ours, key=lambda o: o[0]), max(ours, key=lambda o: o[0])

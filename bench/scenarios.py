@@ -7,6 +7,8 @@ import random
 import struct
 from dataclasses import dataclass, field
 
+import filters
+
 SIZES = {"60": [60], "512": [512], "1514": [1514], "imix": [60] * 7 + [576] * 4 + [1514]}
 
 
@@ -16,6 +18,7 @@ class Port:
     dunlin: str = ""      # lines of its [[port]]
     ovs: tuple = ()       # columns of its Port record
     queues: int = 1
+    filter: str = ""      # lines of its [[port]] that the plain contender does without
     kind: tuple = ()      # other than a DPDK device: the lines of its [[port]], the type of its Interface
 
 
@@ -31,6 +34,10 @@ class Case:
     size: int = 60
     idle: str = "poll"    # how Dunlin's workers idle
     remotes: int = 1      # other hosts' VTEPs
+    filter: str = ""      # of the configuration, what the plain contender does without
+    flows: tuple = ()     # the same as flows of Open vSwitch; its default one without
+    settle: float = 0     # seconds more before a measurement
+    sessions: int = 0     # connections that there must be room for
     tunnel: bool = False  # the first port is a guest's, the second the way to another host's VTEP
 
 
@@ -184,6 +191,28 @@ def guests(folder, args):
         yield Case(size, ports, 0, contenders=("dunlin", "ovs"), guests=sockets, size=size)
 
 
+# ---- access lists and connections ------------------------------------------------------------------
+
+def access_list(folder, args):
+    flows = 10_000 if args.quick else 100_000
+    files = [write(folder / f"{side}.pcap", filters.flows(mac, side, flows // 2)) for side in (0, 1)]
+    for n in (10, 1000) if args.quick else (10, 100, 1000, 10_000):
+        lines, openflow = filters.rules(n)
+        ports = [Port(endless(i, f), filter='ingress_acls = ["bench"]') for i, f in enumerate(files)]
+        yield Case(n, ports, flows, contenders=("plain", "dunlin", "ovs"), filter=filters.acl("bench", lines),
+                   flows=tuple(openflow))
+
+
+def tracking(folder, args):
+    """Connections that go on, both ways; the first port's are tracked."""
+    for n in (10_000,) if args.quick else (100_000, 1_000_000):
+        files = [write(folder / f"{side}.pcap", filters.connections(mac, side, n)) for side in (0, 1)]
+        lists = 'ingress_acls = ["bench"]\negress_acls = ["bench"]'
+        ports = [Port(endless(i, f), filter=lists if i == 0 else "") for i, f in enumerate(files)]
+        yield Case(n, ports, 2 * n, contenders=("plain", "dunlin", "ovs"), filter=filters.acl("bench", filters.STATEFUL),
+                   flows=tuple(filters.CONNTRACK), settle=n / 250_000, sessions=n)
+
+
 OVS_BAR, IO_BAR = {1: 2.0, 1000: 3.0, 10_000: 4.5, 100_000: 100}, {1: 1.8, 1000: 2.0, 10_000: 2.0, 100_000: 2.0}
 
 ALL = [
@@ -198,5 +227,9 @@ ALL = [
     Scenario("decapsulation", "VXLAN decapsulation", "flows", decapsulation,
              {("ovs", "dunlin"): {1: 2.5, 1000: 2.5}}, {("dunlin", "plain"): 30}),
     Scenario("replication", "Broadcasts into 64 tunnels: cycles per frame sent", "octets", replication),
+    Scenario("acl", "Access lists, 100,000 random flows, the last rule matches", "rules", access_list, {},
+             {("dunlin", "plain"): {10: 20, 100: 40, 1000: 70, 10_000: 110}}),
+    Scenario("sessions", "Connections that go on, tracked", "connections", tracking, {},
+             {("dunlin", "plain"): {100_000: 60, 1_000_000: 120}}),
     Scenario("guests", "Guest to guest over vhost-user", "octets", guests, {("ovs", "dunlin"): {60: 1.3}}),
 ]

@@ -30,10 +30,15 @@ pub struct Filter {
     pub security: Option<Arc<Security>>,
     /// Its own lists, and its groups'.
     pub lists: Lists,
+    /// Whether anything is asked of what comes in, and of what leaves.
+    pub(crate) looks_in: bool,
+    pub(crate) looks_out: bool,
     /// Whether a network that it carries has some too.
     pub(crate) by_segment: bool,
     /// Whether any of all these asks for the state of connections.
     pub(crate) tracks: bool,
+    /// Whether anybody wants to know addresses of layer 2.
+    pub(crate) asks_macs: bool,
     /// Whether any of them rejects.
     pub(crate) rejects: bool,
     /// Another number for other lists: under which a connection was let pass.
@@ -49,7 +54,12 @@ impl Filter {
     ) -> Option<Filter> {
         let mut all: Vec<Arc<Acl>> = lists.all().cloned().collect();
         let its_own = all.len();
-        segments.for_each(|l| all.extend(l.all().cloned()));
+        let (mut looks_in, mut looks_out) = (!lists.ingress.is_empty(), !lists.egress.is_empty());
+        segments.for_each(|l| {
+            all.extend(l.all().cloned());
+            looks_in |= !l.ingress.is_empty();
+            looks_out |= !l.egress.is_empty();
+        });
         let by_segment = all.len() > its_own;
         if security.is_none() && all.is_empty() {
             return None;
@@ -61,6 +71,9 @@ impl Filter {
             step(step(id, a.version), a.version >> 32)
         });
         let (tracks, rejects) = (all.iter().any(|a| a.stateful), all.iter().any(rejects));
-        Some(Filter { by_segment, tracks, rejects, id, security, lists })
+        looks_in |= tracks || security.is_some();
+        looks_out |= tracks || security.as_ref().is_some_and(|s| s.snooped.is_some());
+        let asks_macs = security.is_some() || all.iter().any(|a| a.asks_macs);
+        Some(Filter { looks_in, looks_out, asks_macs, by_segment, tracks, rejects, id, security, lists })
     }
 }

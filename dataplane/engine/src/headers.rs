@@ -81,37 +81,74 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Reads a frame whose Ethernet header ends at `l3`.
-    #[inline(always)]
+    /// Of nothing.
+    pub(crate) const EMPTY: Headers =
+        Headers { words: [0; WORDS], fragment_id: 0, l3: 0, l4: 0, end: 0, family: Family::Other, broken: false };
+
+    /// Reads a frame whose Ethernet header ends at `l3`, in this VLAN, with these addresses.
     pub fn read(head: &[u8], l3: usize, vid: u16, dst: MacAddr, src: MacAddr) -> Headers {
-        let mut h = Headers {
-            words: [0; WORDS],
-            fragment_id: 0,
-            l3: l3 as u16,
-            l4: 0,
-            end: head.len() as u32,
-            family: Family::Other,
-            broken: false,
-        };
-        h.words[VLAN] = u32::from(vid & 0xfff);
-        (h.words[SRC_MAC], h.words[SRC_MAC + 1]) = ((src.bits() >> 16) as u32, src.bits() as u32 & 0xffff);
-        (h.words[DST_MAC], h.words[DST_MAC + 1]) = ((dst.bits() >> 16) as u32, dst.bits() as u32 & 0xffff);
-        (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (NO_PORT, NO_PORT, NO_PORT);
-        let Some(t) = head.get(l3 - 2..).and_then(<[u8]>::first_chunk::<2>) else {
-            h.broken = true;
-            return h;
-        };
-        let ethertype = u16::from_be_bytes(*t);
-        h.words[ETHERTYPE] = u32::from(ethertype);
-        match ethertype {
-            ETHERTYPE_IPV4 => h.read_v4(head),
-            ETHERTYPE_IPV6 => h.read_v6(head),
-            _ => {}
-        }
+        let mut h = Headers::EMPTY;
+        h.put_macs(dst, src);
+        h.fill(head, l3, vid);
         h
     }
 
+    /// The same, but for the addresses, where it is to stay, which must be [`Headers::EMPTY`]: a copy of what was just written, word
+    /// by word, has to wait for all of it.
     #[inline(always)]
+    pub(crate) fn fill(&mut self, head: &[u8], l3: usize, vid: u16) {
+        (self.l3, self.end) = (l3 as u16, head.len() as u32);
+        let w = &mut self.words;
+        w[VLAN] = u32::from(vid & 0xfff);
+        (w[SPORT], w[DPORT], w[FLAGS]) = (NO_PORT, NO_PORT, NO_PORT);
+        let from_type = head.get(l3 - 2..).unwrap_or_default();
+        if let Some(p) = from_type.first_chunk::<42>()
+            && self.read_plain_v4(p)
+        {
+            return;
+        }
+        let Some(t) = from_type.first_chunk::<2>() else { return self.broken = true };
+        let ethertype = u16::from_be_bytes(*t);
+        self.words[ETHERTYPE] = u32::from(ethertype);
+        match ethertype {
+            ETHERTYPE_IPV4 => self.read_v4(head),
+            ETHERTYPE_IPV6 => self.read_v6(head),
+            _ => {}
+        }
+    }
+
+    /// The addresses of layer 2, for whom that asks for them.
+    #[inline(always)]
+    pub(crate) fn put_macs(&mut self, dst: MacAddr, src: MacAddr) {
+        let w = &mut self.words;
+        (w[SRC_MAC], w[SRC_MAC + 1]) = ((src.bits() >> 16) as u32, src.bits() as u32 & 0xffff);
+        (w[DST_MAC], w[DST_MAC + 1]) = ((dst.bits() >> 16) as u32, dst.bits() as u32 & 0xffff);
+    }
+
+    /// What most frames are: IPv4 without options, whole, with as much behind its header as any of layer 4 takes.
+    /// `p` begins with the EtherType. Whether it was that.
+    #[inline(always)]
+    fn read_plain_v4(&mut self, p: &[u8; 42]) -> bool {
+        let word = |at: usize| u32::from_be_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
+        let total = word(2) & 0xffff;
+        let fragment = word(6) & 0x3fff;
+        if word(0) >> 8 != 0x08_0045 || fragment != 0 || total < 20 {
+            return false;
+        }
+        let protocol = p[11];
+        self.family = Family::V4;
+        (self.l4, self.end) = (self.l3 + 20, u32::from(self.l3) + total);
+        let w = &mut self.words;
+        w[ETHERTYPE] = u32::from(ETHERTYPE_IPV4);
+        (w[SRC], w[DST], w[PROTOCOL]) = (word(14), word(18), u32::from(protocol));
+        let kind = kind(protocol);
+        let ports = word(22);
+        let [a, b] = kind.shift;
+        (w[SPORT], w[DPORT]) = (ports >> a & kind.mask | kind.none, ports >> b & kind.mask | kind.none);
+        w[FLAGS] = u32::from(p[35]) & kind.flags | kind.no_flags;
+        true
+    }
+
     fn read_v4(&mut self, head: &[u8]) {
         let l3 = usize::from(self.l3);
         let Some(p) = head[l3..].first_chunk::<20>() else { return self.broken = true };
@@ -183,28 +220,19 @@ impl Headers {
         (self.words[FRAGMENT], self.fragment_id) = (1 + u32::from(later), id);
     }
 
+    /// Ports, or type and code, and flags.
     #[inline(always)]
     fn read_l4(&mut self, head: &[u8], at: usize, protocol: u8) {
         self.l4 = at as u16;
-        let needed = match protocol {
-            TCP => 20,
-            UDP => 8,
-            SCTP => 12,
-            ICMP | ICMPV6 => 4,
-            _ => return,
-        };
-        let (Some(p), true) = (head.get(at..).and_then(<[u8]>::first_chunk::<4>), head.len() >= at + needed) else {
+        let kind = kind(protocol);
+        let Some(l4) = head.get(at..).filter(|l4| l4.len() >= usize::from(kind.needed)) else {
             return self.broken = true;
         };
-        if matches!(protocol, ICMP | ICMPV6) {
-            (self.words[SPORT], self.words[DPORT]) = (u32::from(p[0]), u32::from(p[1]));
-            return;
-        }
-        self.words[SPORT] = u32::from(u16::from_be_bytes([p[0], p[1]]));
-        self.words[DPORT] = u32::from(u16::from_be_bytes([p[2], p[3]]));
-        if protocol == TCP {
-            self.words[FLAGS] = u32::from(head[at + 13]);
-        }
+        let Some(p) = l4.first_chunk::<4>() else { return };
+        let (ports, [a, b]) = (u32::from_be_bytes(*p), kind.shift);
+        (self.words[SPORT], self.words[DPORT]) =
+            (ports >> a & kind.mask | kind.none, ports >> b & kind.mask | kind.none);
+        self.words[FLAGS] = l4.get(13).map_or(0, |f| u32::from(*f)) & kind.flags | kind.no_flags;
     }
 
     /// IP protocol.
@@ -259,6 +287,44 @@ impl Headers {
         }
         r
     }
+}
+
+/// How the first word of layer 4 is read: which one it is, frame by frame, can't be foretold, so numbers say it
+/// and no branch.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Octets that its header takes.
+    needed: u8,
+    /// Of both ports, or of type and code.
+    shift: [u8; 2],
+    mask: u32,
+    /// [`NO_PORT`] where there are none.
+    none: u32,
+    /// The same of TCP's flags.
+    flags: u32,
+    no_flags: u32,
+}
+
+/// By [`KIND`]: few, so that they stay in the cache.
+const KINDS: [Kind; 8] = {
+    let none = Kind { needed: 0, shift: [0, 0], mask: 0, none: NO_PORT, flags: 0, no_flags: NO_PORT };
+    let ports = Kind { shift: [16, 0], mask: 0xffff, none: 0, ..none };
+    let icmp = Kind { needed: 4, shift: [24, 16], mask: 0xff, none: 0, ..none };
+    let tcp = Kind { needed: 20, flags: 0xff, no_flags: 0, ..ports };
+    [none, tcp, Kind { needed: 8, ..ports }, Kind { needed: 12, ..ports }, icmp, none, none, none]
+};
+
+/// Of each protocol its place in [`KINDS`].
+const KIND: [u8; 256] = {
+    let mut k = [0; 256];
+    (k[TCP as usize], k[UDP as usize], k[SCTP as usize]) = (1, 2, 3);
+    (k[ICMP as usize], k[ICMPV6 as usize]) = (4, 4);
+    k
+};
+
+#[inline(always)]
+fn kind(protocol: u8) -> &'static Kind {
+    &KINDS[usize::from(KIND[usize::from(protocol)]) & 7]
 }
 
 /// Hop-by-hop options, routing, fragment, authentication, destination options, mobility, HIP, shim6.

@@ -110,8 +110,8 @@ pub(crate) const LANES: usize = 16;
 
 /// Comparing one word with [`LANES`] others: bit i of what comes out is lane i.
 pub(crate) trait Lanes {
-    /// Where `x` is at least `low` and exceeds it by at most `width`.
-    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32;
+    /// Where `x` is at least `low` and exceeds it by at most `width`, of the lanes in `mask`.
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32;
     /// Where the bound is at most `x`.
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32;
 }
@@ -164,8 +164,8 @@ struct LanesAnywhere;
 
 impl Lanes for LanesAnywhere {
     #[inline(always)]
-    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
-        (0..LANES).map(|i| u32::from(x.wrapping_sub(low[i]) <= width[i]) << i).sum()
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
+        (0..LANES).map(|i| u32::from(x.wrapping_sub(low[i]) <= width[i]) << i).sum::<u32>() & mask
     }
     #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
@@ -181,13 +181,14 @@ struct Lanes512;
 #[allow(unsafe_code)]
 impl Lanes for Lanes512 {
     #[inline(always)]
-    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
         use std::arch::x86_64::*;
         // SAFETY: `widest` uses this type only where AVX-512 was found; the loads are of 64 octets that the
         // references vouch for, of any alignment.
         unsafe {
             let (low, width) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(width.as_ptr().cast()));
-            u32::from(_mm512_cmple_epu32_mask(_mm512_sub_epi32(_mm512_set1_epi32(x as i32), low), width))
+            let over = _mm512_sub_epi32(_mm512_set1_epi32(x as i32), low);
+            u32::from(_mm512_mask_cmple_epu32_mask(mask as u16, over, width))
         }
     }
     #[inline(always)]
@@ -227,8 +228,8 @@ impl Lanes256 {
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Lanes256 {
     #[inline(always)]
-    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32) -> u32 {
-        Self::eight(low, width, Some(x), 0) | Self::eight(low, width, Some(x), 8) << 8
+    fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
+        (Self::eight(low, width, Some(x), 0) | Self::eight(low, width, Some(x), 8) << 8) & mask
     }
     #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
@@ -264,7 +265,8 @@ mod tests {
                 };
                 for _ in 0..10_000 {
                     let (low, width, x) = ([0; LANES].map(|_| next()), [0; LANES].map(|_| next()), next());
-                    assert_eq!(L::within(&low, &width, x), LanesAnywhere::within(&low, &width, x));
+                    let mask = next() & 0xffff;
+                    assert_eq!(L::within(&low, &width, x, mask), LanesAnywhere::within(&low, &width, x, mask));
                     assert_eq!(L::at_most(&low, x), LanesAnywhere::at_most(&low, x));
                 }
             }

@@ -373,7 +373,7 @@ fn pass<F: Frame>(
     if all.refused != Refused::NONE {
         all.octets -= shed(cx, port, burst, meta, all.refused);
     }
-    if let Some(filter) = &port.filter {
+    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
             all.octets -= shed(cx, port, burst, meta, refused);

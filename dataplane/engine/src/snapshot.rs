@@ -133,7 +133,7 @@ impl Port {
     /// What is asked of a frame that leaves by it: nothing of what the host's own tunnels send.
     #[inline(always)]
     pub(crate) fn filter_for(&self, from: &Port) -> Option<&Filter> {
-        self.filter.as_deref().filter(|_| !matches!(from.role, Role::Vtep(_)))
+        self.filter.as_deref().filter(|f| f.looks_out && !matches!(from.role, Role::Vtep(_)))
     }
 
     /// Whether it carries a VLAN that is this segment.

@@ -275,6 +275,8 @@ pub struct Acl {
     pub default: Action,
     /// Whether any rule asks for a state.
     pub stateful: bool,
+    /// Whether any rule asks for addresses of layer 2, or tells of them.
+    pub(crate) asks_macs: bool,
     /// Another one for every list that was ever compiled.
     pub(crate) version: u64,
     pub(crate) rules: Vec<Decision>,
@@ -318,6 +320,7 @@ impl Acl {
             name: name.into(),
             default,
             stateful: rules.iter().any(|r| r.ask.states != 0),
+            asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some() || r.log_every != 0),
             version: VERSIONS.fetch_add(1, Relaxed),
             rules: decisions,
             extras,

@@ -299,7 +299,8 @@ fn speed() {
             for chunk in frames.chunks(32) {
                 let mut hs = arrayvec::ArrayVec::<Headers, 32>::new();
                 for f in chunk {
-                    hs.push(Headers::read(f, 14, 1, MacAddr::from_bits(1), MacAddr::from_bits(2)));
+                    hs.push(Headers::EMPTY);
+                    hs.last_mut().unwrap().fill(f, 14, 1);
                 }
                 if round != 3 {
                     acl.classify(&hs, &mut best);

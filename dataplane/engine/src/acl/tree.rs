@@ -17,7 +17,7 @@ use super::Match;
 use crate::{
     BURST,
     headers::{Headers, WORDS},
-    intrinsics::{Job, LANES, Lanes, prefetch, widest},
+    intrinsics::{Job, LANES, Lanes, widest},
 };
 
 /// No rule.
@@ -103,25 +103,41 @@ impl Job for First<'_> {
         let n = self.frames.len().min(BURST);
         let (frames, best) = (&self.frames[..n], &mut self.best[..n]);
         best.fill(NONE);
-        let deepest = self.groups.iter().map(|g| g.roots.len()).max().unwrap_or(0);
-        for tree in 0..deepest {
-            let mut at = [To::NOWHERE; BURST];
-            let mut going = false;
-            for (at, h) in at.iter_mut().zip(frames) {
-                *at = self.groups[h.family as usize].roots.get(tree).copied().unwrap_or(To::NOWHERE);
-                going |= at.is_node();
-            }
+        let (mut any, mut common) = (0, u8::MAX);
+        for h in frames {
+            any |= h.family as u8;
+            common &= h.family as u8;
+        }
+        if any == common {
+            return self.groups[any as usize].first::<L>(frames, self.extras, best);
+        }
+        for (h, best) in frames.iter().zip(best) {
+            let one = (std::slice::from_ref(h), std::slice::from_mut(best));
+            self.groups[h.family as usize].first::<L>(one.0, self.extras, one.1);
+        }
+    }
+}
+
+impl Group {
+    /// The same for frames that are all of its family.
+    #[inline(always)]
+    fn first<L: Lanes>(&self, frames: &[Headers], extras: &[Match], best: &mut [u32]) {
+        let mut at = [To::NOWHERE; BURST];
+        for root in &self.roots {
+            at.fill(*root);
+            let mut going = root.is_node();
             while going {
                 going = false;
-                for (at, h) in at.iter_mut().zip(frames).filter(|(at, _)| at.is_node()) {
-                    *at = self.groups[h.family as usize].step::<L>(*at, h);
-                    going |= at.is_node();
+                for (at, h) in at.iter_mut().zip(frames) {
+                    if at.is_node() {
+                        *at = self.step::<L>(*at, h);
+                        going |= at.is_node();
+                    }
                 }
             }
             for ((at, h), best) in at.iter().zip(frames).zip(&mut *best) {
                 if let Some(leaf) = at.leaf() {
-                    let group = &self.groups[h.family as usize];
-                    group.scan::<L>(leaf, h, self.extras, |id| {
+                    self.scan::<L>(leaf, h, extras, |id| {
                         *best = id.min(*best);
                         false
                     });
@@ -129,24 +145,14 @@ impl Job for First<'_> {
             }
         }
     }
-}
 
-impl Group {
     #[inline(always)]
     fn step<L: Lanes>(&self, at: To, h: &Headers) -> To {
         let node = &self.nodes[at.0 as usize & 0xff_ffff];
         let word = h.words[(at.0 as usize >> 24 & 31).min(WORDS - 1)];
         // The last bound is none.
         let reached = L::at_most(&node.bounds, word) & (1 << (LANES - 1)) - 1;
-        let to = node.children[reached.count_ones() as usize & (LANES - 1)];
-        if to.is_node() {
-            let next = &self.nodes[to.0 as usize & 0xff_ffff];
-            prefetch(&next.bounds);
-            prefetch(&next.children);
-        } else if let Some(leaf) = to.leaf() {
-            self.block(leaf).iter().for_each(prefetch);
-        }
-        to
+        node.children[reached.count_ones() as usize & (LANES - 1)]
     }
 
     #[inline(always)]
@@ -160,7 +166,7 @@ impl Group {
     fn hits<L: Lanes>(&self, block: &[Row], h: &Headers) -> u32 {
         let mut hits = u32::MAX >> (32 - LANES);
         for (word, rows) in self.words.iter().zip(block.chunks_exact(2)) {
-            hits &= L::within(&rows[0].0, &rows[1].0, h.words[(*word as usize).min(WORDS - 1)]);
+            hits = L::within(&rows[0].0, &rows[1].0, h.words[(*word as usize).min(WORDS - 1)], hits);
         }
         hits
     }
