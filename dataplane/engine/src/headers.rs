@@ -33,7 +33,7 @@ pub(crate) const DST_MAC: usize = 15;
 /// TCP flags; [`NO_PORT`] where there are none.
 pub(crate) const FLAGS: usize = 17;
 pub(crate) const FRAGMENT: usize = 18;
-/// One of [`crate::acl::state`], or 0.
+/// One of [`crate::acl::state`], as a number, or 0.
 pub(crate) const STATE: usize = 19;
 
 /// In the place of a port that is not there: matched by no rule that asks for one.

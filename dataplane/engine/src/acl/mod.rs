@@ -50,6 +50,20 @@ pub mod state {
     pub const RELATED: u8 = 4;
     /// It can belong to none: out of window, an answer to nothing, cut short.
     pub const INVALID: u8 = 8;
+
+    /// As frames have it: a number, so that states that stand together are a range. 0 is none.
+    pub(crate) const fn number(state: u8) -> u32 {
+        match state {
+            0 => 0,
+            s => s.trailing_zeros() + 1,
+        }
+    }
+
+    /// The first and the last of some states, if there is no other one between them.
+    pub(crate) const fn range(states: u8) -> Option<(u32, u32)> {
+        let (first, last) = (states.trailing_zeros(), 7 - states.leading_zeros());
+        if states.count_ones() == last - first + 1 { Some((first + 1, last + 1)) } else { None }
+    }
 }
 
 /// An IP prefix; no bit behind its length is set.
@@ -138,7 +152,7 @@ impl Match {
             && number(self.icmp_code, h.words[DPORT])
             && self.tcp_flags.is_none_or(|(mask, set)| h.words[FLAGS] & (NO_PORT | u32::from(mask)) == u32::from(set))
             && self.fragment.is_none_or(|f| f == (h.words[FRAGMENT] != 0))
-            && (self.states == 0 || h.words[STATE] & u32::from(self.states) != 0)
+            && (self.states == 0 || u32::from(self.states) << 1 >> h.words[STATE] & 1 != 0)
     }
 
     fn asks_l4(&self) -> bool {
@@ -172,6 +186,11 @@ impl Match {
         exactly(DPORT, self.icmp_code.map(u32::from));
         for (at, ports) in [(SPORT, &self.src_ports), (DPORT, &self.dst_ports)] {
             r.extend(ports.as_ref().map(|p| (at, u32::from(*p.start()), u32::from(*p.end()))));
+        }
+        if self.states != 0
+            && let Some((first, last)) = state::range(self.states)
+        {
+            r.push((STATE, first, last));
         }
         for (first, rest, prefix) in [(SRC, SRC6, self.src), (DST, DST6, self.dst)] {
             match prefix {
@@ -207,7 +226,7 @@ impl Match {
             dst_mac: self.dst_mac.filter(|_| scattered(&self.dst_mac)),
             tcp_flags: self.tcp_flags,
             fragment: self.fragment,
-            states: self.states,
+            states: if self.states != 0 && state::range(self.states).is_some() { 0 } else { self.states },
             ..Match::default()
         };
         (more != Match::default()).then(|| Box::new(more))

@@ -133,7 +133,7 @@ fn frame() -> impl Strategy<Value = (Vec<u8>, MacAddr, MacAddr, u16, u8)> {
 fn headers(frames: Vec<(Vec<u8>, MacAddr, MacAddr, u16, u8)>) -> Vec<Headers> {
     let read = |(f, dst, src, vid, state): (Vec<u8>, MacAddr, MacAddr, u16, u8)| {
         let mut h = Headers::read(&f, 14, vid, dst, src);
-        h.words[STATE] = if h.family == Family::Other { 0 } else { u32::from(state) };
+        h.words[STATE] = if h.family == Family::Other { 0 } else { super::state::number(state) };
         h
     };
     frames.into_iter().map(read).collect()

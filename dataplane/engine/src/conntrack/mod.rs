@@ -26,7 +26,7 @@ use std::{
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
-    headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, NO_PORT, SPORT, SRC, SRC6, TCP},
+    headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
 use fragments::Fragments;
 use table::{STATE, Slot, Table};
@@ -109,11 +109,24 @@ pub(crate) struct Probe {
     family: Family,
     /// Its source is the end whose address is the lower one.
     from_low: bool,
+    /// What [`Conntrack::track`] found. Here, because whatever is moved just after it was written has to wait.
+    pub found: Found,
 }
 
 impl Probe {
-    fn key4(&self) -> [u64; 3] {
-        [self.key[0], self.key[1], self.key[2]]
+    /// Of nothing.
+    pub(crate) const NONE: Probe =
+        Probe { key: [0; 6], hash: 0, family: Family::Other, from_low: false, found: Found::NONE };
+
+    /// Whether the frame can be of a connection.
+    #[inline(always)]
+    fn is_some(&self) -> bool {
+        self.family != Family::Other
+    }
+
+    #[inline(always)]
+    fn key4(&self) -> &[u64; 3] {
+        self.key.first_chunk().expect("six are more than three")
     }
 }
 
@@ -132,13 +145,20 @@ pub(crate) struct Found {
     pub refused: bool,
 }
 
+impl Found {
+    const NONE: Found =
+        Found { slot: Slot::NONE, family: Family::Other, end: 0, from_port: false, filter: 0, refused: false };
+}
+
 /// What tracking says of a frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Tracked {
     /// Not of a kind that has connections.
     No,
-    New(Probe),
-    Known(Found),
+    /// Its probe says of which.
+    New,
+    /// Its probe says of which.
+    Known,
     Related,
     Invalid,
 }
@@ -260,46 +280,40 @@ impl Conntrack {
         ])
     }
 
-    /// Which connection a frame would be of; none for what has none.
+    /// Which connection a frame would be of, into what must be [`Probe::NONE`], and stays so for what has none.
     #[inline(always)]
-    pub(crate) fn probe(&self, h: &Headers, zone: Zone) -> Option<Probe> {
-        let protocol = h.protocol();
+    pub(crate) fn probe(&self, h: &Headers, head: &[u8], zone: Zone, p: &mut Probe) {
+        if h.family == Family::Other || h.broken {
+            return;
+        }
         let (mut sport, mut dport) = (h.words[SPORT], h.words[DPORT]);
-        if matches!(protocol, ICMP | ICMPV6) {
-            // An echo's identifier stands for both ports; it was put into them by the caller.
-            (sport, dport) = (h.fragment_id & 0xffff, h.fragment_id & 0xffff);
-        } else if sport == NO_PORT {
-            (sport, dport) = (0, 0);
+        if matches!(h.protocol(), ICMP | ICMPV6) {
+            // An echo's identifier stands for both ports.
+            let id = head.get(usize::from(h.l4) + 4..).and_then(<[u8]>::first_chunk::<2>).filter(|_| is_echo(h));
+            let Some(id) = id else { return };
+            (sport, dport) = (u32::from(u16::from_be_bytes(*id)), u32::from(u16::from_be_bytes(*id)));
         }
-        self.probe_of(h, protocol, sport, dport, zone)
-    }
-
-    #[inline(always)]
-    fn probe_of(&self, h: &Headers, protocol: u8, sport: u32, dport: u32, zone: Zone) -> Option<Probe> {
+        // No port is none: 0, which [`NO_PORT`] is in 16 bits.
+        (sport, dport) = (sport & 0xffff, dport & 0xffff);
         let whose = (zone.port.get() as u64) << 48 | u64::from(zone.segment.0) << 32;
-        let w = |i: usize| u64::from(h.words[i]);
-        let mut p = Probe { key: [0; 6], hash: 0, family: h.family, from_low: false };
-        match h.family {
-            Family::V4 => {
-                let (a, b) = (w(SRC) << 16 | u64::from(sport), w(DST) << 16 | u64::from(dport));
-                p.from_low = a <= b;
-                let (low, high) = (a.min(b), a.max(b));
-                p.key[0] = whose | (low & 0xffff) << 16 | high & 0xffff;
-                p.key[1] = (low >> 16) << 32 | high >> 16;
-                p.key[2] = u64::from(protocol);
-                p.hash = self.hash(&[p.key[0] ^ p.key[2] << 40, p.key[1]]);
-            }
-            Family::V6 => {
-                let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
-                let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
-                p.from_low = a <= b;
-                let (low, high) = if p.from_low { (a, b) } else { (b, a) };
-                p.key = [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], u64::from(protocol)];
-                p.hash = self.hash(&p.key);
-            }
-            Family::Other => return None,
+        let (w, protocol) = (|i: usize| u64::from(h.words[i]), u64::from(h.protocol()));
+        p.family = h.family;
+        if h.family == Family::V4 {
+            let (a, b) = (w(SRC) << 16 | u64::from(sport), w(DST) << 16 | u64::from(dport));
+            p.from_low = a <= b;
+            let (low, high) = (a.min(b), a.max(b));
+            p.key[0] = whose | (low & 0xffff) << 16 | high & 0xffff;
+            p.key[1] = (low >> 16) << 32 | high >> 16;
+            p.key[2] = protocol;
+            p.hash = self.hash(&[p.key[0] ^ protocol << 40, p.key[1]]);
+        } else {
+            let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
+            let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
+            p.from_low = a <= b;
+            let (low, high) = if p.from_low { (a, b) } else { (b, a) };
+            p.key = [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], protocol];
+            p.hash = self.hash(&p.key);
         }
-        Some(p)
     }
 
     #[inline(always)]
@@ -311,26 +325,30 @@ impl Conntrack {
     }
 
     #[inline(always)]
-    pub(crate) fn prefetch_entry(&self, p: &Probe, port: PortIdx) {
+    pub(crate) fn prefetch_entry(&self, p: &Probe) {
         match p.family {
-            Family::V6 => self.v6.prefetch_entry(p.hash, port),
-            _ => self.v4.prefetch_entry(p.hash, port),
+            Family::V6 => self.v6.prefetch_entry(p.hash),
+            _ => self.v4.prefetch_entry(p.hash),
         }
     }
 
+    /// Whether there is the connection of a probe, which is noted there.
     #[inline(always)]
-    fn find(&self, p: &Probe, port: PortIdx) -> Option<Found> {
-        let slot = match p.family {
-            Family::V6 => self.v6.find(p.hash, port, &p.key)?,
-            _ => self.v4.find(p.hash, port, &p.key4())?,
+    fn find(&self, p: &mut Probe) -> bool {
+        let f = &mut p.found;
+        let there = match p.family {
+            Family::Other => false,
+            Family::V6 => self.v6.find(p.hash, &p.key, &mut f.slot),
+            Family::V4 => self.v4.find(p.hash, p.key.first_chunk().expect("six are more than three"), &mut f.slot),
         };
-        let mut found = Found { slot, family: p.family, end: 0, from_port: false, filter: 0, refused: false };
-        let state = self.state(&found);
-        let flags = state[FLAGS].load(Relaxed);
-        found.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
-        (found.from_port, found.refused) = (flags & FROM_PORT != 0, flags & REFUSED != 0);
-        found.filter = state[FILTER].load(Relaxed);
-        Some(found)
+        if there {
+            f.family = p.family;
+            let state = self.state(f);
+            let (flags, filter) = (state[FLAGS].load(Relaxed), state[FILTER].load(Relaxed));
+            f.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
+            (f.from_port, f.refused, f.filter) = (flags & FROM_PORT != 0, flags & REFUSED != 0, filter);
+        }
+        there
     }
 
     #[inline(always)]
@@ -343,22 +361,26 @@ impl Conntrack {
 
     /// What a frame is to the connections of its zone. Changes nothing.
     #[inline(always)]
-    pub(crate) fn track(&self, h: &Headers, p: Option<&Probe>, head: &[u8], zone: Zone, s: &Settings) -> Tracked {
-        let Some(p) = p else { return self.without_probe(h, head, zone) };
-        let found = self.find(p, zone.port);
+    pub(crate) fn track(&self, h: &Headers, p: &mut Probe, head: &[u8], zone: Zone, s: &Settings) -> Tracked {
+        if !p.is_some() {
+            return self.without_probe(h, head, zone);
+        }
+        let known = self.find(p);
         if h.protocol() != TCP || h.is_later_fragment() {
-            let new = Tracked::New(*p);
-            return found.map_or(if is_answer(h) { Tracked::Invalid } else { new }, Tracked::Known);
+            return match known {
+                true => Tracked::Known,
+                false if is_answer(h) => Tracked::Invalid,
+                false => Tracked::New,
+            };
         }
         let Some(t) = Segment::read(head, h) else { return Tracked::Invalid };
-        match found {
-            Some(f) => match tcp::fits(self.state(&f), f.end, &t) {
-                Fit::Yes => Tracked::Known(f),
-                Fit::No => Tracked::Invalid,
-                Fit::Anew => Tracked::New(*p),
-            },
-            None if t.begins(s.meets) && !t.is_nonsense() => Tracked::New(*p),
-            None => Tracked::Invalid,
+        if !known {
+            return if t.begins(s.meets) && !t.is_nonsense() { Tracked::New } else { Tracked::Invalid };
+        }
+        match tcp::fits(self.state(&p.found), p.found.end, &t) {
+            Fit::Yes => Tracked::Known,
+            Fit::No => Tracked::Invalid,
+            Fit::Anew => Tracked::New,
         }
     }
 
@@ -390,7 +412,7 @@ impl Conntrack {
         f[12..14].copy_from_slice(if h.family == Family::V6 { &[0x86, 0xdd] } else { &[8, 0] });
         f[14..14 + n].copy_from_slice(&inner[..n]);
         let zero = crate::MacAddr::default();
-        let mut i = Headers::read(&f, 14, 0, zero, zero);
+        let i = Headers::read(&f, 14, 0, zero, zero);
         if i.family != h.family {
             return None;
         }
@@ -399,24 +421,31 @@ impl Conntrack {
         if to != sender {
             return None;
         }
-        if is_echo(&i) {
-            i.fragment_id = u32::from(u16::from_be_bytes(*f.get(usize::from(i.l4) + 4..)?.first_chunk()?));
-        }
-        self.find(&self.probe(&i, zone)?, zone.port)
+        let mut p = Probe::NONE;
+        self.probe(&i, &f, zone, &mut p);
+        self.find(&mut p).then_some(p.found)
     }
 
     /// Enters a connection whose first frame was let pass.
     pub(crate) fn begin(
         &self,
-        p: &Probe,
+        p: &mut Probe,
         h: &Headers,
         head: &[u8],
         (zone, from_port, filter): (Zone, bool, u32),
         s: &Settings,
         now_s: u32,
     ) -> Result<(), Full> {
-        // One of before, that was closed, or that the rules refuse no longer.
-        if let Some(f) = self.find(p, zone.port) {
+        let segment = if h.protocol() == TCP { Segment::read(head, h) } else { None };
+        if self.find(p) {
+            let f = p.found;
+            // It was begun a moment ago, by a frame of the same burst or of another worker's.
+            let fits = segment.is_none_or(|t| tcp::fits(self.state(&f), f.end, &t) == Fit::Yes);
+            if fits && !f.refused {
+                self.advance(&f, h, head, now_s);
+                return Ok(());
+            }
+            // One of before, that was closed.
             self.forget(f.family, f.slot);
         }
         let (all, unanswered) = &self.ports[zone.port.get()];
@@ -427,13 +456,12 @@ impl Conntrack {
             self.refused.fetch_add(1, Relaxed);
             return Err(if too_many { Full::Connections } else { Full::Unanswered });
         }
-        let segment = if h.protocol() == TCP { Segment::read(head, h) } else { None };
         let flags = if p.from_low { LOW_BEGAN } else { 0 } | if from_port { FROM_PORT } else { 0 };
         let state = tcp::begun(segment.as_ref(), now_s, flags, filter);
         for _ in 0..2 {
             let entered = match p.family {
                 Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
-                _ => self.v4.insert(p.hash, zone.port, &p.key4(), state),
+                _ => self.v4.insert(p.hash, zone.port, p.key4(), state),
             };
             if entered.is_some() {
                 self.all.fetch_add(1, Relaxed);
@@ -544,25 +572,6 @@ fn is_echo(h: &Headers) -> bool {
     match h.protocol() {
         ICMP => matches!(h.words[SPORT], 0 | 8),
         ICMPV6 => matches!(h.words[SPORT], 128 | 129),
-        _ => false,
-    }
-}
-
-/// Whether a frame can be of a connection; an echo's identifier is noted where the caller finds it.
-#[inline(always)]
-pub(crate) fn has_connection(h: &mut Headers, head: &[u8]) -> bool {
-    if h.family == Family::Other || h.broken {
-        return false;
-    }
-    if !matches!(h.protocol(), ICMP | ICMPV6) {
-        return true;
-    }
-    let id = head.get(usize::from(h.l4) + 4..).and_then(<[u8]>::first_chunk::<2>);
-    match id {
-        Some(id) if is_echo(h) => {
-            h.fragment_id = u32::from(u16::from_be_bytes(*id));
-            true
-        }
         _ => false,
     }
 }

@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 use crate::{
     BURST, DropReason, Frame, Output,
     acl::{Acl, Action, Best, Decision, NONE, state},
-    conntrack::{Found, Full, Probe, Settings, Tracked, Zone, has_connection},
+    conntrack::{Found, Full, Probe, Settings, Tracked, Zone},
     filter::{Filter, Lists},
     frame::Logged,
     headers::{FRAGMENT, Headers, NO_PORT, STATE, TCP},
@@ -204,10 +204,11 @@ fn run<F: Frame>(
         }
     }
     if filter.tracks {
-        let mut tracked = [Tracked::No; BURST];
-        track(cx, (port, filter, way), burst, meta, &mut headers, &mut tracked);
+        let (mut probes, mut tracked) = (ArrayVec::<Probe, BURST>::new(), [Tracked::No; BURST]);
+        burst.iter().for_each(|_| probes.push(Probe::NONE));
+        track(cx, (port, filter, way), burst, meta, &mut headers, (&mut probes, &mut tracked));
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
-        go_on(cx, (port, filter, way), burst, meta, &headers, &tracked, &mut outcome);
+        go_on(cx, (port, filter, way), burst, meta, &headers, (&mut probes, &tracked), &mut outcome);
     } else {
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
     }
@@ -336,47 +337,42 @@ fn track<F: Frame>(
     burst: &[F],
     meta: &[Meta],
     headers: &mut [Headers],
-    tracked: &mut [Tracked; BURST],
+    (probes, tracked): (&mut [Probe], &mut [Tracked; BURST]),
 ) {
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
-    let mut probes = ArrayVec::<Option<Probe>, BURST>::new();
-    for ((h, frame), m) in headers.iter_mut().zip(burst).zip(meta) {
-        let probe = if has_connection(h, frame.head()) { cx.sessions.probe(h, zone(m)) } else { None };
-        probe.iter().for_each(|p| cx.sessions.prefetch(p));
-        probes.push(probe);
+    for (((h, frame), m), p) in headers.iter().zip(burst).zip(meta).zip(&mut *probes) {
+        cx.sessions.probe(h, frame.head(), zone(m), p);
+        cx.sessions.prefetch(p);
     }
-    probes.iter().flatten().for_each(|p| cx.sessions.prefetch_entry(p, port.idx));
+    probes.iter().for_each(|p| cx.sessions.prefetch_entry(p));
     let settings = &cx.snapshot.sessions;
     for (i, (h, frame)) in headers.iter_mut().zip(burst).enumerate() {
-        let mut t = cx.sessions.track(h, probes[i].as_ref(), frame.head(), zone(&meta[i]), settings);
-        if let Tracked::Known(f) = &mut t
-            && f.filter != filter.id
-        {
+        let t = cx.sessions.track(h, &mut probes[i], frame.head(), zone(&meta[i]), settings);
+        let f = &mut probes[i].found;
+        if t == Tracked::Known && f.filter != filter.id {
             judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
         }
-        h.words[STATE] = match t {
-            Tracked::No | Tracked::New(_) if h.family == crate::headers::Family::Other => 0,
+        h.words[STATE] = state::number(match t {
+            Tracked::No | Tracked::New if h.family == crate::headers::Family::Other => 0,
             // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
-            Tracked::No => u32::from(state::NEW),
+            Tracked::No | Tracked::New => state::NEW,
             // Refused by the rules of now: only those can let it begin anew.
-            Tracked::Known(f) if f.refused && begins(f, h, way) => u32::from(state::NEW),
-            Tracked::Known(f) if f.refused => u32::from(state::INVALID),
-            Tracked::New(_) => u32::from(state::NEW),
-            Tracked::Known(_) => u32::from(state::ESTABLISHED),
-            Tracked::Related => u32::from(state::RELATED),
-            Tracked::Invalid => u32::from(state::INVALID),
-        };
+            Tracked::Known if f.refused && begins(f, h, way) => state::NEW,
+            Tracked::Known if f.refused => state::INVALID,
+            Tracked::Known => state::ESTABLISHED,
+            Tracked::Related => state::RELATED,
+            Tracked::Invalid => state::INVALID,
+        });
         cx.tell("sessions", || {
-            let name = ["not tracked", "new", "established", "related", "invalid"];
-            let s = h.words[STATE];
-            format!("port '{}': {}", port.name, name[if s == 0 { 0 } else { s.trailing_zeros() as usize + 1 }])
+            let name = ["not tracked", "new", "established", "related", "invalid"][h.words[STATE] as usize];
+            format!("port '{}': {name}", port.name)
         });
         tracked[i] = t;
     }
 }
 
 /// Whether a frame would begin the connection in the direction in which it was begun before.
-fn begins(f: Found, h: &Headers, way: Way) -> bool {
+fn begins(f: &Found, h: &Headers, way: Way) -> bool {
     const SYN_AND_ACK: u32 = 0x12;
     f.from_port == (way == Way::In)
         && (h.protocol() != TCP || h.words[crate::headers::FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
@@ -393,7 +389,7 @@ fn judge_again(
 ) {
     let begun = if f.from_port { Way::In } else { Way::Out };
     let mut first = if begun == way { *h } else { h.reversed() };
-    first.words[STATE] = u32::from(state::NEW);
+    first.words[STATE] = state::number(state::NEW);
     if h.protocol() == TCP {
         first.words[crate::headers::FLAGS] = 2;
     }
@@ -422,7 +418,7 @@ fn go_on<F: Frame>(
     burst: &[F],
     meta: &[Meta],
     headers: &[Headers],
-    tracked: &[Tracked; BURST],
+    (probes, tracked): (&mut [Probe], &[Tracked; BURST]),
     outcome: &mut Outcome,
 ) {
     if cx.trace.is_some() {
@@ -433,21 +429,20 @@ fn go_on<F: Frame>(
         if outcome.refused.has(i) {
             continue;
         }
-        let begin = |p: &Probe| {
-            let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
-            cx.sessions.begin(p, h, frame.head(), (zone, way == Way::In, filter.id), settings, cx.now.s)
-        };
-        let begun = match &tracked[i] {
-            Tracked::Known(f) if f.refused && h.words[STATE] == u32::from(state::NEW) => {
-                cx.sessions.judge(f, true, filter.id);
+        let f = &probes[i].found;
+        let begun = match tracked[i] {
+            Tracked::Known => {
+                if f.refused && h.words[STATE] == state::number(state::NEW) {
+                    cx.sessions.judge(f, true, filter.id);
+                }
                 cx.sessions.advance(f, h, frame.head(), cx.now.s);
                 Ok(())
             }
-            Tracked::Known(f) => {
-                cx.sessions.advance(f, h, frame.head(), cx.now.s);
-                Ok(())
+            Tracked::New => {
+                let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
+                let how = (zone, way == Way::In, filter.id);
+                cx.sessions.begin(&mut probes[i], h, frame.head(), how, settings, cx.now.s)
             }
-            Tracked::New(p) => begin(p),
             Tracked::No | Tracked::Related | Tracked::Invalid => Ok(()),
         };
         if let Err(full) = begun {

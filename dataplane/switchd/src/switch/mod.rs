@@ -73,6 +73,7 @@ pub struct Switch {
     underlay: Arc<Underlay>,
     macs: Arc<MacTable>,
     sessions: Arc<Conntrack>,
+    sessions_prepared: bool,
     /// The next part of the sessions to look through.
     sweep_part: usize,
     /// Rules as they were written, by list.
@@ -161,6 +162,7 @@ impl Switch {
             underlay: p.underlay,
             macs: p.macs,
             sessions: p.sessions,
+            sessions_prepared: false,
             sweep_part: 0,
             acl_rules: BTreeMap::new(),
             acl_base: filter::AclBase::default(),

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_dataplane_api::v1;
-use dunlin_dpdk::DpdkError;
+use dunlin_dpdk::{DpdkError, eal::prefer_hugepages};
 use dunlin_engine::{
     PortIdx, SegmentId, Snapshot,
     acl::Acl,
@@ -193,6 +193,15 @@ impl Switch {
             topology.set_sessions(spec::sessions(s, capacity)?);
         }
         Ok(rules)
+    }
+
+    /// Large pages for the tables of connections, once there is a rule that needs them: before, they take no
+    /// memory.
+    fn prepare_sessions(&mut self) {
+        if !self.sessions_prepared && self.topology.acls().any(|a| a.stateful) {
+            self.sessions_prepared = true;
+            self.sessions.memory().into_iter().for_each(prefer_hugepages);
+        }
     }
 
     /// After workers have passed on: what old versions of lists counted goes on in the new ones.
@@ -415,6 +424,7 @@ impl Switch {
             rx.extend(self.set_port(&name, want, opened.remove(&name)));
         }
         self.count_overlay();
+        self.prepare_sessions();
         let before = self.snapshot.clone();
         self.publish()?;
         // Nobody counts for them any more.
