@@ -325,10 +325,10 @@ impl Conntrack {
     }
 
     #[inline(always)]
-    pub(crate) fn prefetch_entry(&self, p: &Probe) {
+    pub(crate) fn prefetch_entry(&self, p: &mut Probe) {
         match p.family {
-            Family::V6 => self.v6.prefetch_entry(p.hash),
-            _ => self.v4.prefetch_entry(p.hash),
+            Family::V6 => self.v6.prefetch_entry(p.hash, &mut p.found.slot),
+            _ => self.v4.prefetch_entry(p.hash, &mut p.found.slot),
         }
     }
 

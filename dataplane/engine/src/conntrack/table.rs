@@ -100,39 +100,46 @@ impl<const K: usize> Table<K> {
         prefetch(&self.buckets[self.places(hash)[0]].0);
     }
 
-    /// Asks for the entry that is likely meant.
+    /// Asks for the entry that is likely meant, and notes where it is.
     #[inline(always)]
-    pub fn prefetch_entry(&self, hash: u64) {
-        let bucket = &self.buckets[self.places(hash)[0]];
-        let found = bucket.0.0.equal(Self::signature(hash));
-        prefetch(&bucket.1[(found.trailing_zeros() as usize).min(WAYS - 1)]);
+    pub fn prefetch_entry(&self, hash: u64, slot: &mut Slot) {
+        let b = self.places(hash)[0];
+        let bucket = &self.buckets[b];
+        let way = (bucket.0.0.equal(Self::signature(hash)).trailing_zeros() as usize).min(WAYS - 1);
+        prefetch(&bucket.1[way]);
+        (slot.bucket, slot.way) = (b as u32, way as u32);
     }
 
-    /// Whether there is a connection, whose slot is noted.
+    /// Whether there is a connection, whose slot is noted; it is looked for first where `slot` says.
     #[inline(always)]
     pub fn find(&self, hash: u64, key: &[u64; K], slot: &mut Slot) -> bool {
-        let places = self.places(hash);
-        self.find_in(places[0], hash, key, slot) || self.find_in(places[1], hash, key, slot)
+        self.is_at(slot.bucket as usize, slot.way as usize, key, slot) || self.search(hash, key, slot)
+    }
+
+    #[inline(never)]
+    fn search(&self, hash: u64, key: &[u64; K], slot: &mut Slot) -> bool {
+        self.places(hash).into_iter().any(|b| {
+            let mut found = self.buckets[b].0.0.equal(Self::signature(hash)) & ((1 << WAYS) - 1);
+            while found != 0 {
+                if self.is_at(b, found.trailing_zeros() as usize, key, slot) {
+                    return true;
+                }
+                found &= found - 1;
+            }
+            false
+        })
     }
 
     #[inline(always)]
-    fn find_in(&self, b: usize, hash: u64, key: &[u64; K], slot: &mut Slot) -> bool {
-        let bucket = &self.buckets[b];
-        let mut found = bucket.0.0.equal(Self::signature(hash)) & ((1 << WAYS) - 1);
-        while found != 0 {
-            let way = found.trailing_zeros() as usize;
-            let mark = bucket.0.1[way].load(Acquire);
-            let entry = &bucket.1[way.min(WAYS - 1)];
-            let differs = entry.0.iter().zip(key).fold(0, |d, (a, b)| d | (a.load(Relaxed) ^ b));
-            fence(Acquire);
-            let changed = (bucket.0.1[way].load(Relaxed) ^ mark) & (VERSIONS | READY);
-            if mark & READY != 0 && differs == 0 && changed == 0 {
-                (slot.bucket, slot.way, slot.mark) = (b as u32, way as u32, mark);
-                return true;
-            }
-            found &= found - 1;
-        }
-        false
+    fn is_at(&self, b: usize, way: usize, key: &[u64; K], slot: &mut Slot) -> bool {
+        let (bucket, way) = (&self.buckets[b & (self.buckets.len() - 1)], way.min(WAYS - 1));
+        let mark = bucket.0.1[way].load(Acquire);
+        let entry = &bucket.1[way];
+        let differs = entry.0.iter().zip(key).fold(0, |d, (a, b)| d | (a.load(Relaxed) ^ b));
+        fence(Acquire);
+        let changed = (bucket.0.1[way].load(Relaxed) ^ mark) & (VERSIONS | READY);
+        (slot.bucket, slot.way, slot.mark) = (b as u32, way as u32, mark);
+        mark & READY != 0 && differs == 0 && changed == 0
     }
 
     /// The entry of a slot. Whoever holds an old slot may read another connection's.

@@ -344,7 +344,7 @@ fn track<F: Frame>(
         cx.sessions.probe(h, frame.head(), zone(m), p);
         cx.sessions.prefetch(p);
     }
-    probes.iter().for_each(|p| cx.sessions.prefetch_entry(p));
+    probes.iter_mut().for_each(|p| cx.sessions.prefetch_entry(p));
     let settings = &cx.snapshot.sessions;
     for (i, (h, frame)) in headers.iter_mut().zip(burst).enumerate() {
         let t = cx.sessions.track(h, &mut probes[i], frame.head(), zone(&meta[i]), settings);
