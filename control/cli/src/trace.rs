@@ -98,15 +98,25 @@ impl Trace {
     /// The frame's octets.
     fn frame(&self, port: Option<&Port>) -> anyhow::Result<Vec<u8>> {
         if let Some(text) = &self.what.frame {
+            let others = [self.from.is_some(), self.src_mac.is_some(), self.dst_mac.is_some(), self.vlan.is_some()];
+            if others.contains(&true) || !self.flags.is_empty() {
+                bail!("--frame: is whole; leave --from, --src-mac, --dst-mac, --vlan and --flags out");
+            }
             return hex(text);
         }
         let its_mac = port.and_then(|p| p.macs.first());
+        if self.vlan.is_some_and(|v| !(1..=4094).contains(&v)) {
+            bail!("--vlan: {} is not in 1 to 4094", self.vlan.unwrap_or_default());
+        }
+        if !self.flags.is_empty() && self.what.tcp.is_none() {
+            bail!("--flags: only --tcp has them");
+        }
         let src_mac = match self.src_mac.as_ref().or(its_mac) {
-            Some(text) => mac(text)?,
+            Some(text) => mac(text).context("--src-mac")?,
             None => [0x02, 0, 0, 0, 0, 0x01],
         };
         let group = if self.what.arp.is_some() { [0xff; 6] } else { NOBODY };
-        let dst_mac = self.dst_mac.as_deref().map_or(Ok(group), mac)?;
+        let dst_mac = self.dst_mac.as_deref().map_or(Ok(group), mac).context("--dst-mac")?;
         let to = match (self.what.tcp.or(self.what.udp), self.what.ping, self.what.arp) {
             (Some(a), ..) => a.ip(),
             (_, Some(a), _) => a,

@@ -17,9 +17,9 @@ pub enum Command {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// At most so many
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
+        /// At most so many; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        limit: u32,
     },
     /// Forget connections; all, or those that match
     Flush(Filter),
@@ -75,10 +75,10 @@ pub struct Settings {
     /// The most in all
     #[arg(long, value_name = "N")]
     max: Option<u32>,
-    /// The most of one port
+    /// The most of one port [default: half of what there is room for]
     #[arg(long, value_name = "N")]
     port_max: Option<u32>,
-    /// The most of one port that nobody has answered
+    /// The most of one port that nobody has answered [default: an eighth of what there is room for]
     #[arg(long, value_name = "N")]
     unanswered_max: Option<u32>,
     /// Whether TCP that was begun unseen is taken up where it is met
@@ -103,7 +103,7 @@ impl Filter {
 impl Command {
     pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
         match self {
-            Command::List { filter, limit } => list(s, filter.message(limit.unwrap_or(0))).await,
+            Command::List { filter, limit } => list(s, filter.message(limit)).await,
             Command::Flush(f) => {
                 let n = s.client.flush_sessions(f.message(0)).await.map_err(|e| told(&e))?.into_inner();
                 if s.json {

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    acl::{Acl, Action},
-    security::Security,
-};
+use crate::{acl::Acl, security::Security};
 
 /// Lists, each in its order: of what comes in by a port, and of what leaves by it.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +36,8 @@ pub struct Filter {
     pub(crate) tracks: bool,
     /// Whether anybody wants to know addresses of layer 2.
     pub(crate) asks_macs: bool,
-    /// Whether any of them rejects.
-    pub(crate) rejects: bool,
+    /// Whether any rule asks for what is behind the IP header.
+    pub(crate) asks_layer4: bool,
     /// Another number for other lists: under which a connection was let pass.
     pub(crate) id: u32,
 }
@@ -54,9 +51,11 @@ impl Filter {
     ) -> Option<Filter> {
         let mut all: Vec<Arc<Acl>> = lists.all().cloned().collect();
         let its_own = all.len();
+        let mut ways = vec![lists.ingress.len(), lists.egress.len()];
         let (mut looks_in, mut looks_out) = (!lists.ingress.is_empty(), !lists.egress.is_empty());
         segments.for_each(|l| {
             all.extend(l.all().cloned());
+            ways.extend([l.ingress.len(), l.egress.len()]);
             looks_in |= !l.ingress.is_empty();
             looks_out |= !l.egress.is_empty();
         });
@@ -64,16 +63,15 @@ impl Filter {
         if security.is_none() && all.is_empty() {
             return None;
         }
-        let rejects = |a: &Arc<Acl>| a.default == Action::Reject || a.rules.iter().any(|r| r.action == Action::Reject);
         // FNV-1a: it need only differ from the last few.
-        let id = all.iter().fold(0x811c_9dc5u32, |id, a| {
-            let step = |id: u32, v: u64| (id ^ v as u32).wrapping_mul(0x0100_0193);
-            step(step(id, a.version), a.version >> 32)
-        });
-        let (tracks, rejects) = (all.iter().any(|a| a.stateful), all.iter().any(rejects));
+        let step = |id: u32, v: u64| (id ^ v as u32).wrapping_mul(0x0100_0193);
+        let id = all.iter().fold(0x811c_9dc5u32, |id, a| step(step(id, a.version), a.version >> 32));
+        // The same lists the other way round are other lists.
+        let id = ways.iter().fold(id, |id, n| step(id, *n as u64));
+        let (tracks, asks_layer4) = (all.iter().any(|a| a.stateful), all.iter().any(|a| a.asks_layer4));
         looks_in |= tracks || security.is_some();
         looks_out |= tracks || security.as_ref().is_some_and(|s| s.snooped.is_some());
         let asks_macs = security.is_some() || all.iter().any(|a| a.asks_macs);
-        Some(Filter { looks_in, looks_out, asks_macs, by_segment, tracks, rejects, id, security, lists })
+        Some(Filter { looks_in, looks_out, asks_macs, by_segment, tracks, asks_layer4, id, security, lists })
     }
 }

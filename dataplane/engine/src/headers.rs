@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{
     MacAddr,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    vlan::{TPID_8021AD, TPID_8021Q},
 };
 
 /// Words of [`Headers`].
@@ -71,6 +72,8 @@ pub struct Headers {
     pub(crate) words: [u32; WORDS],
     /// Identification of an IP fragment.
     pub(crate) fragment_id: u32,
+    /// An echo's identifier that a later fragment was lent by its first one.
+    pub(crate) lent_id: u16,
     /// Where the packet begins, where its layer 4 begins, and where the packet ends by its own words.
     pub(crate) l3: u16,
     pub(crate) l4: u16,
@@ -82,8 +85,16 @@ pub struct Headers {
 
 impl Headers {
     /// Of nothing.
-    pub(crate) const EMPTY: Headers =
-        Headers { words: [0; WORDS], fragment_id: 0, l3: 0, l4: 0, end: 0, family: Family::Other, broken: false };
+    pub(crate) const EMPTY: Headers = Headers {
+        words: [0; WORDS],
+        fragment_id: 0,
+        lent_id: 0,
+        l3: 0,
+        l4: 0,
+        end: 0,
+        family: Family::Other,
+        broken: false,
+    };
 
     /// Reads a frame whose Ethernet header ends at `l3`, in this VLAN, with these addresses.
     pub fn read(head: &[u8], l3: usize, vid: u16, dst: MacAddr, src: MacAddr) -> Headers {
@@ -107,12 +118,26 @@ impl Headers {
         {
             return;
         }
-        let Some(t) = from_type.first_chunk::<2>() else { return self.broken = true };
-        let ethertype = u16::from_be_bytes(*t);
-        self.words[ETHERTYPE] = u32::from(ethertype);
-        match ethertype {
-            ETHERTYPE_IPV4 => self.read_v4(head),
-            ETHERTYPE_IPV6 => self.read_v6(head),
+        self.read_any(head);
+    }
+
+    #[inline(never)]
+    fn read_any(&mut self, head: &[u8]) {
+        let ethertype = |l3: u16| {
+            let t = head.get(usize::from(l3) - 2..).and_then(<[u8]>::first_chunk::<2>);
+            t.map(|t| u16::from_be_bytes(*t))
+        };
+        let mut found = ethertype(self.l3);
+        if is_tag(found) {
+            // A customer's tag, or one that is to hide what is behind: many a station looks behind it too.
+            self.l3 += 4;
+            found = ethertype(self.l3);
+        }
+        self.broken = is_tag(found) || found.is_none();
+        self.words[ETHERTYPE] = u32::from(found.unwrap_or(0));
+        match found {
+            Some(ETHERTYPE_IPV4) => self.read_v4(head),
+            Some(ETHERTYPE_IPV6) => self.read_v6(head),
             _ => {}
         }
     }
@@ -132,16 +157,16 @@ impl Headers {
         let word = |at: usize| u32::from_be_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
         let total = word(2) & 0xffff;
         let fragment = word(6) & 0x3fff;
-        if word(0) >> 8 != 0x08_0045 || fragment != 0 || total < 20 {
+        let protocol = p[11];
+        let kind = kind(protocol);
+        if word(0) >> 8 != 0x08_0045 || fragment != 0 || total < 20 + u32::from(kind.needed) {
             return false;
         }
-        let protocol = p[11];
         self.family = Family::V4;
         (self.l4, self.end) = (self.l3 + 20, u32::from(self.l3) + total);
         let w = &mut self.words;
         w[ETHERTYPE] = u32::from(ETHERTYPE_IPV4);
         (w[SRC], w[DST], w[PROTOCOL]) = (word(14), word(18), u32::from(protocol));
-        let kind = kind(protocol);
         let ports = word(22);
         let [a, b] = kind.shift;
         (w[SPORT], w[DPORT]) = (ports >> a & kind.mask | kind.none, ports >> b & kind.mask | kind.none);
@@ -186,7 +211,8 @@ impl Headers {
         self.broken = p[0] >> 4 != 6;
         for _ in 0..MAX_EXTENSIONS {
             self.words[PROTOCOL] = u32::from(next);
-            let Some(e) = head.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
+            let packet = &head[..head.len().min(self.end as usize)];
+            let Some(e) = packet.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
                 self.broken |= is_extension(next);
                 // Nothing is behind "no next header" (RFC 8200, 4.7).
                 return if next != 59 {
@@ -225,7 +251,9 @@ impl Headers {
     fn read_l4(&mut self, head: &[u8], at: usize, protocol: u8) {
         self.l4 = at as u16;
         let kind = kind(protocol);
-        let Some(l4) = head.get(at..).filter(|l4| l4.len() >= usize::from(kind.needed)) else {
+        // What is behind the packet's own end is padding, whatever it looks like.
+        let packet = &head[..head.len().min(self.end as usize)];
+        let Some(l4) = packet.get(at..).filter(|l4| l4.len() >= usize::from(kind.needed)) else {
             return self.broken = true;
         };
         let Some(p) = l4.first_chunk::<4>() else { return };
@@ -325,6 +353,10 @@ const KIND: [u8; 256] = {
 #[inline(always)]
 fn kind(protocol: u8) -> &'static Kind {
     &KINDS[usize::from(KIND[usize::from(protocol)]) & 7]
+}
+
+fn is_tag(ethertype: Option<u16>) -> bool {
+    matches!(ethertype, Some(TPID_8021Q | TPID_8021AD))
 }
 
 /// Hop-by-hop options, routing, fragment, authentication, destination options, mobility, HIP, shim6.

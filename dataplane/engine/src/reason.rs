@@ -66,8 +66,11 @@ reasons! {
     RouterAdvertisement = "router_advertisement", Rx;
     /// A rule of an ingress access list denies it: 'dunlin trace' says which.
     AclDenied = "acl_denied", Rx;
-    /// A rule of an ingress access list rejects it; its sender was told.
+    /// A rule of an ingress access list rejects it; its sender was told, unless it may not be (RFC 1122).
     AclRejected = "acl_rejected", Rx;
+    /// Its headers can't be read to the end (cut, too many, or a later fragment whose first was not seen), and
+    /// an ingress access list asks for what they hide.
+    Unreadable = "unreadable", Rx;
     /// It would begin a connection, and the port, or the host, has as many as it may.
     SessionLimit = "session_limit", Rx;
     /// It would begin a connection, and the port has too many that nobody answers.
@@ -98,8 +101,11 @@ reasons! {
     Protected = "protected", Tx;
     /// A rule of an egress access list denies it: 'dunlin trace' says which.
     EgressAclDenied = "egress_acl_denied", Tx;
-    /// A rule of an egress access list rejects it; its sender was told.
+    /// A rule of an egress access list rejects it; its sender was told, unless it may not be (RFC 1122), the
+    /// frame was flooded, or came in a tunnel.
     EgressAclRejected = "egress_acl_rejected", Tx;
+    /// The same as 'unreadable', for an egress access list.
+    EgressUnreadable = "egress_unreadable", Tx;
     /// It would begin a connection to a port that has, or on a host that has, as many as it may.
     EgressSessionLimit = "egress_session_limit", Tx;
     /// It would begin a connection to a port that has too many that it does not answer.

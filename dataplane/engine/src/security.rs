@@ -21,7 +21,6 @@ use crate::{
     acl::Prefix,
     discovery::ETHERTYPE_ARP,
     headers::{Family, Headers, ICMPV6, UDP},
-    vlan::{TPID_8021AD, TPID_8021Q},
 };
 
 /// What is looked at.
@@ -67,10 +66,7 @@ impl Security {
             Family::V6 => self.check_v6(h, head, src, now_s),
             Family::Other => match h.ethertype() {
                 ETHERTYPE_ARP if c.arp => self.check_arp(head, usize::from(h.l3), src, now_s),
-                TPID_8021Q | TPID_8021AD if *c != Checks { mac: c.mac, ..Checks::default() } => {
-                    Err(DropReason::SpoofedIp)
-                }
-                _ if h.broken && c.ip => Err(DropReason::SpoofedIp),
+                _ if h.broken && *c != Checks { mac: c.mac, ..Checks::default() } => Err(DropReason::SpoofedIp),
                 _ => Ok(()),
             },
         }
@@ -82,7 +78,7 @@ impl Security {
 
     fn check_v4(&self, h: &Headers, now_s: u32) -> Result<(), DropReason> {
         let c = &self.checks;
-        if c.dhcp_guard && h.protocol() == UDP && h.ports().is_some_and(|(s, _)| s == 67) {
+        if c.dhcp_guard && h.protocol() == UDP && h.ports().is_some_and(|(s, d)| s == 67 || d == 68) {
             return Err(DropReason::DhcpServer);
         }
         let Some((src, _)) = h.addresses().filter(|_| c.ip) else { return Ok(()) };
@@ -97,12 +93,15 @@ impl Security {
         if c.ra_guard && (h.broken || matches!(kind, Some(134 | 137))) {
             return Err(DropReason::RouterAdvertisement);
         }
-        if c.dhcp_guard && (h.broken || h.protocol() == UDP && h.ports().is_some_and(|(s, _)| s == 547)) {
+        if c.dhcp_guard && (h.broken || h.protocol() == UDP && h.ports().is_some_and(|(s, d)| s == 547 || d == 546)) {
             return Err(DropReason::DhcpServer);
         }
         let Some((IpAddr::V6(src), _)) = h.addresses() else { return Ok(()) };
         if c.ip && !(src.is_unspecified() && h.protocol() == ICMPV6) && !self.has_v6(src, mac, now_s) {
             return Err(DropReason::SpoofedIp);
+        }
+        if c.nd && h.broken {
+            return Err(DropReason::SpoofedNd);
         }
         if c.nd && (133..=137).any(|k| kind == Some(k)) {
             return self.check_nd(h, head, mac, now_s);
@@ -131,7 +130,9 @@ impl Security {
             135 | 136 => (24, kind == 136),
             _ => return Ok(()),
         };
-        if tells {
+        // From nobody's address: is the one asked for free (RFC 4862)? That must be for itself.
+        let probes = kind == 135 && h.addresses().is_some_and(|(src, _)| src.is_unspecified());
+        if tells || probes {
             let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
             if !self.has_v6(Ipv6Addr::from(*target), mac, now_s) {
                 return bad;
@@ -155,8 +156,9 @@ impl Security {
         let bad = Err(DropReason::SpoofedArp);
         let Some(p) = head.get(l3..).and_then(<[u8]>::first_chunk::<28>) else { return bad };
         let sender = Ipv4Addr::new(p[14], p[15], p[16], p[17]);
-        // Nobody's address: is it free (RFC 5227)?
-        let its_own = sender.is_unspecified() || self.has(sender.into(), now_s);
+        // From nobody's address: is the one asked for free (RFC 5227)? That must be for itself.
+        let claimed = if sender.is_unspecified() { Ipv4Addr::new(p[24], p[25], p[26], p[27]) } else { sender };
+        let its_own = self.has(claimed.into(), now_s);
         if p[..6] == [0, 1, 8, 0, 6, 4] && p[8..14] == mac.octets() && its_own { Ok(()) } else { bad }
     }
 
@@ -167,16 +169,16 @@ impl Security {
             return;
         }
         let Some(message) = head.get(usize::from(h.l4) + 8..) else { return };
-        let its_own = |mac: [u8; 6]| self.macs.is_empty() || self.macs.contains(&MacAddr::from_octets(mac));
+        let its_own = |mac: MacAddr| self.macs.contains(&mac);
         match h.ports() {
             Some((67, 68)) => {
                 if let Some((mac, address, lease_s)) = dhcp_ack(message)
-                    && its_own(mac)
+                    && its_own(MacAddr::from_octets(mac))
                 {
                     snooped.note(address.into(), now_s.saturating_add(lease_s));
                 }
             }
-            Some((547, 546)) => dhcpv6_reply(message, |address, lease_s| {
+            Some((547, 546)) if its_own(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
                 snooped.note(address.into(), now_s.saturating_add(lease_s));
             }),
             _ => {}

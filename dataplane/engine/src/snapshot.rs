@@ -136,6 +136,11 @@ impl Port {
         self.filter.as_deref().filter(|f| f.looks_out && !matches!(from.role, Role::Vtep(_)))
     }
 
+    /// Whether its connections are tracked.
+    pub fn tracks(&self) -> bool {
+        self.filter.as_ref().is_some_and(|f| f.tracks)
+    }
+
     /// Whether it carries a VLAN that is this segment.
     pub fn carries(&self, id: SegmentId, segment: &Segment) -> bool {
         match &self.role {

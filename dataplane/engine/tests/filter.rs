@@ -330,3 +330,115 @@ fn a_trace_says_what_would_happen_and_changes_nothing() {
     open(&mut s, 4000);
     says(&traced(&s, 1, tcp(1, (80, 4000), "A", 501, 101, b"")), "sessions: port 'p1': established");
 }
+
+/// Rules about ports, and everything else let pass: what hides its ports must not be everything else.
+#[test]
+fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
+    let rules = vec![rule(Action::Deny, to_port(22))];
+    let mut s = switch(None, Some((rules, Action::Allow)));
+    let ssh = tcp(0, (5, 22), "S", 1, 0, b"");
+    let change = |f: &dyn Fn(&mut Vec<u8>)| {
+        let mut octets = ssh.octets().to_vec();
+        f(&mut octets);
+        HeapFrame::new(octets)
+    };
+    // A first fragment that ends before the ports' header does, and the rest.
+    let tiny = change(&|o| {
+        (o[17], o[20], o[21]) = (28, 0x20, 0);
+        o.truncate(42);
+    });
+    let rest = change(&|o| (o[20], o[21]) = (0, 1));
+    assert!(!passes(&mut s, 0, tiny) && !passes(&mut s, 0, rest));
+    assert_eq!(s.drops(DropReason::EgressUnreadable), 2);
+    // Padding behind the packet's own end is no header.
+    let padded = change(&|o| o[17] = 24);
+    assert!(!passes(&mut s, 0, padded));
+    // Behind a second tag that says nothing, and behind a third.
+    let tagged = |n: usize| {
+        change(&|o| {
+            for _ in 0..n {
+                o.splice(12..12, [0x81, 0, 0, 0]);
+            }
+        })
+    };
+    assert!(!passes(&mut s, 0, tagged(1)) && !passes(&mut s, 0, tagged(2)));
+    assert_eq!(s.drops(DropReason::EgressAclDenied), 2);
+    assert!(!passes(&mut s, 0, tagged(3)));
+    assert_eq!(s.drops(DropReason::EgressUnreadable), 4);
+    assert!(passes(&mut s, 0, tcp(0, (5, 23), "S", 1, 0, b"")));
+}
+
+#[test]
+fn what_is_flooded_is_not_answered() {
+    let mut s = switch(None, Some((vec![], Action::Reject)));
+    // Nobody knows yet where its receiver is.
+    assert!(s.run(0, [tcp(0, (5, 80), "A", 1, 1, b"")]).sent.is_empty());
+    // Once it is known, its sender is told.
+    s.run(1, [udp(1, (1, 2))]);
+    assert_eq!(s.run(0, [tcp(0, (5, 80), "A", 1, 1, b"")]).sent.len(), 1);
+    assert_eq!(s.drops(DropReason::EgressAclRejected), 2);
+}
+
+#[test]
+fn a_connection_met_in_the_middle_goes_on() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    // An upload, whose acknowledgements come late.
+    assert_eq!(s.run(0, (0..10).map(|i| tcp(0, (9, 80), "A", 1000 + i * 100, 7, &[1; 100]))).sent.len(), 10);
+    assert_eq!(s.run(0, (10..20).map(|i| tcp(0, (9, 80), "A", 1000 + i * 100, 7, &[1; 100]))).sent.len(), 10);
+    assert!(passes(&mut s, 1, tcp(1, (80, 9), "A", 7, 2000, b"")));
+    assert_eq!(s.sessions.statistics().begun, 1);
+    // Not where that is not wanted.
+    s.topology.set_sessions(Settings { meets: false, ..Settings::default() });
+    assert!(!passes(&mut s, 0, tcp(0, (10, 80), "A", 1000, 7, b"x")));
+}
+
+#[test]
+fn a_guessed_reset_and_a_forgotten_connection_end_nothing() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    let (a, b) = open(&mut s, 4000);
+    passes(&mut s, 0, tcp(0, (4000, 80), "R", a + 100, 0, b""));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"data")), "it was not the one that was expected");
+    // The client forgot it and begins anew: the server tells it, and is believed.
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", 77_000_000, 0, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b + 4, a, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "R", a, 0, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", 77_000_000, 0, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", 5, 77_000_001, b"")));
+}
+
+#[test]
+fn pings_of_both_with_one_identifier_are_two_connections_and_may_be_fragments() {
+    let question =
+        rule(Action::Allow, Match { protocol: Some(1), icmp_type: Some(8), states: state::NEW, ..Match::default() });
+    let rules = || vec![stateful().remove(0), question.clone()];
+    let mut s = switch(Some((vec![stateful().remove(0)], Action::Deny)), Some((rules(), Action::Deny)));
+    let echo = |from: usize, request: bool, fragment: u16| {
+        let mut f = Vec::new();
+        let b = PacketBuilder::ethernet2(MACS[from], MACS[1 - from]).ipv4(IPS[from], IPS[1 - from], 64);
+        match request {
+            true => b.icmpv4_echo_request(1, 1).write(&mut f, &[7; 32]).unwrap(),
+            false => b.icmpv4_echo_reply(1, 1).write(&mut f, &[7; 32]).unwrap(),
+        }
+        f[20..22].copy_from_slice(&fragment.to_be_bytes());
+        HeapFrame::new(f)
+    };
+    assert!(passes(&mut s, 0, echo(0, true, 0)));
+    assert!(passes(&mut s, 1, echo(1, false, 0)));
+    assert!(!passes(&mut s, 1, echo(1, true, 0)), "it was asked, and may not ask");
+    // A reply in two parts.
+    assert!(passes(&mut s, 1, echo(1, false, 0x2000)));
+    assert!(passes(&mut s, 1, echo(1, false, 7)));
+    assert_eq!(s.sessions.statistics().begun, 1);
+}
+
+#[test]
+fn the_same_list_the_other_way_is_another() {
+    let mut s = switch(None, Some((stateful(), Action::Deny)));
+    let (a, b) = open(&mut s, 4000);
+    let acls = AclNames { ingress: vec!["out".into()], egress: vec![] };
+    s.topology.set_port("p1", PortSpec { acls, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    // Begun from outside, which nothing forbids now.
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
+    s.topology.set_acl(Acl::new("out", &[], 0, Action::Deny, 1));
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a, b"x")));
+}

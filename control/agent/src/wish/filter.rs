@@ -40,12 +40,11 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
             return bad(format!("set '{}'", s.name), "name", "is declared twice");
         }
     }
-    let mut flat = BTreeMap::new();
+    let mut known = BTreeMap::new();
     for s in &config.set {
-        let mut prefixes = BTreeSet::new();
-        flatten(s, &sets, &mut vec![&s.name], &mut prefixes)?;
-        flat.insert(s.name.as_str(), prefixes.into_iter().collect::<Vec<String>>());
+        flatten(s, &sets, &mut vec![&s.name], &mut known)?;
     }
+    let flat: BTreeMap<&str, Vec<String>> = known.into_iter().map(|(n, p)| (n, p.into_iter().collect())).collect();
     let mut f = Filters { acls: BTreeMap::new(), groups: BTreeMap::new() };
     let mut all = 0;
     for a in &config.acl {
@@ -72,38 +71,49 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
     Ok(f)
 }
 
-/// The prefixes of a set, those of the sets that it names among them.
+/// Finds the prefixes of a set, those of the sets that it names among them; each set once.
 fn flatten<'a>(
     s: &'a AddressSet,
     sets: &BTreeMap<&str, &'a AddressSet>,
     way: &mut Vec<&'a str>,
-    prefixes: &mut BTreeSet<String>,
+    known: &mut BTreeMap<&'a str, BTreeSet<String>>,
 ) -> Result<(), Bad> {
+    if known.contains_key(s.name.as_str()) {
+        return Ok(());
+    }
     let object = format!("set '{}'", s.name);
+    let mut prefixes = BTreeSet::new();
     for text in &s.addresses {
-        let Some(named) = text.strip_prefix('@') else {
+        if let Some(named) = text.strip_prefix('@') {
+            let Some(inner) = sets.get(named) else {
+                return bad(object, "addresses", format!("there is no set '{named}'"));
+            };
+            if way.contains(&named) {
+                return bad(
+                    object,
+                    "addresses",
+                    format!("set '{named}' names itself: {} -> {named}", way.join(" -> ")),
+                );
+            }
+            if way.len() == MAX_DEPTH {
+                let why = format!("sets in sets, more than {MAX_DEPTH} deep: {}", way.join(" -> "));
+                return bad(object, "addresses", why);
+            }
+            way.push(&inner.name);
+            flatten(inner, sets, way, known)?;
+            way.pop();
+            prefixes.extend(known[named].iter().cloned());
+        } else {
             match rule::prefix(text) {
                 Ok((address, len)) => drop(prefixes.insert(format!("{address}/{len}"))),
                 Err(e) => return bad(object, "addresses", e.to_string()),
             }
-            if prefixes.len() > MAX_ADDRESSES {
-                return bad(object, "addresses", format!("more than {MAX_ADDRESSES}"));
-            }
-            continue;
-        };
-        let Some(inner) = sets.get(named) else {
-            return bad(object, "addresses", format!("there is no set '{named}'"));
-        };
-        if way.contains(&named) {
-            return bad(object, "addresses", format!("set '{named}' names itself: {} -> {named}", way.join(" -> ")));
         }
-        if way.len() == MAX_DEPTH {
-            return bad(object, "addresses", format!("sets in sets, more than {MAX_DEPTH} deep: {}", way.join(" -> ")));
+        if prefixes.len() > MAX_ADDRESSES {
+            return bad(object, "addresses", format!("more than {MAX_ADDRESSES}"));
         }
-        way.push(&inner.name);
-        flatten(inner, sets, way, prefixes)?;
-        way.pop();
     }
+    known.insert(&s.name, prefixes);
     Ok(())
 }
 
@@ -217,6 +227,10 @@ pub(super) fn security(p: &Port) -> Result<Option<dp::Security>, Bad> {
             return bad(object, field, "is looked at by nobody: name checks in security, as 'all'");
         }
         return Ok(None);
+    }
+    if snoop && macs.is_empty() {
+        let why = format!("'{SNOOPING}' can't tell whose address is given: name the station's addresses in macs");
+        return bad(object, "security", why);
     }
     if checks.contains("mac") && macs.is_empty() {
         return bad(object, "security", "'mac' lets nothing pass: name the station's addresses in macs");

@@ -310,7 +310,7 @@ fn a_flood_of_a_million_senders_harms_no_connection() {
             > 0
     );
     // And there is room for who is answered.
-    assert!(client.try_run("iperf3 -c 10.20.0.2 -t 1 -b 1M").status.success() || open() > 0);
+    assert!(client.try_run("iperf3 -c 10.20.0.2 -t 1 -b 1M").status.success());
 }
 
 #[test]

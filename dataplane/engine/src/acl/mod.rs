@@ -296,6 +296,8 @@ pub struct Acl {
     pub stateful: bool,
     /// Whether any rule asks for addresses of layer 2, or tells of them.
     pub(crate) asks_macs: bool,
+    /// Whether any rule asks for what is behind the IP header.
+    pub(crate) asks_layer4: bool,
     /// Another one for every list that was ever compiled.
     pub(crate) version: u64,
     pub(crate) rules: Vec<Decision>,
@@ -340,6 +342,7 @@ impl Acl {
             default,
             stateful: rules.iter().any(|r| r.ask.states != 0),
             asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some() || r.log_every != 0),
+            asks_layer4: rules.iter().any(|r| r.ask.asks_l4() || r.ask.protocol.is_some() || r.ask.states != 0),
             version: VERSIONS.fetch_add(1, Relaxed),
             rules: decisions,
             extras,

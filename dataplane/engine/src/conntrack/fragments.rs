@@ -3,10 +3,15 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::headers::{DPORT, FLAGS, Headers, NO_PORT, SPORT};
+use crate::{
+    PortIdx,
+    headers::{DPORT, FLAGS, Headers, NO_PORT, SPORT},
+};
 
 /// Datagrams that are followed at once. A new one takes the place of an old one.
-const KEPT: usize = 4096;
+const KEPT: usize = 16_384;
+/// Of one port, or of few that share them: a station that sends first fragments drives out no others'.
+const OF_PORT: usize = 256;
 /// RFC 791 has 15 s, and ends wait up to 60.
 const KEPT_S: u32 = 30;
 
@@ -15,6 +20,7 @@ struct Kept {
     /// A hash of whose datagram it is, under a secret; 0 if none, or while it is written.
     whose: AtomicU64,
     ports: AtomicU32,
+    echo_id: AtomicU32,
     seen_s: AtomicU32,
 }
 
@@ -29,14 +35,24 @@ impl Default for Fragments {
 
 impl Fragments {
     /// Whether the ports of a fragment are known now.
+    /// `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
     #[cold]
-    pub fn follow(&self, h: &mut Headers, whose: u64, now_s: u32) -> bool {
+    pub fn follow(
+        &self,
+        h: &mut Headers,
+        (port, whose): (PortIdx, u64),
+        echo_id: u16,
+        now_s: u32,
+        keeps: bool,
+    ) -> bool {
         let whose = whose | 1;
-        let kept = &self.0[(whose >> 32) as usize % KEPT];
+        let region = port.get() % (KEPT / OF_PORT) * OF_PORT;
+        let kept = &self.0[region + (whose >> 32) as usize % OF_PORT];
         if !h.is_later_fragment() {
-            if h.words[SPORT] != NO_PORT {
+            if h.words[SPORT] != NO_PORT && keeps {
                 kept.whose.store(0, Relaxed);
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
+                kept.echo_id.store(u32::from(echo_id), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
                 kept.whose.store(whose, std::sync::atomic::Ordering::Release);
             }
@@ -46,7 +62,13 @@ impl Fragments {
         if !known || now_s.saturating_sub(kept.seen_s.load(Relaxed)) > KEPT_S {
             return false;
         }
-        let ports = kept.ports.load(Relaxed);
+        let (ports, echo_id) = (kept.ports.load(Relaxed), kept.echo_id.load(Relaxed));
+        // Another worker may have begun to write another's.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        if kept.whose.load(Relaxed) != whose {
+            return false;
+        }
+        h.lent_id = echo_id as u16;
         (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (ports >> 16, ports & 0xffff, NO_PORT);
         true
     }

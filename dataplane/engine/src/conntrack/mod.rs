@@ -33,7 +33,7 @@ use table::{STATE, Slot, Table};
 use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, Segment, put};
 
 /// Buckets that are looked through for an unanswered connection when a port has too many.
-const SEARCHED: usize = 8;
+const SEARCHED: usize = 32;
 
 /// For how long connections are kept, in seconds since their last frame, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -257,8 +257,10 @@ impl Conntrack {
     /// Lends a later fragment the ports of its first one, and notes those of first ones. Whether its ports
     /// are known, or it is none.
     #[inline(always)]
-    pub(crate) fn follow_fragments(&self, h: &mut Headers, zone: Zone, now_s: u32) -> bool {
-        h.words[crate::headers::FRAGMENT] == 0 || self.fragments.follow(h, self.fragment_key(h, zone), now_s)
+    pub(crate) fn follow_fragments(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
+        let whose = (zone.port, self.fragment_key(h, zone));
+        let id = echo_id(h, head).unwrap_or(0);
+        h.words[crate::headers::FRAGMENT] == 0 || self.fragments.follow(h, whose, id, now_s, keeps)
     }
 
     fn fragment_key(&self, h: &Headers, zone: Zone) -> u64 {
@@ -276,7 +278,8 @@ impl Conntrack {
             pairs[1],
             pairs[2],
             pairs[3],
-            w(crate::headers::PROTOCOL),
+            // Of IPv6, only the first one shows it behind further extension headers.
+            if h.family == Family::V4 { w(crate::headers::PROTOCOL) } else { 0 },
         ])
     }
 
@@ -288,10 +291,9 @@ impl Conntrack {
         }
         let (mut sport, mut dport) = (h.words[SPORT], h.words[DPORT]);
         if matches!(h.protocol(), ICMP | ICMPV6) {
-            // An echo's identifier stands for both ports.
-            let id = head.get(usize::from(h.l4) + 4..).and_then(<[u8]>::first_chunk::<2>).filter(|_| is_echo(h));
-            let Some(id) = id else { return };
-            (sport, dport) = (u32::from(u16::from_be_bytes(*id)), u32::from(u16::from_be_bytes(*id)));
+            // An echo's identifier is the port of who asks.
+            let Some(id) = echo_id(h, head).map(u32::from) else { return };
+            (sport, dport) = if is_answer(h) { (0, id) } else { (id, 0) };
         }
         // No port is none: 0, which [`NO_PORT`] is in 16 bits.
         (sport, dport) = (sport & 0xffff, dport & 0xffff);
@@ -436,7 +438,8 @@ impl Conntrack {
         s: &Settings,
         now_s: u32,
     ) -> Result<(), Full> {
-        let segment = if h.protocol() == TCP { Segment::read(head, h) } else { None };
+        let is_tcp = h.protocol() == TCP && !h.is_later_fragment();
+        let segment = if is_tcp { Segment::read(head, h) } else { None };
         if self.find(p) {
             let f = p.found;
             // It was begun a moment ago, by a frame of the same burst or of another worker's.
@@ -452,43 +455,53 @@ impl Conntrack {
         let most = s.max.min(self.capacity);
         let too_many = self.all.load(Relaxed) >= most || all.load(Relaxed) >= s.port_max;
         let too_bold = unanswered.load(Relaxed) >= s.unanswered_max;
-        if (too_many || too_bold) && !self.displace(p, zone.port) {
+        if (too_many || too_bold) && !self.displace(p, zone.port, self.all.load(Relaxed) >= most) {
             self.refused.fetch_add(1, Relaxed);
             return Err(if too_many { Full::Connections } else { Full::Unanswered });
         }
         let flags = if p.from_low { LOW_BEGAN } else { 0 } | if from_port { FROM_PORT } else { 0 };
         let state = tcp::begun(segment.as_ref(), now_s, flags, filter);
+        // Before anybody can find it, and take it out again.
+        self.count(zone.port, 1);
         for _ in 0..2 {
             let entered = match p.family {
                 Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
                 _ => self.v4.insert(p.hash, zone.port, p.key4(), state),
             };
             if entered.is_some() {
-                self.all.fetch_add(1, Relaxed);
-                all.fetch_add(1, Relaxed);
-                unanswered.fetch_add(1, Relaxed);
                 self.begun.fetch_add(1, Relaxed);
                 return Ok(());
             }
-            if !self.displace(p, zone.port) {
+            if !self.displace(p, zone.port, true) {
                 break;
             }
         }
+        self.count(zone.port, -1);
         self.refused.fetch_add(1, Relaxed);
         Err(Full::Connections)
     }
 
-    /// Takes out an unanswered connection of the port: one in the way of the new one, if there is.
+    /// Counts an unanswered connection of a port more, or less.
+    fn count(&self, port: PortIdx, by: i32) {
+        let (all, unanswered) = &self.ports[port.get()];
+        for counter in [&self.all, all, unanswered] {
+            counter.fetch_add(by as u32, Relaxed);
+        }
+    }
+
+    /// Takes out an unanswered connection: one in the way of the new one, if there is. Of the port, or of any
+    /// if all together are too many.
     #[cold]
-    fn displace(&self, p: &Probe, port: PortIdx) -> bool {
-        fn one<const K: usize>(t: &Table<K>, hash: u64, port: PortIdx) -> Option<Slot> {
+    fn displace(&self, p: &Probe, port: PortIdx, any: bool) -> bool {
+        fn one<const K: usize>(t: &Table<K>, hash: u64, meant: impl Fn((PortIdx, bool)) -> bool) -> Option<Slot> {
             let first = hash as usize;
             let further = (0..SEARCHED).flat_map(|i| t.slots(first.wrapping_add(i)));
-            t.near(hash).chain(further).find(|s| t.holds(*s) == (port, true))
+            t.near(hash).chain(further).find(|s| meant(t.holds(*s)))
         }
+        let meant = |(of, unanswered): (PortIdx, bool)| unanswered && (any || of == port);
         let slot = match p.family {
-            Family::V6 => one(&self.v6, p.hash, port),
-            _ => one(&self.v4, p.hash, port),
+            Family::V6 => one(&self.v6, p.hash, meant),
+            _ => one(&self.v4, p.hash, meant),
         };
         let gone = slot.is_some_and(|s| self.forget(p.family, s));
         self.displaced.fetch_add(u64::from(gone), Relaxed);
@@ -512,6 +525,9 @@ impl Conntrack {
     #[inline(always)]
     pub(crate) fn advance(&self, f: &Found, h: &Headers, head: &[u8], now_s: u32) {
         let state = self.state(f);
+        if !self.is_still(f) {
+            return;
+        }
         put(&state[SEEN_S], now_s);
         if h.protocol() == TCP
             && !h.is_later_fragment()
@@ -537,9 +553,21 @@ impl Conntrack {
         }
     }
 
+    /// Whether the slot was not given to another connection since.
+    #[inline(always)]
+    fn is_still(&self, f: &Found) -> bool {
+        match f.family {
+            Family::V6 => self.v6.is_still(f.slot),
+            _ => self.v4.is_still(f.slot),
+        }
+    }
+
     /// Notes what a changed filter says of a connection.
     pub(crate) fn judge(&self, f: &Found, passes: bool, filter: u32) {
         let state = self.state(f);
+        if !self.is_still(f) {
+            return;
+        }
         if passes {
             state[FLAGS].fetch_and(!REFUSED, Relaxed);
         } else {
@@ -547,6 +575,17 @@ impl Conntrack {
         }
         state[FILTER].store(filter, Relaxed);
     }
+}
+
+/// The identifier of an echo.
+fn echo_id(h: &Headers, head: &[u8]) -> Option<u16> {
+    if !is_echo(h) {
+        return None;
+    }
+    if h.is_later_fragment() {
+        return Some(h.lent_id);
+    }
+    head.get(usize::from(h.l4) + 4..)?.first_chunk::<2>().map(|id| u16::from_be_bytes(*id))
 }
 
 /// ICMP that answers a question.

@@ -148,6 +148,13 @@ impl<const K: usize> Table<K> {
         &self.buckets[slot.bucket as usize & (self.buckets.len() - 1)].1[(slot.way as usize).min(WAYS - 1)]
     }
 
+    /// Whether the slot still holds the connection that it did.
+    #[inline(always)]
+    pub fn is_still(&self, slot: Slot) -> bool {
+        let bucket = &self.buckets[slot.bucket as usize & (self.buckets.len() - 1)];
+        (bucket.0.1[(slot.way as usize).min(WAYS - 1)].load(Relaxed) ^ slot.mark) & (VERSIONS | READY) == 0
+    }
+
     fn mark(&self, slot: Slot) -> &AtomicU32 {
         &self.buckets[slot.bucket as usize & (self.buckets.len() - 1)].0.1[slot.way as usize]
     }

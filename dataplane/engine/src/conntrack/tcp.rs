@@ -138,7 +138,7 @@ pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u
         s[FLAGS] = with_end(with_end(s[FLAGS], 0, End::Open), 1, End::Open) | MET;
         s[WINDOW] = t.window.max(1) << 14;
         s[LIMIT] = s[SENT].wrapping_add(s[WINDOW]);
-        (s[SENT + 1], s[LIMIT + 1]) = (t.ack, t.ack.wrapping_add(s[WINDOW]));
+        (s[SENT + 1], s[LIMIT + 1], s[WINDOW + 1]) = (t.ack, t.ack.wrapping_add(s[WINDOW]), s[WINDOW]);
     }
     s
 }
@@ -166,8 +166,8 @@ pub(super) fn fits(state: &[AtomicU32; STATE], i: usize, t: &Segment) -> Fit {
         let over = mine >= End::Closing && other >= End::Closing || mine == End::Reset;
         return match (over, mine) {
             (true, _) => Fit::Anew,
-            // Sent again, or both at once.
-            (_, End::Silent) => Fit::Yes,
+            // Sent again, or both at once; by an end that has forgotten, and will be told so by the other.
+            (_, End::Silent | End::Open) => Fit::Yes,
             (_, End::Opening) if i == 0 || t.seq.wrapping_add(t.len) == state[SENT + i].load(Relaxed) => Fit::Yes,
             _ => Fit::No,
         };
@@ -218,7 +218,15 @@ pub(super) fn put(word: &AtomicU32, value: u32) {
 pub(super) fn advance(state: &[AtomicU32; STATE], i: usize, t: &Segment) {
     let before = state[FLAGS].load(Relaxed);
     let mut flags = before;
+    if t.flags & (SYN | ACK) == SYN && end(flags, i) > End::Opening {
+        return;
+    }
     let load = |at: usize| state[at].load(Relaxed);
+    // A reset of whose place its receiver is not sure ends nothing there, nor here (RFC 5961, 3.2).
+    let exact = t.seq == load(SENT + i) || (t.seq == 0 && end(flags, i) <= End::Opening);
+    if t.flags & RST != 0 && !exact {
+        return;
+    }
     let last = t.seq.wrapping_add(t.len);
     let first = load(WINDOW + i) == 0;
     if t.flags & SYN != 0 && end(flags, i) <= End::Opening {
@@ -277,7 +285,7 @@ fn max(a: u32, b: u32) -> u32 {
 /// Whether it is known to go on, rather than to be tried: of TCP, that both ends are open.
 pub(super) fn is_settled(protocol: u8, flags: u32) -> bool {
     match protocol {
-        TCP => end(flags, 0) >= End::Open && end(flags, 1) >= End::Open && (flags & ANSWERED != 0),
+        TCP => (0..2).all(|i| (End::Open..End::Reset).contains(&end(flags, i))) && flags & ANSWERED != 0,
         _ => flags & ANSWERED != 0,
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn unicast<F: Frame>(
         return tunnel::leave(cx, from, to, frame, m, out, again);
     }
     let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
-        (Ok(want), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out, again).map(|()| want),
+        (Ok(want), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out).map(|()| want),
         (admitted, _) => admitted,
     };
     match admitted {
@@ -65,9 +65,7 @@ pub(crate) fn burst<F: Frame>(
     let Ok(want) = form(from, to, class) else { return false };
     let mut octets = all.octets;
     if let Some(f) = to.filter_for(from) {
-        if !filter::egress_burst(cx, from, (to, f), burst, meta, out) {
-            return false;
-        }
+        filter::egress_burst(cx, from, (to, f), burst, meta, out);
         octets = burst.iter().map(|f| u64::from(f.len())).sum();
     }
     if want != class.tag() {

@@ -14,19 +14,15 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use crate::{
-    BURST, DropReason, Frame, Output,
+    BURST, DropReason, Frame, Output, SegmentId,
     acl::{Acl, Action, Best, Decision, NONE, state},
     conntrack::{Found, Full, Probe, Settings, Tracked, Zone},
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{FRAGMENT, Headers, NO_PORT, STATE, TCP},
+    headers::{FRAGMENT, Headers, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
-    stage::{
-        egress::overhead,
-        reject,
-        tunnel::{self, Again},
-    },
+    stage::{egress::overhead, reject},
     tunnel::Role,
 };
 
@@ -96,8 +92,7 @@ pub(crate) fn ingress<F: Frame>(
     outcome.refused
 }
 
-/// Drops what may not leave by `to` of a burst of one class. `false`, and nothing was done, if it has to be
-/// looked at frame by frame: who sent it would have to be told through a tunnel.
+/// Drops what may not leave by `to` of a burst of one class.
 #[inline(never)]
 pub(crate) fn egress_burst<F: Frame>(
     cx: &Context<'_>,
@@ -106,13 +101,10 @@ pub(crate) fn egress_burst<F: Frame>(
     burst: &mut crate::Burst<F>,
     meta: &[Meta],
     out: &mut impl Output<F>,
-) -> bool {
-    if filter.rejects && !matches!(from.role, Role::Device) {
-        return false;
-    }
+) {
     let outcome = run(cx, (to, filter, Way::Out), burst, meta, out);
     if outcome.refused == Refused::NONE {
-        return true;
+        return;
     }
     let mut i = 0;
     burst.retain(|frame| {
@@ -120,14 +112,16 @@ pub(crate) fn egress_burst<F: Frame>(
         if !keep {
             cx.drop(to.idx, outcome.reasons[i], 1);
         }
-        if reject && let Some(answer) = answer(frame, &meta[i], out) {
+        if reject
+            && matches!(from.role, Role::Device)
+            && let Some(answer) = answer(frame, &meta[i], out)
+        {
             cx.counters.port(from.idx).clones.add(1);
             out.transmit(from.idx, answer);
         }
         i += 1;
         keep
     });
-    true
 }
 
 /// Whether one frame may leave by `to`.
@@ -139,17 +133,16 @@ pub(crate) fn egress<F: Frame>(
     frame: &F,
     m: &Meta,
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
 ) -> Result<(), DropReason> {
     let outcome = run(cx, (to, filter, Way::Out), std::slice::from_ref(frame), std::slice::from_ref(m), out);
+    // Of what is flooded, nobody knows whom it was for; what came in a tunnel has no way back from here.
     if outcome.rejected.has(0)
+        && m.fate != Fate::FLOOD
+        && matches!(from.role, Role::Device)
         && let Some(answer) = answer(frame, m, out)
     {
         cx.counters.port(from.idx).clones.add(1);
-        match from.role {
-            Role::Device => out.transmit(from.idx, answer),
-            _ => tunnel::leave(cx, to, from, answer, &Meta { class: m.class.without_tag(), ..*m }, out, again),
-        }
+        out.transmit(from.idx, answer);
     }
     if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
 }
@@ -192,16 +185,28 @@ fn run<F: Frame>(
                     cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
                     checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
                 }
-                Way::Out if cx.trace.is_none() => security.snoop(h, frame.head(), cx.now.s),
                 Way::Out => {}
             }
         }
     }
     if fragments != 0 {
-        for (h, m) in headers.iter_mut().zip(meta) {
+        for ((h, frame), m) in headers.iter_mut().zip(burst).zip(meta) {
             let zone = Zone { port: port.idx, segment: m.dst.segment() };
-            h.broken |= !cx.sessions.follow_fragments(h, zone, cx.now.s);
+            h.broken |= !cx.sessions.follow_fragments(h, frame.head(), zone, cx.now.s, cx.trace.is_none());
         }
+    }
+    if way == Way::In {
+        // Refused by learning anyway; nothing is to begin with it.
+        for (i, m) in meta.iter().enumerate().take(burst.len()) {
+            if m.src.segment() == SegmentId::NONE {
+                outcome.refuse(i, DropReason::IngressVlan);
+            } else if m.src.is_multicast() {
+                outcome.refuse(i, DropReason::InvalidSource);
+            }
+        }
+    }
+    if filter.asks_layer4 {
+        refuse_unreadable(cx, way, &headers, &mut outcome);
     }
     if filter.tracks {
         let (mut probes, mut tracked) = (ArrayVec::<Probe, BURST>::new(), [Tracked::No; BURST]);
@@ -212,7 +217,28 @@ fn run<F: Frame>(
     } else {
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
     }
+    if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
+        for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
+            if outcome.refused.has(i) {
+                continue;
+            }
+            security.snoop(h, frame.head(), cx.now.s);
+        }
+    }
     outcome
+}
+
+/// A rule that asks for ports can't be asked of a packet that hides them; no other rule may let it pass
+/// instead. Later fragments whose first was not seen are among them.
+#[inline(always)]
+fn refuse_unreadable(cx: &Context<'_>, way: Way, headers: &[Headers], outcome: &mut Outcome) {
+    for (i, h) in headers.iter().enumerate() {
+        if h.broken {
+            let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
+            cx.tell(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
+            outcome.refuse(i, reason);
+        }
+    }
 }
 
 /// Asks all lists: the port's, then those of the networks that the frames are in.
@@ -233,6 +259,9 @@ fn decide_all<F: Frame>(
         for i in 0..burst.len() {
             let lists = cx.snapshot.segment(meta[i].dst.segment()).and_then(|s| s.lists.as_deref());
             for acl in lists.map_or(&[][..], |l| way.of(l)) {
+                if outcome.refused.has(i) {
+                    break;
+                }
                 let mut one = Outcome { refused: Refused::NONE, rejected: Refused::NONE, ..*outcome };
                 decide(cx, (acl, way, port), &burst[i..=i], &headers[i..=i], &mut one, out);
                 if one.refused.has(0) && !outcome.refused.has(i) {
@@ -390,8 +419,11 @@ fn judge_again(
     let begun = if f.from_port { Way::In } else { Way::Out };
     let mut first = if begun == way { *h } else { h.reversed() };
     first.words[STATE] = state::number(state::NEW);
-    if h.protocol() == TCP {
-        first.words[crate::headers::FLAGS] = 2;
+    match (h.protocol(), first.words[SPORT]) {
+        (TCP, _) => first.words[crate::headers::FLAGS] = 2,
+        (ICMP, 0) => first.words[SPORT] = 8,
+        (ICMPV6, 129) => first.words[SPORT] = 128,
+        _ => {}
     }
     let segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
     let lists = begun.of(&filter.lists).iter().chain(segment.map_or(&[][..], |l| begun.of(l)));

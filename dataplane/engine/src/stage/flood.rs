@@ -47,7 +47,7 @@ pub(crate) fn run<F: Frame>(
         }
         outcomes += 1;
         let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
-            (Ok(tag), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out, again).map(|()| tag),
+            (Ok(tag), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out).map(|()| tag),
             (admitted, _) => admitted,
         };
         match admitted {

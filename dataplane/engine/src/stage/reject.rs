@@ -20,7 +20,7 @@ pub(super) fn answer(head: &[u8], l3: usize) -> Option<ArrayVec<u8, LONGEST>> {
     let mac = |at: usize| head.get(at..at + 6).and_then(<[u8]>::first_chunk::<6>).map(|o| MacAddr::from_octets(*o));
     let (dst, src) = (mac(0)?, mac(6)?);
     let h = Headers::read(head, l3, 0, dst, src);
-    let (from, to) = h.addresses()?;
+    let (from, to) = h.addresses().filter(|_| usize::from(h.l3) == l3)?;
     let nobody = from.is_unspecified() || from.is_multicast() || from.to_string() == "255.255.255.255";
     if dst.is_multicast() || src.is_multicast() || nobody || to.is_multicast() || h.broken || h.is_later_fragment() {
         return None;

@@ -171,7 +171,8 @@ pub fn sessions(s: &v1::Sessions, capacity: u32) -> Result<conntrack::Settings, 
         icmp_s: s.icmp_s,
         other_s: s.other_s,
         max: most(s.max, u32::MAX),
-        port_max: most(s.port_max, u32::MAX),
+        // No port takes all there is.
+        port_max: most(s.port_max, (capacity / 2).max(1)),
         unanswered_max: most(s.unanswered_max, (capacity / 8).max(1)),
         meets: !s.strict,
     })

@@ -423,6 +423,11 @@ impl Switch {
         for (name, want) in plan.set {
             rx.extend(self.set_port(&name, want, opened.remove(&name)));
         }
+        for p in &t.set_ports {
+            let now_s = self.clock.now().s;
+            let leases = p.security.iter().flat_map(spec::leases);
+            leases.for_each(|(address, left)| self.topology.remember(&p.name, address, now_s.saturating_add(left)));
+        }
         self.count_overlay();
         self.prepare_sessions();
         let before = self.snapshot.clone();
@@ -435,14 +440,10 @@ impl Switch {
         self.give_all_rx(rx);
         self.forget_retired();
         self.flush_departed(&before);
+        self.flush_untracked(&before);
         drop(before);
         (self.statics, self.vteps) = (plan.statics, plan.vteps);
         self.follow_acls(&old_topology, plan.acl_rules);
-        for p in &t.set_ports {
-            let now_s = self.clock.now().s;
-            let leases = p.security.iter().flat_map(spec::leases);
-            leases.for_each(|(address, left)| self.topology.remember(&p.name, address, now_s.saturating_add(left)));
-        }
         self.follow_entries();
         self.end_overlay_counts();
         self.install_bindings(&t.set_networks);
@@ -524,6 +525,24 @@ impl Switch {
             let renamed =
                 || before.segment(e.segment).is_some_and(|b| (&b.network, b.vni) != (&segment.network, segment.vni));
             !port.carries(e.segment, segment) || (matches!(port.role, Role::Remote(_)) && renamed())
+        });
+    }
+
+    /// Forgets connections of ports that are not tracked any more, or that left the segment: their windows went
+    /// on unseen.
+    fn flush_untracked(&self, before: &Snapshot) {
+        let now = &self.snapshot;
+        let tracks = |s: &Snapshot, idx| s.port(idx).is_some_and(|p| p.tracks());
+        let moved = |p: &dunlin_engine::snapshot::Port| match now.port(p.idx) {
+            Some(n) => !n.tracks() || n.untagged.1 != p.untagged.1 || n.tagged != p.tagged,
+            None => false,
+        };
+        if !before.ports().any(|p| tracks(before, p.idx) && moved(p)) {
+            return;
+        }
+        self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| {
+            let carried = || now.segment(s.zone.segment).zip(now.port(s.zone.port));
+            !tracks(now, s.zone.port) || !carried().is_some_and(|(x, p)| p.carries(s.zone.segment, x))
         });
     }
 
