@@ -133,7 +133,7 @@ impl<'a> Builder<'a> {
         let number = self.group.nodes.len();
         self.group.nodes.push(Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] });
         let mut children = [To::NOWHERE; LANES];
-        for i in 0..=cut.bounds.len() {
+        for (i, child) in children.iter_mut().enumerate().take(cut.bounds.len() + 1) {
             let mut part = cell.clone();
             if i > 0 {
                 part.low[cut.word] = cut.bounds[i - 1];
@@ -146,7 +146,7 @@ impl<'a> Builder<'a> {
             let within =
                 |r: &&u32| items[**r as usize].low[cut.word] <= high && items[**r as usize].high[cut.word] >= low;
             let inside: Vec<u32> = rules.iter().filter(within).copied().collect();
-            children[i] = self.node(inside, part, depth + 1)?;
+            *child = self.node(inside, part, depth + 1)?;
         }
         // The largest word of all reaches the bounds that are none too.
         let last = children[cut.bounds.len()];

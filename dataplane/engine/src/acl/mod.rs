@@ -395,7 +395,7 @@ impl Acl {
     /// Whether the `n`-th frame that a rule decides is told of: one in so many as it says, and not more than
     /// the list may tell of in a second.
     pub(crate) fn may_log(&self, decision: &Decision, n: u64, now_ns: u64) -> bool {
-        if decision.log_every == 0 || n % u64::from(decision.log_every) != 0 {
+        if decision.log_every == 0 || !n.is_multiple_of(u64::from(decision.log_every)) {
             return false;
         }
         let last = self.logged_ns.load(Relaxed);

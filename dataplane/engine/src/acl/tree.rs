@@ -151,7 +151,7 @@ impl Group {
         let node = &self.nodes[at.0 as usize & 0xff_ffff];
         let word = h.words[(at.0 as usize >> 24 & 31).min(WORDS - 1)];
         // The last bound is none.
-        let reached = L::at_most(&node.bounds, word) & (1 << (LANES - 1)) - 1;
+        let reached = L::at_most(&node.bounds, word) & ((1 << (LANES - 1)) - 1);
         node.children[reached.count_ones() as usize & (LANES - 1)]
     }
 
