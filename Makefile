@@ -16,7 +16,7 @@ help:
 	@echo "make guests               add two QEMU guests to the running demonstration"
 	@echo "make test                 all tests: unit, property, end to end"
 	@echo "make bench                compare with dpdk-testpmd and Open vSwitch (QUICK=1: a shorter one)"
-	@echo "make fuzz                 fuzz the engine for a minute (installs cargo-fuzz)"
+	@echo "make fuzz                 fuzz the engine for two minutes (installs cargo-fuzz)"
 	@echo "make install              install binaries, systemd units, man pages and completions"
 
 build:
@@ -59,7 +59,8 @@ bench: build
 
 fuzz:
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz
-	cd dataplane/engine/fuzz && RUSTC_BOOTSTRAP=1 RUSTFLAGS= cargo fuzz run -s none pipeline -- -max_total_time=60
+	cd dataplane/engine/fuzz && for target in pipeline headers; do \
+	    RUSTC_BOOTSTRAP=1 RUSTFLAGS= cargo fuzz run -s none $$target -- -max_total_time=60 || exit 1; done
 
 PREFIX ?= /usr/local
 install: build

@@ -152,7 +152,8 @@ class Dunlin:
         ports = [f'[[port]]\nname = "p{i}"\n{words(p)}\n{p.dunlin}\n{p.filter if filtered else ""}\n'
                  for i, p in enumerate(case.ports)]
         if filtered and case.filter:
-            sessions = f"[sessions]\nunanswered_max = {max(65_536, case.sessions)}\n"
+            most = max(65_536, case.sessions)
+            sessions = f"[sessions]\nport_max = {most}\nunanswered_max = {most}\n"
             ports.append(case.filter + (sessions if case.sessions else ""))
         if case.tunnel:
             ports = [ports[0] + ('network = "blue"\n' if type(self) is Dunlin else ""), ports[1] + "mtu = 1600\n",

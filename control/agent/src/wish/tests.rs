@@ -88,9 +88,11 @@ fn shipped_examples_compile() {
     let host = include_str!("../../../../configs/host.toml");
     compile(&config(include_str!("../../../../configs/demo/demo.toml"))).unwrap();
     let compiled = compile(&config(host)).unwrap();
-    assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (7, 1, 2));
+    assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (8, 1, 2));
     let proto = include_str!("../../../api/proto/control.proto");
-    for object in ["Port", "Network", "Vtep", "Route", "Neighbor", "StaticMac"] {
+    for object in
+        ["Port", "Network", "Vtep", "Route", "Neighbor", "StaticMac", "Acl", "AddressSet", "Group", "Sessions"]
+    {
         let message = proto.split(&format!("message {object} {{")).nth(1).unwrap().split('}').next().unwrap();
         let lines = message.lines().filter(|l| l.contains(" = "));
         for field in lines.filter_map(|l| l.split(" = ").next()?.split(' ').next_back()) {

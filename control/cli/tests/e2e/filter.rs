@@ -117,6 +117,28 @@ fn clients_and_servers_through_stateful_rules() {
 }
 
 #[test]
+fn lists_of_a_network_hold_for_all_of_its_ports() {
+    let (a, b) = (Netns::with_address("10.25.0.1/24"), Netns::with_address("10.25.0.2/24"));
+    let host = Host::start();
+    host.dunlin("acl add quiet --default allow");
+    host.dunlin("acl rule add quiet deny icmp type 8 to 10.25.0.2");
+    host.dunlin("network add blue --ingress-acls quiet");
+    host.add_host("a", &a, "--network blue");
+    host.add_host("b", &b, "--network blue");
+    assert!(!a.reaches("10.25.0.2", 1) && host.drops("a", "acl_denied") >= 1);
+    assert!(b.reaches("10.25.0.1", 3), "the other way nothing is denied");
+    // What the network's list denies, a port's own can't allow; what it allows, that can deny.
+    host.dunlin("acl add mine --default allow");
+    host.dunlin("port set a --ingress-acls mine");
+    assert!(!a.reaches("10.25.0.2", 1));
+    host.dunlin("network set blue --ingress-acls ,");
+    assert!(a.reaches("10.25.0.2", 3));
+    host.dunlin("acl set mine --default deny");
+    assert!(!a.reaches("10.25.0.2", 1));
+    assert!(host.refused("acl del mine").contains("acl 'mine': port 'a' still has it"));
+}
+
+#[test]
 fn a_change_of_rules_holds_for_open_connections() {
     let (host, client, server) = client_and_server();
     let _iperf = server.spawn("iperf3 -s");

@@ -20,6 +20,7 @@ use crate::{
     filter::{Filter, Lists},
     frame::Logged,
     headers::{FRAGMENT, Headers, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
+    intrinsics::{Job, Lanes, widest},
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
     stage::{egress::overhead, reject},
@@ -165,48 +166,18 @@ fn run<F: Frame>(
 ) -> Outcome {
     let mut outcome =
         Outcome { refused: Refused::NONE, reasons: [DropReason::AclDenied; BURST], rejected: Refused::NONE };
-    let mut headers = ArrayVec::<Headers, BURST>::new();
-    let (mut fragments, with_macs) = (0, filter.asks_macs || cx.trace.is_some());
-    for (frame, m) in burst.iter().zip(meta) {
-        headers.push(Headers::EMPTY);
-        if let Some(h) = headers.last_mut() {
-            if with_macs {
-                h.put_macs(m.dst.mac(), m.src.mac());
-            }
-            h.fill(frame.head(), overhead(m.class) as usize, m.class.vid());
-            fragments |= h.words[FRAGMENT];
-        }
-    }
-    if let Some(security) = &filter.security {
+    let (mut headers, mut odd) = (ArrayVec::<Headers, BURST>::new(), false);
+    let with_macs = filter.asks_macs || cx.trace.is_some();
+    widest(Read { burst, meta, with_macs, headers: &mut headers, odd: &mut odd });
+    if let (Some(security), Way::In) = (&filter.security, way) {
         for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
-            match way {
-                Way::In => {
-                    let checked = security.check(h, frame.head(), cx.now.s);
-                    cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
-                    checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
-                }
-                Way::Out => {}
-            }
+            let checked = security.check(h, frame.head(), cx.now.s);
+            cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
+            checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
         }
     }
-    if fragments != 0 {
-        for ((h, frame), m) in headers.iter_mut().zip(burst).zip(meta) {
-            let zone = Zone { port: port.idx, segment: m.dst.segment() };
-            h.broken |= !cx.sessions.follow_fragments(h, frame.head(), zone, cx.now.s, cx.trace.is_none());
-        }
-    }
-    if way == Way::In {
-        // Refused by learning anyway; nothing is to begin with it.
-        for (i, m) in meta.iter().enumerate().take(burst.len()) {
-            if m.src.segment() == SegmentId::NONE {
-                outcome.refuse(i, DropReason::IngressVlan);
-            } else if m.src.is_multicast() {
-                outcome.refuse(i, DropReason::InvalidSource);
-            }
-        }
-    }
-    if filter.asks_layer4 {
-        refuse_unreadable(cx, way, &headers, &mut outcome);
+    if odd {
+        sort_out(cx, (port, filter, way), burst, meta, &mut headers, &mut outcome);
     }
     if filter.tracks {
         let (mut probes, mut tracked) = (ArrayVec::<Probe, BURST>::new(), [Tracked::No; BURST]);
@@ -219,23 +190,65 @@ fn run<F: Frame>(
     }
     if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
         for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
-            if outcome.refused.has(i) {
-                continue;
+            if !outcome.refused.has(i) {
+                security.snoop(h, frame.head(), cx.now.s);
             }
-            security.snoop(h, frame.head(), cx.now.s);
         }
     }
     outcome
 }
 
-/// A rule that asks for ports can't be asked of a packet that hides them; no other rule may let it pass
-/// instead. Later fragments whose first was not seen are among them.
-#[inline(always)]
-fn refuse_unreadable(cx: &Context<'_>, way: Way, headers: &[Headers], outcome: &mut Outcome) {
-    for (i, h) in headers.iter().enumerate() {
-        if h.broken {
-            let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
+/// Reads the headers of a burst, with the widest instructions that there are.
+struct Read<'a, F> {
+    burst: &'a [F],
+    meta: &'a [Meta],
+    with_macs: bool,
+    headers: &'a mut ArrayVec<Headers, BURST>,
+    /// Whether any frame is for [`sort_out`].
+    odd: &'a mut bool,
+}
+
+impl<F: Frame> Job for Read<'_, F> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (mut fragments, mut odd) = (0, false);
+        for (frame, m) in self.burst.iter().zip(self.meta) {
+            self.headers.push(Headers::EMPTY);
+            let Some(h) = self.headers.last_mut() else { return };
+            if self.with_macs {
+                h.put_macs(m.dst.mac(), m.src.mac());
+            }
+            h.fill(frame.head(), overhead(m.class) as usize, m.class.vid());
+            fragments |= h.words[FRAGMENT];
+            odd |= h.broken | (m.src.segment() == SegmentId::NONE) | m.src.is_multicast();
+        }
+        *self.odd = odd | (fragments != 0);
+    }
+}
+
+/// Lends fragments their ports, and refuses what learning would refuse (nothing is to begin with that) and what
+/// can't be read to its end where a list asks for more: no other rule may let that pass instead.
+#[cold]
+fn sort_out<F: Frame>(
+    cx: &Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    burst: &[F],
+    meta: &[Meta],
+    headers: &mut [Headers],
+    outcome: &mut Outcome,
+) {
+    for (i, ((h, frame), m)) in headers.iter_mut().zip(burst).zip(meta).enumerate() {
+        let zone = Zone { port: port.idx, segment: m.dst.segment() };
+        if h.words[FRAGMENT] != 0 {
+            h.broken |= !cx.sessions.follow_fragments(h, frame.head(), zone, cx.now.s, cx.trace.is_none());
+        }
+        if way == Way::In && m.src.segment() == SegmentId::NONE {
+            outcome.refuse(i, DropReason::IngressVlan);
+        } else if way == Way::In && m.src.is_multicast() {
+            outcome.refuse(i, DropReason::InvalidSource);
+        } else if h.broken && filter.asks_layer4 && !outcome.refused.has(i) {
             cx.tell(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
+            let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
             outcome.refuse(i, reason);
         }
     }
@@ -376,7 +389,7 @@ fn track<F: Frame>(
     probes.iter_mut().for_each(|p| cx.sessions.prefetch_entry(p));
     let settings = &cx.snapshot.sessions;
     for (i, (h, frame)) in headers.iter_mut().zip(burst).enumerate() {
-        let t = cx.sessions.track(h, &mut probes[i], frame.head(), zone(&meta[i]), settings);
+        let t = cx.sessions.track(h, &mut probes[i], frame.head(), (zone(&meta[i]), filter.id), settings);
         let f = &mut probes[i].found;
         if t == Tracked::Known && f.filter != filter.id {
             judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
