@@ -219,7 +219,9 @@ fn differences<T: Serialize>(old: &T, new: &T) -> Vec<String> {
     keys.into_iter()
         .filter(|k| old.get(*k) != new.get(*k))
         .flat_map(|k| match (old.get(k), new.get(k)) {
-            (Some(Value::Array(a)), Some(Value::Array(b))) if a.len().max(b.len()) > LISTED => lines(k, a, b),
+            (Some(Value::Array(a)), Some(Value::Array(b))) if k == "rules" || a.len().max(b.len()) > LISTED => {
+                lines(k, a, b)
+            }
             (a, b) => vec![format!("{k}: {} -> {}", shown(a), shown(b))],
         })
         .collect()

@@ -184,7 +184,7 @@ impl Context<'_> {
     #[inline(never)]
     fn tell_drop(&self, port: PortIdx, reason: DropReason) {
         let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
-        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe()));
+        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe().trim()));
     }
 
     /// Says something of a frame that is traced.
