@@ -311,16 +311,17 @@ out.write(b''.join(head + struct.pack('!I', 0x0a630000 + (i * 2654435761 & 0xfff
 fn a_flood_of_a_million_senders_harms_no_connection() {
     let (host, client, server) = client_and_server();
     host.dunlin("acl rule set to-web 2 allow tcp to any port 8080,5201 state new");
-    let _iperf = server.spawn("iperf3 -s");
-    listens(&server, 5201);
-    let run = client.spawn("iperf3 -c 10.20.0.2 -t 8 -b 2M");
-    let open = || host.json("session list --l4-port 5201 --state open").as_array().unwrap().len();
-    eventually("it runs", 5.0, || open() == 2);
     let (script, file) = (host.path("flood.py"), host.path("flood.pcap"));
     std::fs::write(&script, FLOOD).unwrap();
     crate::net::sh(&format!("/usr/bin/python3 {script} {file} {}", server.mac()));
+    let _iperf = server.spawn("iperf3 -s");
+    listens(&server, 5201);
+    let run = client.spawn("iperf3 -c 10.20.0.2 -t 12 -b 2M");
+    let open = || host.json("session list --l4-port 5201 --state open").as_array().unwrap().len();
+    eventually("it runs", 5.0, || open() == 2);
     host.dunlin(&format!("port add flood --kind nic --device net_pcap7,rx_pcap={file}"));
     eventually("the flood is over", 30.0, || host.count("flood", "rx_frames") >= 1_000_000);
+    assert_eq!(open(), 2, "the connections beside it go on");
     let report = run.finish();
     assert!(report.contains("receiver"), "{report}");
     let limit = host.json("status")["dataplane"]["sessions"]["capacity"].as_u64().unwrap() / 8;
@@ -345,7 +346,7 @@ fn a_change_of_rules_under_load_loses_nothing_and_lets_nothing_through() {
         host.dunlin(&format!("acl rule add both deny src-mac 02:00:00:00:00:{i:02x}"));
     }
     host.add_host("b", &b, "--egress-acls both");
-    let receiver = b.receive("--seconds 8");
+    let receiver = b.receive("--count 15000 --seconds 40");
     std::thread::scope(|s| {
         s.spawn(|| a.send("--count 15000 --rate 3000"));
         // Forbidden by what is before and after every change.
