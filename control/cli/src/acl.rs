@@ -10,7 +10,7 @@ use dunlin_control_api::{
 
 use crate::{
     output,
-    session::{Session, found_or_new, put, told},
+    session::{Session, found_or_new, put, setting, told},
 };
 
 #[derive(clap::Subcommand)]
@@ -125,7 +125,7 @@ async fn change(
         let new = new.then(|| Acl { name: name.to_owned(), ..Default::default() });
         let mut acl = found_or_new("acl", name, there, new)?;
         edit(&mut acl)?;
-        Ok(ApplyRequest { set: Some(Config { acl: vec![acl], ..Default::default() }), ..Default::default() })
+        Ok(setting(Config { acl: vec![acl], ..Default::default() }))
     })
     .await
 }
@@ -187,17 +187,15 @@ async fn list(s: &mut Session) -> anyhow::Result<()> {
         return output::json(&rows);
     }
     let rows = config.acl.iter().map(|a| {
-        let users = |has: &dyn Fn(&[String]) -> bool| {
-            let ports = config.port.iter().filter(|p| has(&p.ingress_acls) || has(&p.egress_acls)).count();
-            let groups = config.group.iter().filter(|g| has(&g.ingress_acls) || has(&g.egress_acls)).count();
-            let networks = config.network.iter().filter(|n| has(&n.ingress_acls) || has(&n.egress_acls)).count();
-            ports + groups + networks
-        };
+        let has = |ingress: &[String], egress: &[String]| ingress.contains(&a.name) || egress.contains(&a.name);
+        let ports = config.port.iter().filter(|p| has(&p.ingress_acls, &p.egress_acls)).count();
+        let groups = config.group.iter().filter(|g| has(&g.ingress_acls, &g.egress_acls)).count();
+        let networks = config.network.iter().filter(|n| has(&n.ingress_acls, &n.egress_acls)).count();
+        let users = ports + groups + networks;
         let frames = of(a).map_or(0, |x| x.counts.iter().map(|c| c.frames).sum::<u64>());
         let memory = of(a).map_or(0, |x| x.memory_bytes >> 10);
-        let n = users(&|names: &[String]| names.contains(&a.name));
         let mut row = vec![a.name.clone(), default(a).to_owned()];
-        row.extend([a.rules.len() as u64, n as u64, frames, memory].map(|n| n.to_string()));
+        row.extend([a.rules.len() as u64, users as u64, frames, memory].map(|n| n.to_string()));
         row
     });
     output::table(&["NAME", "DEFAULT", "RULES", "USERS", "FRAMES", "KIB"], 2, rows);

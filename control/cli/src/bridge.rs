@@ -3,7 +3,10 @@
 use anyhow::{Context, bail};
 use dunlin_control_api::v1::{ApplyRequest, Bridge, Config};
 
-use crate::{output, session::Session};
+use crate::{
+    output,
+    session::{Session, setting},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -55,7 +58,7 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
             (there, false) => there.cloned().with_context(|| format!("bridge '{}': there is none", a.name))?,
         };
         bridge.ageing_s = a.ageing.or(bridge.ageing_s);
-        Ok(ApplyRequest { set: Some(Config { bridge: vec![bridge], ..Default::default() }), ..Default::default() })
+        Ok(setting(Config { bridge: vec![bridge], ..Default::default() }))
     })
     .await
 }

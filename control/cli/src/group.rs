@@ -4,7 +4,7 @@ use dunlin_control_api::v1::{ApplyRequest, Config, Group};
 
 use crate::{
     output,
-    session::{Session, found_or_new, put},
+    session::{Session, found_or_new, put, setting},
 };
 
 #[derive(clap::Subcommand)]
@@ -60,10 +60,7 @@ impl Command {
                 let mut group = found_or_new("group", &a.name, there, new)?;
                 put(&mut group.ingress_acls, &names(&a.ingress_acls));
                 put(&mut group.egress_acls, &names(&a.egress_acls));
-                Ok(ApplyRequest {
-                    set: Some(Config { group: vec![group], ..Default::default() }),
-                    ..Default::default()
-                })
+                Ok(setting(Config { group: vec![group], ..Default::default() }))
             })
             .await?;
         output::plan(&plan, s.json, false)

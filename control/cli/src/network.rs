@@ -5,7 +5,7 @@ use dunlin_control_api::v1::{ApplyRequest, Binding, Config, Network};
 use crate::{
     group::names,
     output,
-    session::{Session, found_or_new, put},
+    session::{Session, found_or_new, put, setting},
 };
 
 #[derive(clap::Subcommand)]
@@ -116,7 +116,7 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
         let new = new.then(|| Network { name: a.name.clone(), ..Default::default() });
         let mut network = found_or_new("network", &a.name, there, new)?;
         a.put_into(&mut network);
-        Ok(ApplyRequest { set: Some(Config { network: vec![network], ..Default::default() }), ..Default::default() })
+        Ok(setting(Config { network: vec![network], ..Default::default() }))
     })
     .await
 }

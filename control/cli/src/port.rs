@@ -9,7 +9,7 @@ use dunlin_control_api::{
 use crate::{
     group::names,
     output,
-    session::{Session, put},
+    session::{Session, put, setting},
 };
 
 #[derive(clap::Subcommand)]
@@ -227,7 +227,7 @@ impl Command {
 }
 
 fn one(port: Port) -> ApplyRequest {
-    ApplyRequest { set: Some(Config { port: vec![port], ..Default::default() }), ..Default::default() }
+    setting(Config { port: vec![port], ..Default::default() })
 }
 
 async fn add(s: &mut Session, a: &Add) -> anyhow::Result<()> {

@@ -2,7 +2,10 @@
 
 use dunlin_control_api::v1::{ApplyRequest, Config, Route};
 
-use crate::{output, session::Session};
+use crate::{
+    output,
+    session::{Session, setting},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -40,10 +43,7 @@ impl Key {
 impl Command {
     pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
         let change = match self {
-            Command::Add { key, via } => ApplyRequest {
-                set: Some(Config { route: vec![key.route(via)], ..Default::default() }),
-                ..Default::default()
-            },
+            Command::Add { key, via } => setting(Config { route: vec![key.route(via)], ..Default::default() }),
             Command::Del(key) => ApplyRequest { delete_routes: vec![key.route(Vec::new())], ..Default::default() },
             Command::List => return list(s).await,
         };

@@ -18,6 +18,11 @@ pub fn put<T: Clone>(to: &mut T, given: &Option<T>) {
     }
 }
 
+/// The change that sets what is in `config`.
+pub fn setting(config: Config) -> ApplyRequest {
+    ApplyRequest { set: Some(config), ..Default::default() }
+}
+
 /// The object to change, or a new one of a name that is free.
 pub fn found_or_new<T: Clone>(kind: &str, name: &str, there: Option<&T>, new: Option<T>) -> anyhow::Result<T> {
     match (there, new) {

@@ -4,7 +4,7 @@ use dunlin_control_api::v1::{AddressSet, ApplyRequest, Config};
 
 use crate::{
     output,
-    session::{Session, found_or_new},
+    session::{Session, found_or_new, setting},
 };
 
 #[derive(clap::Subcommand)]
@@ -59,7 +59,7 @@ impl Command {
                         (Some(_), true) => {}
                     }
                 }
-                Ok(ApplyRequest { set: Some(Config { set: vec![set], ..Default::default() }), ..Default::default() })
+                Ok(setting(Config { set: vec![set], ..Default::default() }))
             })
             .await?;
         output::plan(&plan, s.json, false)

@@ -2,12 +2,12 @@
 
 use dunlin_control_api::{
     dataplane::{SessionEntry, SessionFilter},
-    v1::{ApplyRequest, Config},
+    v1::Config,
 };
 
 use crate::{
     output,
-    session::{Session, put, told},
+    session::{Session, put, setting, told},
 };
 
 #[derive(clap::Subcommand)]
@@ -137,7 +137,7 @@ async fn set(s: &mut Session, a: &Settings) -> anyhow::Result<()> {
                 *to = given.or(*to);
             }
             put(&mut x.midstream, &a.midstream);
-            Ok(ApplyRequest { set: Some(Config { sessions: Some(x), ..Default::default() }), ..Default::default() })
+            Ok(setting(Config { sessions: Some(x), ..Default::default() }))
         })
         .await?;
     output::plan(&plan, s.json, false)

@@ -4,7 +4,7 @@ use dunlin_control_api::v1::{ApplyRequest, Config, Vtep};
 
 use crate::{
     output,
-    session::{Session, found_or_new, put},
+    session::{Session, found_or_new, put, setting},
 };
 
 #[derive(clap::Subcommand)]
@@ -86,7 +86,7 @@ async fn change(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<dunl
         let new = new.then(|| Vtep { name: a.name.clone(), ..Default::default() });
         let mut vtep = found_or_new("vtep", &a.name, there, new)?;
         a.put_into(&mut vtep);
-        Ok(ApplyRequest { set: Some(Config { vtep: vec![vtep], ..Default::default() }), ..Default::default() })
+        Ok(setting(Config { vtep: vec![vtep], ..Default::default() }))
     })
     .await
 }

@@ -7,7 +7,6 @@ use arrayvec::ArrayVec;
 
 use crate::{
     Burst, DropReason, Output, Pipeline, PortIdx, Snapshot,
-    counters::Counters,
     frame::{HeapFrame, MAX_PIECES, MacLearned},
     pipeline::Context,
 };
@@ -87,11 +86,11 @@ impl Output<HeapFrame> for Told<'_> {
 
 /// What would happen to a frame received at `ingress`. The counters in `cx` take what is counted on the
 /// way: give it some of their own, and the number of a worker that is none.
-pub fn run(cx: Context<'_>, counters: &Counters, ingress: PortIdx, frame: &[u8]) -> Vec<Step> {
+pub fn run(cx: Context<'_>, ingress: PortIdx, frame: &[u8]) -> Vec<Step> {
     let trace = Trace::default();
     let mut burst: Burst<HeapFrame> = Burst::new();
     burst.push(HeapFrame::new(frame));
     let mut out = Told { trace: &trace, snapshot: cx.snapshot };
-    Pipeline::default().run(Context { counters, trace: Some(&trace), ..cx }, ingress, &mut burst, &mut out);
+    Pipeline::default().run(Context { trace: Some(&trace), ..cx }, ingress, &mut burst, &mut out);
     trace.into_steps()
 }

@@ -313,7 +313,7 @@ fn a_trace_says_what_would_happen_and_changes_nothing() {
         let (counters, now) = (dunlin_engine::counters::Counters::default(), Now { s: 1, ns: 1 });
         let (macs, sessions) = (&s.macs, &s.sessions);
         let cx = Context { snapshot: &snapshot, macs, counters: &counters, sessions, worker: 1, now, trace: None };
-        let steps = trace::run(cx, &counters, s.ports[from], frame.octets());
+        let steps = trace::run(cx, s.ports[from], frame.octets());
         steps.into_iter().map(|s| format!("{}: {}", s.stage, s.text)).collect()
     };
     let says = |steps: &[String], what: &str| assert!(steps.iter().any(|s| s.contains(what)), "{what}: {steps:#?}");

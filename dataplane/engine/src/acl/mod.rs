@@ -137,14 +137,13 @@ impl Match {
         };
         let number = |want: Option<u8>, is: u32| want.is_none_or(|w| u32::from(w) == is);
         let is_ip = h.family != Family::Other;
-        let asks_ip = self.asks_l4() || self.protocol.is_some() || self.fragment.is_some() || self.states != 0;
         mac(&self.src_mac, src_mac)
             && mac(&self.dst_mac, dst_mac)
             && self.ethertype.is_none_or(|e| e == h.ethertype())
             && self.vlan.is_none_or(|v| u32::from(v) == h.words[VLAN])
             && within(&self.src, addresses.map(|a| a.0))
             && within(&self.dst, addresses.map(|a| a.1))
-            && (is_ip || !asks_ip)
+            && (is_ip || !self.asks_ip())
             && self.protocol.is_none_or(|p| p == h.protocol())
             && port(&self.src_ports, h.words[SPORT])
             && port(&self.dst_ports, h.words[DPORT])
@@ -160,18 +159,27 @@ impl Match {
         ports || self.icmp_type.is_some() || self.icmp_code.is_some() || self.tcp_flags.is_some()
     }
 
+    /// Whether it asks for what is behind the IP header.
+    fn asks_layer4(&self) -> bool {
+        self.asks_l4() || self.protocol.is_some() || self.states != 0
+    }
+
+    /// Whether it asks for what only IP has, addresses aside.
+    fn asks_ip(&self) -> bool {
+        self.asks_layer4() || self.fragment.is_some()
+    }
+
     /// Whether frames of a family can match at all.
     fn can_be(&self, family: Family) -> bool {
         let v4 = |p: &Option<Prefix>| p.is_some_and(|p| p.address.is_ipv4());
         let v6 = |p: &Option<Prefix>| p.is_some_and(|p| p.address.is_ipv6());
         let any_v4 = v4(&self.src) || v4(&self.dst) || self.protocol == Some(ICMP);
         let any_v6 = v6(&self.src) || v6(&self.dst) || self.protocol == Some(ICMPV6);
-        let only_ip = self.asks_l4() || self.protocol.is_some() || self.fragment.is_some() || self.states != 0;
         match family {
             Family::V4 => !v6(&self.src) && !v6(&self.dst) && self.ethertype.is_none_or(|e| e == ETHERTYPE_IPV4),
             Family::V6 => !v4(&self.src) && !v4(&self.dst) && self.ethertype.is_none_or(|e| e == ETHERTYPE_IPV6),
             // A packet that is cut before its header ends is none of either.
-            Family::Other => !any_v4 && !any_v6 && !only_ip,
+            Family::Other => !any_v4 && !any_v6 && !self.asks_ip(),
         }
     }
 
@@ -218,18 +226,17 @@ impl Match {
         r
     }
 
-    /// What is asked beyond ranges.
-    fn extra(&self) -> Option<Box<Match>> {
+    /// What is asked beyond ranges; the default asks for nothing more.
+    fn extra(&self) -> Match {
         let scattered = |m: &Option<(MacAddr, MacAddr)>| m.is_some_and(|(_, mask)| leading_bits(mask).is_none());
-        let more = Match {
+        Match {
             src_mac: self.src_mac.filter(|_| scattered(&self.src_mac)),
             dst_mac: self.dst_mac.filter(|_| scattered(&self.dst_mac)),
             tcp_flags: self.tcp_flags,
             fragment: self.fragment,
             states: if self.states != 0 && state::range(self.states).is_some() { 0 } else { self.states },
             ..Match::default()
-        };
-        (more != Match::default()).then(|| Box::new(more))
+        }
     }
 }
 
@@ -257,6 +264,18 @@ pub enum Action {
     Reject,
     /// It is counted, and the rules behind are asked.
     Count,
+}
+
+impl Action {
+    /// As rules have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+            Action::Reject => "reject",
+            Action::Count => "count",
+        }
+    }
 }
 
 /// One rule. Several of the same number are one rule to people: what a set of addresses became.
@@ -327,12 +346,12 @@ impl Acl {
         for (id, rule) in rules.iter().enumerate() {
             let ranges = rule.ask.ranges();
             let extra = rule.ask.extra();
-            extras.push(extra.as_deref().cloned().unwrap_or_default());
             decisions.push(Decision { number: rule.number, action: rule.action, log_every: rule.log_every });
             for family in [Family::Other, Family::V4, Family::V6].into_iter().filter(|f| rule.ask.can_be(*f)) {
                 let list = &mut items[usize::from(rule.action == Action::Count)][family as usize];
-                list.push(Item::new(id as u32, extra.is_some(), &ranges));
+                list.push(Item::new(id as u32, extra != Match::default(), &ranges));
             }
+            extras.push(extra);
         }
         let [decide, count] = items;
         debug_assert!(rules.iter().all(|r| (r.number as usize) < number_of_rules));
@@ -342,7 +361,7 @@ impl Acl {
             default,
             stateful: rules.iter().any(|r| r.ask.states != 0),
             asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some() || r.log_every != 0),
-            asks_layer4: rules.iter().any(|r| r.ask.asks_l4() || r.ask.protocol.is_some() || r.ask.states != 0),
+            asks_layer4: rules.iter().any(|r| r.ask.asks_layer4()),
             version: VERSIONS.fetch_add(1, Relaxed),
             rules: decisions,
             extras,

@@ -70,6 +70,10 @@ fn session(key0: u64, ends: Ends, state: &[u32; STATE], s: &Settings, now_s: u32
 impl Conntrack {
     /// Every connection of part `part` of `parts` of the tables, with how to forget it.
     fn each(&self, (part, parts): (usize, usize), s: &Settings, now_s: u32, mut f: impl FnMut(Session, Family, Slot)) {
+        // Nothing is looked through, and no memory touched, where there is nothing.
+        if self.all.load(Relaxed) == 0 {
+            return;
+        }
         fn slots<const K: usize>(t: &Table<K>, part: usize, parts: usize) -> impl Iterator<Item = Slot> {
             let n = t.buckets();
             (n * part / parts..n * (part + 1) / parts).flat_map(|b| t.slots(b))
@@ -102,9 +106,6 @@ impl Conntrack {
 
     /// Forgets those of one part of the tables to which nothing came for too long.
     pub fn expire(&self, part: (usize, usize), s: &Settings, now_s: u32) {
-        if self.all.load(Relaxed) == 0 {
-            return;
-        }
         self.each(part, s, now_s, |session, family, slot| {
             if session.expires_s == 0 && self.forget(family, slot) {
                 self.expired.fetch_add(1, Relaxed);

@@ -1,7 +1,11 @@
 //! Later fragments have no ports: they are lent those of their first one, for as long as an end waits for
 //! the rest of a datagram. One that comes before its first has none, and is dropped where ports matter.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+    fence,
+};
 
 use crate::{
     PortIdx,
@@ -34,8 +38,7 @@ impl Default for Fragments {
 }
 
 impl Fragments {
-    /// Whether the ports of a fragment are known now.
-    /// `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
+    /// Whether the ports of a fragment are known now. `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
     #[cold]
     pub fn follow(
         &self,
@@ -54,17 +57,17 @@ impl Fragments {
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
                 kept.echo_id.store(u32::from(echo_id), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
-                kept.whose.store(whose, std::sync::atomic::Ordering::Release);
+                kept.whose.store(whose, Release);
             }
             return true;
         }
-        let known = kept.whose.load(std::sync::atomic::Ordering::Acquire) == whose;
+        let known = kept.whose.load(Acquire) == whose;
         if !known || now_s.saturating_sub(kept.seen_s.load(Relaxed)) > KEPT_S {
             return false;
         }
         let (ports, echo_id) = (kept.ports.load(Relaxed), kept.echo_id.load(Relaxed));
         // Another worker may have begun to write another's.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        fence(Acquire);
         if kept.whose.load(Relaxed) != whose {
             return false;
         }

@@ -125,11 +125,12 @@ impl Probe {
     fn is_some(&self) -> bool {
         self.family != Family::Other
     }
+}
 
-    #[inline(always)]
-    fn key4(&self) -> &[u64; 3] {
-        self.key.first_chunk().expect("six are more than three")
-    }
+/// The words of a key that IPv4 has.
+#[inline(always)]
+fn key4(key: &[u64; 6]) -> &[u64; 3] {
+    key.first_chunk().expect("six are more than three")
 }
 
 /// A connection that was found.
@@ -172,7 +173,7 @@ pub struct Session {
     pub zone: Zone,
     /// IP protocol.
     pub protocol: u8,
-    /// Address and port of the end that began it; ICMP has its identifier for both ports.
+    /// Address and port of the end that began it; an echo's identifier is the port of who asks.
     pub from: (IpAddr, u16),
     /// The other end's.
     pub to: (IpAddr, u16),
@@ -256,30 +257,23 @@ impl Conntrack {
         h
     }
 
-    /// Lends a later fragment the ports of its first one, and notes those of first ones. Whether its ports
-    /// are known, or it is none.
-    #[inline(always)]
-    pub(crate) fn follow_fragments(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
+    /// Lends a later fragment the ports of its first one, and notes those of a first one. Whether they are
+    /// known.
+    pub(crate) fn follow_fragment(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
         let whose = (zone.port, self.fragment_key(h, zone));
         let id = echo_id(h, head).unwrap_or(0);
-        h.words[crate::headers::FRAGMENT] == 0 || self.fragments.follow(h, whose, id, now_s, keeps)
+        self.fragments.follow(h, whose, id, now_s, keeps)
     }
 
     fn fragment_key(&self, h: &Headers, zone: Zone) -> u64 {
         let w = |i: usize| u64::from(h.words[i]);
         let zone = (zone.port.get() as u64) << 16 | u64::from(zone.segment.0);
-        let pairs = [
+        self.hash(&[
+            zone << 32 | u64::from(h.fragment_id),
             w(SRC) << 32 | w(DST),
             w(SRC6) << 32 | w(SRC6 + 1),
             w(SRC6 + 2) << 32 | w(DST6),
             w(DST6 + 1) << 32 | w(DST6 + 2),
-        ];
-        self.hash(&[
-            zone << 32 | u64::from(h.fragment_id),
-            pairs[0],
-            pairs[1],
-            pairs[2],
-            pairs[3],
             // Of IPv6, only the first one shows it behind further extension headers.
             if h.family == Family::V4 { w(crate::headers::PROTOCOL) } else { 0 },
         ])
@@ -343,7 +337,7 @@ impl Conntrack {
         let there = match p.family {
             Family::Other => false,
             Family::V6 => self.v6.find(p.hash, &p.key, &mut f.slot),
-            Family::V4 => self.v4.find(p.hash, p.key.first_chunk().expect("six are more than three"), &mut f.slot),
+            Family::V4 => self.v4.find(p.hash, key4(&p.key), &mut f.slot),
         };
         if there {
             f.family = p.family;
@@ -433,7 +427,7 @@ impl Conntrack {
         for _ in 0..2 {
             let entered = match p.family {
                 Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
-                _ => self.v4.insert(p.hash, zone.port, p.key4(), state),
+                _ => self.v4.insert(p.hash, zone.port, key4(&p.key), state),
             };
             if entered.is_some() {
                 self.begun.fetch_add(1, Relaxed);

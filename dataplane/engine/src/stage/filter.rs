@@ -19,7 +19,7 @@ use crate::{
     conntrack::{Found, Full, Probe, Settings, Tracked, Zone},
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{FRAGMENT, Headers, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
+    headers::{FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
     intrinsics::{Job, Lanes, widest},
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
@@ -83,11 +83,8 @@ pub(crate) fn ingress<F: Frame>(
         if outcome.refused.has(i) {
             meta[i].fate = Fate::drop(outcome.reasons[i]);
         }
-        if outcome.rejected.has(i)
-            && let Some(answer) = answer(&burst[i], &meta[i], out)
-        {
-            cx.counters.port(port.idx).clones.add(1);
-            out.transmit(port.idx, answer);
+        if outcome.rejected.has(i) {
+            tell_sender(cx, port, &burst[i], &meta[i], out);
         }
     }
     outcome.refused
@@ -113,12 +110,8 @@ pub(crate) fn egress_burst<F: Frame>(
         if !keep {
             cx.drop(to.idx, outcome.reasons[i], 1);
         }
-        if reject
-            && matches!(from.role, Role::Device)
-            && let Some(answer) = answer(frame, &meta[i], out)
-        {
-            cx.counters.port(from.idx).clones.add(1);
-            out.transmit(from.idx, answer);
+        if reject {
+            tell_sender(cx, from, frame, &meta[i], out);
         }
         i += 1;
         keep
@@ -136,16 +129,22 @@ pub(crate) fn egress<F: Frame>(
     out: &mut impl Output<F>,
 ) -> Result<(), DropReason> {
     let outcome = run(cx, (to, filter, Way::Out), std::slice::from_ref(frame), std::slice::from_ref(m), out);
-    // Of what is flooded, nobody knows whom it was for; what came in a tunnel has no way back from here.
-    if outcome.rejected.has(0)
-        && m.fate != Fate::FLOOD
-        && matches!(from.role, Role::Device)
+    // Of what is flooded, nobody knows whom it was for.
+    if outcome.rejected.has(0) && m.fate != Fate::FLOOD {
+        tell_sender(cx, from, frame, m, out);
+    }
+    if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
+}
+
+/// Tells the sender of a rejected frame; what came in a tunnel has no way back from here.
+#[cold]
+fn tell_sender<F: Frame>(cx: &Context<'_>, from: &Port, frame: &F, m: &Meta, out: &mut impl Output<F>) {
+    if matches!(from.role, Role::Device)
         && let Some(answer) = answer(frame, m, out)
     {
         cx.counters.port(from.idx).clones.add(1);
         out.transmit(from.idx, answer);
     }
-    if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
 }
 
 /// What tells the sender of a rejected frame, in the form in which that was received.
@@ -240,7 +239,7 @@ fn sort_out<F: Frame>(
     for (i, ((h, frame), m)) in headers.iter_mut().zip(burst).zip(meta).enumerate() {
         let zone = Zone { port: port.idx, segment: m.dst.segment() };
         if h.words[FRAGMENT] != 0 {
-            h.broken |= !cx.sessions.follow_fragments(h, frame.head(), zone, cx.now.s, cx.trace.is_none());
+            h.broken |= !cx.sessions.follow_fragment(h, frame.head(), zone, cx.now.s, cx.trace.is_none());
         }
         if way == Way::In && m.src.segment() == SegmentId::NONE {
             outcome.refuse(i, DropReason::IngressVlan);
@@ -277,7 +276,7 @@ fn decide_all<F: Frame>(
                 }
                 let mut one = Outcome { refused: Refused::NONE, rejected: Refused::NONE, ..*outcome };
                 decide(cx, (acl, way, port), &burst[i..=i], &headers[i..=i], &mut one, out);
-                if one.refused.has(0) && !outcome.refused.has(i) {
+                if one.refused.has(0) {
                     outcome.refuse(i, one.reasons[0]);
                     if one.rejected.has(0) {
                         outcome.rejected.add(i);
@@ -362,7 +361,7 @@ fn tell<F>(
             number if number < acl.number_of_rules() => format!("rule {}", number + 1),
             _ => "default".to_owned(),
         };
-        format!("port '{}': acl '{}': {rule}: {:?}", port.name, acl.name, decision.action).to_lowercase()
+        format!("port '{}': acl '{}': {rule}: {}", port.name, acl.name, decision.action.name())
     });
     if cx.trace.is_none() && acl.may_log(decision, n, cx.now.ns) {
         let (acl, headers) = (acl.clone(), *h);
@@ -395,7 +394,7 @@ fn track<F: Frame>(
             judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
         }
         h.words[STATE] = state::number(match t {
-            Tracked::No | Tracked::New if h.family == crate::headers::Family::Other => 0,
+            Tracked::No | Tracked::New if h.family == Family::Other => 0,
             // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
             Tracked::No | Tracked::New => state::NEW,
             // Refused by the rules of now: only those can let it begin anew.
@@ -416,8 +415,7 @@ fn track<F: Frame>(
 /// Whether a frame would begin the connection in the direction in which it was begun before.
 fn begins(f: &Found, h: &Headers, way: Way) -> bool {
     const SYN_AND_ACK: u32 = 0x12;
-    f.from_port == (way == Way::In)
-        && (h.protocol() != TCP || h.words[crate::headers::FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
+    f.from_port == (way == Way::In) && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
 }
 
 /// The rules changed since the connection was let pass: would they let it begin now?
@@ -427,13 +425,13 @@ fn judge_again(
     (port, filter, way): (&Port, &Filter, Way),
     f: &mut Found,
     h: &Headers,
-    segment: crate::SegmentId,
+    segment: SegmentId,
 ) {
     let begun = if f.from_port { Way::In } else { Way::Out };
     let mut first = if begun == way { *h } else { h.reversed() };
     first.words[STATE] = state::number(state::NEW);
     match (h.protocol(), first.words[SPORT]) {
-        (TCP, _) => first.words[crate::headers::FLAGS] = 2,
+        (TCP, _) => first.words[FLAGS] = 2,
         (ICMP, 0) => first.words[SPORT] = 8,
         (ICMPV6, 129) => first.words[SPORT] = 128,
         _ => {}

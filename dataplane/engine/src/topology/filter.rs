@@ -105,12 +105,12 @@ impl Topology {
         Ok(())
     }
 
-    /// What may pass a port that carries these of all segments.
+    /// What may pass a port, which may carry some of the networks that have lists.
     pub(super) fn port_filter(
         &self,
         name: &str,
         p: &PortState,
-        segments: &[Segment],
+        networks: &[&Segment],
     ) -> Result<Option<Box<Filter>>, TopologyError> {
         let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
         let security = p.spec.security.as_ref().map(|s| {
@@ -118,8 +118,8 @@ impl Topology {
             Arc::new(Security { checks: s.checks, macs: s.macs.clone(), ips: s.ips.clone(), snooped })
         });
         let carried = p.spec.vlan.carried();
-        let its_own = |s: &&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
-        let networks = segments.iter().filter(|s| s.lists.is_some()).filter(its_own);
-        Ok(Filter::new(security, lists, networks.filter_map(|s| s.lists.as_deref())).map(Box::new))
+        let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
+        let networks = networks.iter().filter(its_own).filter_map(|s| s.lists.as_deref());
+        Ok(Filter::new(security, lists, networks).map(Box::new))
     }
 }

@@ -302,9 +302,10 @@ impl Topology {
             self.fill_segments(&name, &mut segments);
         }
         self.fill_lists(&mut segments)?;
+        let filtered: Vec<&Segment> = segments.iter().filter(|s| s.lists.is_some()).collect();
         let mut ports = Box::new([const { None }; MAX_PORTS]);
         for (name, p) in &self.ports {
-            let filter = self.port_filter(name, p, &segments)?;
+            let filter = self.port_filter(name, p, &filtered)?;
             ports[p.idx.get()] = Some(Arc::new(Port { filter, ..self.port_snapshot(name, p) }));
         }
         self.number_remotes()?;

@@ -179,7 +179,7 @@ impl Switch {
             now: self.clock.now(),
             trace: None,
         };
-        let steps = trace::run(cx, &counters, port, &r.frame);
+        let steps = trace::run(cx, port, &r.frame);
         Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
     }
 
@@ -215,7 +215,7 @@ impl Switch {
         let entry = v1::AclLog {
             acl: l.acl.name.to_string(),
             rule: if is_rule { l.rule + 1 } else { 0 },
-            action: format!("{:?}", l.action).to_lowercase(),
+            action: l.action.name().into(),
             port: self.port_name(l.port),
             direction: direction.into(),
             frame: describe(&l.headers),
