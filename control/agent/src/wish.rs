@@ -204,6 +204,10 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
         Some(n) if n > 100_000_000 => bad(&object, field, format!("{n} is not in 1 to 100000000")),
         v => Ok(v.unwrap_or(0)),
     };
+    let limit = |field, v: Option<u32>| match v {
+        Some(0) => bad(&object, field, "0 would let nothing begin; leave it out for what the sessions have"),
+        v => Ok(v.unwrap_or(0)),
+    };
     Ok(dp::Port {
         name: p.name.clone(),
         network: p.network.clone(),
@@ -225,6 +229,8 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
             other => return bad(object, "steering", format!("'{other}' is neither 'rss' nor 'vmdq'")),
         },
         mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop }),
+        session_limit: limit("session_limit", p.session_limit)?,
+        unanswered_limit: limit("unanswered_limit", p.unanswered_limit)?,
         storm: Some(dp::StormLimits {
             broadcast_fps: fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
             multicast_fps: fps("storm_multicast_fps", p.storm_multicast_fps)?,

@@ -134,6 +134,12 @@ struct Settings {
     /// Its addresses of layer 3, or prefixes, for these
     #[arg(long, value_name = "IPS", value_delimiter = ',')]
     ips: Option<Vec<String>>,
+    /// Most connections tracked [default: port_max of the sessions]
+    #[arg(long, value_name = "N")]
+    session_limit: Option<u32>,
+    /// Most of those that nobody has answered [default: unanswered_max of the sessions]
+    #[arg(long, value_name = "N")]
+    unanswered_limit: Option<u32>,
     /// Most addresses learned
     #[arg(long, value_name = "N")]
     mac_limit: Option<u32>,
@@ -184,6 +190,8 @@ impl Settings {
         p.protected = self.protected.unwrap_or(p.protected);
         p.vlan = self.vlan.or(p.vlan);
         p.mac_limit = self.mac_limit.or(p.mac_limit);
+        p.session_limit = self.session_limit.or(p.session_limit);
+        p.unanswered_limit = self.unanswered_limit.or(p.unanswered_limit);
         p.storm_broadcast_fps = self.storm_broadcast_fps.or(p.storm_broadcast_fps);
         p.storm_multicast_fps = self.storm_multicast_fps.or(p.storm_multicast_fps);
         p.storm_unknown_unicast_fps = self.storm_unknown_unicast_fps.or(p.storm_unknown_unicast_fps);

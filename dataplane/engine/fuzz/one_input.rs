@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, MAX_PORTS, MacAddr, Output, Pipeline, PortIdx,
     acl::{Acl, Action, Match, Prefix, Rule, state},
-    conntrack::{Conntrack, Settings},
+    conntrack::{Conntrack, SessionLimits, Settings},
     counters::{Counters, PortTotals},
     frame::{HeapFrame, MAX_PIECES, MacLearned},
     mac_table::{Key, MacTable},
@@ -121,6 +121,7 @@ pub fn run(mut input: &[u8]) {
             priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
             protected: i == 3,
             mtu: 128,
+            session_limits: SessionLimits { all: Some(40), unanswered: Some(9) },
             mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
             storm_fps: [(i == 4).then_some(3), None, Some(5)],
             acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
@@ -136,7 +137,8 @@ pub fn run(mut input: &[u8]) {
     let vtep = topology.vteps().next().map(|v| v.idx).expect("one");
     let underlay = topology.segment("br0", 0).expect("carried");
     assert!(macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 1]), underlay), vtep));
-    let (counters, sessions) = (Counters::default(), Conntrack::new(256, [3, 5]));
+    let (counters, sessions) =
+        (Counters::default(), Conntrack::new(256, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]));
     let (mut pipeline, mut sent, mut frames, mut s) = (Pipeline::default(), Sent(0), 0, 0);
     let mut burst: Burst<HeapFrame> = Burst::new();
     while let [port, length, rest @ ..] = input {

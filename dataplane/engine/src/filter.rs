@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{acl::Acl, security::Security};
+use crate::{acl::Acl, conntrack::SessionLimits, security::Security};
 
 /// Lists, each in its order: of what comes in by a port, and of what leaves by it.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,10 @@ pub struct Filter {
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
+    /// Whether all lists let pass what goes on, whatever it is: on the way in, and on the way out.
+    pub(crate) lets_go_on: [bool; 2],
+    /// How many connections may be.
+    pub(crate) session_limits: SessionLimits,
     /// Another number for other lists: under which a connection was let pass.
     pub(crate) id: u32,
 }
@@ -48,14 +52,18 @@ impl Filter {
         security: Option<Arc<Security>>,
         lists: Lists,
         segments: impl Iterator<Item = &'a Lists>,
+        session_limits: SessionLimits,
     ) -> Option<Filter> {
         let mut all: Vec<Arc<Acl>> = lists.all().cloned().collect();
         let its_own = all.len();
         let mut ways = vec![lists.ingress.len(), lists.egress.len()];
+        let lets = |l: &[Arc<Acl>]| l.iter().all(|a| a.lets_go_on());
+        let mut lets_go_on = [lets(&lists.ingress), lets(&lists.egress)];
         let (mut looks_in, mut looks_out) = (!lists.ingress.is_empty(), !lists.egress.is_empty());
         segments.for_each(|l| {
             all.extend(l.all().cloned());
             ways.extend([l.ingress.len(), l.egress.len()]);
+            lets_go_on = [lets_go_on[0] && lets(&l.ingress), lets_go_on[1] && lets(&l.egress)];
             looks_in |= !l.ingress.is_empty();
             looks_out |= !l.egress.is_empty();
         });
@@ -72,6 +80,18 @@ impl Filter {
         looks_in |= tracks || security.is_some();
         looks_out |= tracks || security.as_ref().is_some_and(|s| s.snooped.is_some());
         let asks_macs = security.is_some() || all.iter().any(|a| a.asks_macs);
-        Some(Filter { looks_in, looks_out, asks_macs, by_segment, tracks, asks_layer4, id, security, lists })
+        Some(Filter {
+            security,
+            lists,
+            looks_in,
+            looks_out,
+            by_segment,
+            tracks,
+            asks_macs,
+            asks_layer4,
+            lets_go_on,
+            session_limits,
+            id,
+        })
     }
 }

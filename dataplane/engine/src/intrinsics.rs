@@ -1,6 +1,6 @@
 //! The engine's one module with `unsafe`: what the processor can do and Rust has no safe word for.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 /// Asks for the cache line of `item` in all levels. Has no effect that a program can see.
 #[inline(always)]
@@ -30,6 +30,9 @@ unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: an integer.
 #[allow(unsafe_code)]
 unsafe impl Zeroed for AtomicU32 {}
+// SAFETY: an integer.
+#[allow(unsafe_code)]
+unsafe impl Zeroed for AtomicU16 {}
 // SAFETY: nothing but what is [`Zeroed`].
 #[allow(unsafe_code)]
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
@@ -238,9 +241,9 @@ impl Lanes for Lanes256 {
     }
 }
 
-/// Eight halves of words that are compared at once.
-#[repr(align(32))]
-pub(crate) struct Eight(pub [AtomicU32; 8]);
+/// Eight quarters of words that are compared at once.
+#[repr(align(16))]
+pub(crate) struct Eight(pub [AtomicU16; 8]);
 
 // SAFETY: nothing but what is [`Zeroed`].
 #[allow(unsafe_code)]
@@ -249,7 +252,7 @@ unsafe impl Zeroed for Eight {}
 impl Eight {
     /// As [`Words::equal`].
     #[inline(always)]
-    pub(crate) fn equal(&self, wanted: u32) -> u32 {
+    pub(crate) fn equal(&self, wanted: u16) -> u32 {
         #[cfg(target_arch = "x86_64")]
         return self.equal_sse(wanted);
         #[cfg(not(target_arch = "x86_64"))]
@@ -259,24 +262,21 @@ impl Eight {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn equal_sse(&self, wanted: u32) -> u32 {
+    fn equal_sse(&self, wanted: u16) -> u32 {
         let found: u32;
-        // SAFETY: reads the 32 octets of self, which are aligned to 32 and live; as in Words::equal_sse, each
-        // aligned half of a word is read whole. Changes nothing but its registers.
+        // SAFETY: reads the 16 octets of self, which are aligned to 16 and live; as in Words::equal_sse, each
+        // aligned quarter of a word is read whole. Changes nothing but its registers.
         unsafe {
             std::arch::asm!(
                 "movd {key}, {wanted:e}",
-                "pshufd {key}, {key}, 0",
-                "movdqa {low}, [{words}]",
-                "pcmpeqd {low}, {key}",
-                "pcmpeqd {key}, [{words} + 16]",
-                "packssdw {low}, {key}",
-                "packsswb {low}, {low}",
-                "pmovmskb {found:e}, {low}",
+                "pshuflw {key}, {key}, 0",
+                "punpcklqdq {key}, {key}",
+                "pcmpeqw {key}, [{words}]",
+                "packsswb {key}, {key}",
+                "pmovmskb {found:e}, {key}",
                 words = in(reg) self.0.as_ptr(),
-                wanted = in(reg) wanted,
+                wanted = in(reg) u32::from(wanted),
                 key = out(xmm_reg) _,
-                low = out(xmm_reg) _,
                 found = lateout(reg) found,
                 options(nostack, readonly, preserves_flags),
             );
@@ -299,11 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn equal_names_each_half() {
+    fn equal_names_each_quarter() {
         for found in 0..256u32 {
-            let eight =
-                Eight(std::array::from_fn(|i| AtomicU32::new(if found >> i & 1 == 1 { 0x8001_0203 } else { 3 })));
-            assert_eq!(eight.equal(0x8001_0203), found);
+            let eight = Eight(std::array::from_fn(|i| AtomicU16::new(if found >> i & 1 == 1 { 0x8001 } else { 1 })));
+            assert_eq!(eight.equal(0x8001), found);
         }
     }
 

@@ -30,6 +30,7 @@ fn refusals_name_object_field_and_reason() {
         ("mtu = 9217", "port 'web1': mtu: 9217"),
         ("socket = \"/run/x\"", "port 'web1': socket: is for kind vhost-user, this port is 'tap'"),
         ("storm_broadcast_fps = 0", "port 'web1': storm_broadcast_fps: 0 would let nothing pass"),
+        ("session_limit = 0", "port 'web1': session_limit: 0 would let nothing begin"),
         ("mac_limit_action = \"drop\"", "port 'web1': mac_limit_action: needs a mac_limit"),
         ("bridge = \"br9\"", "port 'web1': bridge: there is no bridge 'br9'"),
         ("interface = \"much-too-long-a-name\"", "port 'web1': interface: 'much-too-long-a-name'"),

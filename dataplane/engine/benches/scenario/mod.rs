@@ -4,12 +4,13 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     BURST, Burst, DropReason, Frame, Output, Pipeline, PortIdx, Snapshot,
+    acl::{Acl, Action, Match, Rule, state},
     conntrack::Conntrack,
     counters::Counters,
     frame::{MAX_PIECES, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
-    topology::{BridgeSpec, PortSpec, Topology},
+    topology::{AclNames, BridgeSpec, PortSpec, Topology},
     vlan::{VlanMode, VlanSet},
 };
 
@@ -101,15 +102,21 @@ pub enum Kind {
     Spread,
     /// To an address nobody knows: flooded to eight ports.
     Flood,
+    /// Forwarding, the last of ten rules lets everything pass.
+    Filter,
+    /// Forwarding, of connections that go on and are tracked at the first port.
+    Track,
 }
 
 impl Kind {
     #[allow(dead_code, reason = "one of those who share this file names them by itself")]
-    pub const ALL: [(&'static str, Kind); 4] = [
+    pub const ALL: [(&'static str, Kind); 6] = [
         ("forward", Kind::Forward),
         ("trunk_to_access", Kind::TrunkToAccess),
         ("spread", Kind::Spread),
         ("flood", Kind::Flood),
+        ("filter", Kind::Filter),
+        ("track", Kind::Track),
     ];
 }
 
@@ -130,9 +137,9 @@ impl Scenario {
     /// `pairs` stations behind the first port and as many behind the others, talking.
     pub fn new(kind: Kind, pairs: u32) -> Self {
         let ports = match kind {
-            Kind::Forward | Kind::TrunkToAccess => 2,
             Kind::Spread => 16,
             Kind::Flood => 9,
+            _ => 2,
         };
         let mut topology = Topology::default();
         topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
@@ -144,7 +151,16 @@ impl Scenario {
                     false => VlanMode::Access { vid: 10 },
                 };
                 let name = format!("p{i}");
-                let idx = topology.set_port(&name, PortSpec::new("br0", vlan)).expect("a port");
+                let acls = match list(kind).filter(|_| i == 0) {
+                    Some(list) => {
+                        topology.set_acl(list);
+                        let names = || vec!["list".to_owned()];
+                        AclNames { ingress: names(), egress: names() }
+                    }
+                    None => AclNames::default(),
+                };
+                let spec = PortSpec { acls, ..PortSpec::new("br0", vlan) };
+                let idx = topology.set_port(&name, spec).expect("a port");
                 topology.set_up(&name, true);
                 idx
             })
@@ -156,7 +172,7 @@ impl Scenario {
             snapshot: topology.snapshot().expect("a snapshot"),
             macs: MacTable::new((pairs * 4).max(65_536), [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
             counters: Counters::default(),
-            sessions: Conntrack::new(64, [3, 5]),
+            sessions: Conntrack::new(pairs, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]),
             pipeline: Pipeline::default(),
             ingress: idx[0],
             bursts: bursts(&from_first),
@@ -197,6 +213,25 @@ impl Scenario {
     }
 }
 
+/// What the first port asks, both ways.
+fn list(kind: Kind) -> Option<Acl> {
+    let rule = |action, ask| Rule { action, ask, ..Rule::default() };
+    let mut rules = match kind {
+        Kind::Filter => {
+            let tcp = |port| Match { protocol: Some(6), dst_ports: Some(port..=port), ..Match::default() };
+            let refused = (0..9).map(|i| rule(Action::Deny, tcp(1000 + i)));
+            refused.chain([rule(Action::Allow, Match::default())]).collect::<Vec<_>>()
+        }
+        Kind::Track => {
+            let of = |states| Match { states, ..Match::default() };
+            vec![rule(Action::Allow, of(state::ESTABLISHED | state::RELATED)), rule(Action::Allow, of(state::NEW))]
+        }
+        _ => return None,
+    };
+    (0..).zip(&mut rules).for_each(|(n, r)| r.number = n);
+    Some(Acl::new("list", &rules, rules.len(), Action::Deny, 1))
+}
+
 /// All numbers below `n`, in an order without pattern that is always the same.
 fn shuffled(n: u32) -> impl Iterator<Item = u32> {
     let size = n.next_power_of_two();
@@ -220,6 +255,10 @@ fn frame(to: (usize, u32), from: (usize, u32), tagged: bool) -> Handle {
     };
     let octets = |tag: &[u8]| {
         let mut all: Vec<u8> = mac(to).chain(mac(from)).chain(tag.iter().copied()).chain([8, 0]).collect();
+        // UDP between addresses of the stations.
+        let ip = |(port, station): (usize, u32)| (10 << 24 | (port as u32 & 1) << 23 | station).to_be_bytes();
+        all.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0]);
+        all.extend(ip(from).into_iter().chain(ip(to)).chain([16, 0, 16, 0, 0, 20, 0, 0]));
         all.resize(60, 0);
         <[u8; 60]>::try_from(all).expect("60 octets")
     };

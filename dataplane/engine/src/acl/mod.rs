@@ -317,6 +317,8 @@ pub struct Acl {
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
+    /// The rule that decides every frame of a connection that goes on, if one does that asks for nothing else.
+    pub(crate) established: Option<u32>,
     /// Another one for every list that was ever compiled.
     pub(crate) version: u64,
     pub(crate) rules: Vec<Decision>,
@@ -362,6 +364,7 @@ impl Acl {
             stateful: rules.iter().any(|r| r.ask.states != 0),
             asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some() || r.log_every != 0),
             asks_layer4: rules.iter().any(|r| r.ask.asks_layer4()),
+            established: established(rules),
             version: VERSIONS.fetch_add(1, Relaxed),
             rules: decisions,
             extras,
@@ -384,6 +387,11 @@ impl Acl {
     pub(crate) fn decision(&self, best: u32) -> Decision {
         let default = Decision { number: u32::MAX, action: self.default, log_every: 0 };
         self.rules.get(best as usize).copied().unwrap_or(default)
+    }
+
+    /// Whether what goes on passes, whatever it is.
+    pub(crate) fn lets_go_on(&self) -> bool {
+        self.established.is_some_and(|rule| self.decision(rule).action == Action::Allow)
     }
 
     /// The rules before `before` that only count, for one frame.
@@ -441,6 +449,13 @@ impl Acl {
     pub fn memory(&self) -> usize {
         self.deciding.iter().chain(self.counting.iter().flatten()).map(Group::memory).sum()
     }
+}
+
+/// The place of the first rule that decides about what is established, if it asks for no more.
+fn established(rules: &[Rule]) -> Option<u32> {
+    let is_asked = |r: &Rule| r.ask.states == 0 || r.ask.states & state::ESTABLISHED != 0;
+    let (id, rule) = rules.iter().enumerate().find(|(_, r)| r.action != Action::Count && is_asked(r))?;
+    (rule.ask.states != 0 && rule.ask == Match { states: rule.ask.states, ..Match::default() }).then_some(id as u32)
 }
 
 impl std::fmt::Debug for Acl {

@@ -115,7 +115,9 @@ impl Conntrack {
 
     /// The numbers.
     pub fn statistics(&self) -> Statistics {
-        let each = |(_, octets): (*const u8, usize)| octets as u64 / u64::from(self.capacity.max(1));
+        let each = |parts: [(*const u8, usize); 3]| {
+            parts.iter().map(|(_, octets)| *octets as u64).sum::<u64>() / u64::from(self.capacity.max(1))
+        };
         Statistics {
             sessions: u64::from(self.all.load(Relaxed)),
             capacity: u64::from(self.capacity),

@@ -43,8 +43,8 @@ impl Conntrack {
             return None;
         }
         let mut p = Probe::NONE;
-        self.probe(&i, &f, zone, &mut p);
-        self.find(&mut p).then_some(p.found)
+        self.probe(&i, || &f, zone, &mut p);
+        self.find(&p).map(|(f, _)| f)
     }
 }
 

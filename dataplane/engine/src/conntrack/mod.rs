@@ -10,8 +10,8 @@
 //! `fragments.rs` lends later fragments the ports of their first one.
 //!
 //! **When there are many.** A port may have so many, and so many of them unanswered. Above that, and when no
-//! slot is free, a new one takes the place of an unanswered one of the same port that it meets; answered
-//! ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
+//! slot is free, a new one takes the place of an unanswered one of the same port that it meets, or that is
+//! noted (`tried.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
 //! and nobody an old one.
 
 mod census;
@@ -19,6 +19,7 @@ mod fragments;
 mod icmp;
 mod table;
 mod tcp;
+mod tried;
 
 use std::{
     net::IpAddr,
@@ -26,13 +27,14 @@ use std::{
 };
 
 use crate::{
-    MAX_PORTS, PortIdx, SegmentId,
+    Frame, MAX_PORTS, PortIdx, SegmentId,
     headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
-use table::{STATE, Slot, Table};
-use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, Segment, put};
+use table::{Slot, State, Table};
+use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, put};
+use tried::Tried;
 
 /// Buckets that are looked through for an unanswered connection when a port has too many.
 const SEARCHED: usize = 32;
@@ -58,9 +60,9 @@ pub struct Settings {
     pub other_s: u32,
     /// The most of all ports; at most what the table was made for.
     pub max: u32,
-    /// The most of one port.
+    /// The most of one port that has no [`SessionLimits`].
     pub port_max: u32,
-    /// The most of one port that nobody has answered.
+    /// The most of it that nobody has answered.
     pub unanswered_max: u32,
     /// Whether TCP connections that were begun unseen are taken up where they are met.
     pub meets: bool,
@@ -83,6 +85,15 @@ impl Default for Settings {
             meets: true,
         }
     }
+}
+
+/// How many connections of one port there may be, where it is not what [`Settings`] say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionLimits {
+    /// In all.
+    pub all: Option<u32>,
+    /// That nobody has answered.
+    pub unanswered: Option<u32>,
 }
 
 /// Whose connections: a port's, in one segment.
@@ -127,6 +138,12 @@ impl Probe {
     }
 }
 
+/// Whether there is a TCP segment in a frame.
+#[inline(always)]
+fn has_segment(h: &Headers) -> bool {
+    h.protocol() == TCP && !h.is_later_fragment()
+}
+
 /// The words of a key that IPv4 has.
 #[inline(always)]
 fn key4(key: &[u64; 6]) -> &[u64; 3] {
@@ -162,6 +179,8 @@ pub(crate) enum Tracked {
     New,
     /// Its probe says of which.
     Known,
+    /// The same, and its connection has taken it in already.
+    Taken,
     Related,
     Invalid,
 }
@@ -216,6 +235,7 @@ pub struct Conntrack {
     secrets: [u64; 2],
     capacity: u32,
     all: AtomicU32,
+    tried: Tried,
     /// Of each port: all, and the unanswered.
     ports: Box<[(AtomicU32, AtomicU32)]>,
     begun: AtomicU64,
@@ -231,6 +251,7 @@ impl Conntrack {
             v4: Table::new(capacity as usize),
             v6: Table::new(capacity as usize),
             fragments: Fragments::default(),
+            tried: Tried::default(),
             secrets: secrets.map(|s| s | 1),
             capacity,
             all: AtomicU32::new(0),
@@ -243,8 +264,8 @@ impl Conntrack {
     }
 
     /// Where the tables are: for whoever can ask for larger pages there.
-    pub fn memory(&self) -> [(*const u8, usize); 2] {
-        [self.v4.memory(), self.v6.memory()]
+    pub fn memory(&self) -> impl Iterator<Item = (*const u8, usize)> {
+        self.v4.memory().into_iter().chain(self.v6.memory())
     }
 
     #[inline(always)]
@@ -281,14 +302,14 @@ impl Conntrack {
 
     /// Which connection a frame would be of, into what must be [`Probe::NONE`], and stays so for what has none.
     #[inline(always)]
-    pub(crate) fn probe(&self, h: &Headers, head: &[u8], zone: Zone, p: &mut Probe) {
+    pub(crate) fn probe<'a>(&self, h: &Headers, head: impl FnOnce() -> &'a [u8], zone: Zone, p: &mut Probe) {
         if h.family == Family::Other || h.broken {
             return;
         }
         let (mut sport, mut dport) = (h.words[SPORT], h.words[DPORT]);
         if matches!(h.protocol(), ICMP | ICMPV6) {
             // An echo's identifier is the port of who asks.
-            let Some(id) = echo_id(h, head).map(u32::from) else { return };
+            let Some(id) = echo_id(h, head()).map(u32::from) else { return };
             (sport, dport) = if is_answer(h) { (0, id) } else { (id, 0) };
         }
         // No port is none: 0, which [`NO_PORT`] is in 16 bits.
@@ -315,10 +336,10 @@ impl Conntrack {
     }
 
     #[inline(always)]
-    pub(crate) fn prefetch(&self, p: &Probe) {
+    pub(crate) fn prefetch(&self, p: &mut Probe) {
         match p.family {
-            Family::V6 => self.v6.prefetch(p.hash),
-            _ => self.v4.prefetch(p.hash),
+            Family::V6 => self.v6.prefetch(p.hash, &mut p.found.slot),
+            _ => self.v4.prefetch(p.hash, &mut p.found.slot),
         }
     }
 
@@ -330,63 +351,80 @@ impl Conntrack {
         }
     }
 
-    /// Whether there is the connection of a probe, which is noted there.
+    /// The connection of a probe, if there is one, and its state.
     #[inline(always)]
-    fn find(&self, p: &mut Probe) -> bool {
-        let f = &mut p.found;
+    fn find(&self, p: &Probe) -> Option<(Found, &State)> {
+        let mut slot = p.found.slot;
         let there = match p.family {
             Family::Other => false,
-            Family::V6 => self.v6.find(p.hash, &p.key, &mut f.slot),
-            Family::V4 => self.v4.find(p.hash, key4(&p.key), &mut f.slot),
+            Family::V6 => self.v6.find(p.hash, &p.key, &mut slot),
+            Family::V4 => self.v4.find(p.hash, key4(&p.key), &mut slot),
         };
-        if there {
-            f.family = p.family;
-            let state = self.state(f);
-            let (flags, filter) = (state[FLAGS].load(Relaxed), state[FILTER].load(Relaxed));
-            f.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
-            (f.from_port, f.refused, f.filter) = (flags & FROM_PORT != 0, flags & REFUSED != 0, filter);
+        if !there {
+            return None;
         }
-        there
+        let mut f = Found { slot, family: p.family, ..Found::NONE };
+        let state = self.state(&f);
+        let (flags, filter) = (state[FLAGS].load(Relaxed), state[FILTER].load(Relaxed));
+        f.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
+        (f.from_port, f.refused, f.filter) = (flags & FROM_PORT != 0, flags & REFUSED != 0, filter);
+        Some((f, state))
     }
 
     #[inline(always)]
-    fn state(&self, f: &Found) -> &[AtomicU32; STATE] {
+    fn state(&self, f: &Found) -> &State {
         match f.family {
-            Family::V6 => &self.v6.entry(f.slot).1,
-            _ => &self.v4.entry(f.slot).1,
+            Family::V6 => self.v6.state(f.slot),
+            _ => self.v4.state(f.slot),
         }
     }
 
-    /// What a frame is to the connections of its zone. Changes nothing.
+    /// What a frame is to the connections of its zone. If it `goes_on` whatever the lists say of it, its connection
+    /// takes it in at once, at that second; nothing is changed otherwise.
     #[inline(always)]
-    pub(crate) fn track(
+    pub(crate) fn track<F: Frame>(
         &self,
         h: &Headers,
         p: &mut Probe,
-        head: &[u8],
+        frame: &F,
         (zone, filter): (Zone, u32),
         s: &Settings,
+        goes_on: Option<u32>,
     ) -> Tracked {
         if !p.is_some() {
-            return self.without_probe(h, head, (zone, filter));
+            return self.without_probe(h, frame.head(), (zone, filter));
         }
-        let known = self.find(p);
-        if h.protocol() != TCP || h.is_later_fragment() {
-            return match known {
-                true => Tracked::Known,
-                false if is_answer(h) => Tracked::Invalid,
-                false => Tracked::New,
+        let found = self.find(p);
+        let segment = match has_segment(h) {
+            true => match Segment::read(frame.head(), h) {
+                Some(t) => Some(t),
+                None => return Tracked::Invalid,
+            },
+            false => None,
+        };
+        let Some((f, state)) = found else {
+            return match segment {
+                Some(t) if t.begins(s.meets) && !t.is_nonsense() => Tracked::New,
+                None if !is_answer(h) => Tracked::New,
+                _ => Tracked::Invalid,
             };
+        };
+        if let Some(t) = &segment {
+            match tcp::fits(state, f.end, t) {
+                Fit::Yes => {}
+                Fit::No => return Tracked::Invalid,
+                Fit::Anew => return Tracked::New,
+            }
         }
-        let Some(t) = Segment::read(head, h) else { return Tracked::Invalid };
-        if !known {
-            return if t.begins(s.meets) && !t.is_nonsense() { Tracked::New } else { Tracked::Invalid };
+        if let Some(now_s) = goes_on
+            && !f.refused
+            && f.filter == filter
+        {
+            self.take((&f, state), h.protocol(), segment.as_ref(), now_s);
+            return Tracked::Taken;
         }
-        match tcp::fits(self.state(&p.found), p.found.end, &t) {
-            Fit::Yes => Tracked::Known,
-            Fit::No => Tracked::Invalid,
-            Fit::Anew => Tracked::New,
-        }
+        p.found = f;
+        Tracked::Known
     }
 
     /// Enters a connection whose first frame was let pass.
@@ -396,15 +434,13 @@ impl Conntrack {
         h: &Headers,
         head: &[u8],
         (zone, from_port, filter): (Zone, bool, u32),
-        s: &Settings,
+        (s, limits): (&Settings, &SessionLimits),
         now_s: u32,
     ) -> Result<(), Full> {
-        let is_tcp = h.protocol() == TCP && !h.is_later_fragment();
-        let segment = if is_tcp { Segment::read(head, h) } else { None };
-        if self.find(p) {
-            let f = p.found;
+        let segment = if has_segment(h) { Segment::read(head, h) } else { None };
+        if let Some((f, state)) = self.find(p) {
             // It was begun a moment ago, by a frame of the same burst or of another worker's.
-            let fits = segment.is_none_or(|t| tcp::fits(self.state(&f), f.end, &t) == Fit::Yes);
+            let fits = segment.is_none_or(|t| tcp::fits(state, f.end, &t) == Fit::Yes);
             if fits && !f.refused {
                 self.advance(&f, h, head, now_s);
                 return Ok(());
@@ -414,8 +450,9 @@ impl Conntrack {
         }
         let (all, unanswered) = &self.ports[zone.port.get()];
         let most = s.max.min(self.capacity);
-        let too_many = self.all.load(Relaxed) >= most || all.load(Relaxed) >= s.port_max;
-        let too_bold = unanswered.load(Relaxed) >= s.unanswered_max;
+        let port_most = limits.all.unwrap_or(s.port_max);
+        let too_many = self.all.load(Relaxed) >= most || all.load(Relaxed) >= port_most;
+        let too_bold = unanswered.load(Relaxed) >= limits.unanswered.unwrap_or(s.unanswered_max);
         if (too_many || too_bold) && !self.displace(p, zone.port, self.all.load(Relaxed) >= most) {
             self.refused.fetch_add(1, Relaxed);
             return Err(if too_many { Full::Connections } else { Full::Unanswered });
@@ -429,8 +466,9 @@ impl Conntrack {
                 Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
                 _ => self.v4.insert(p.hash, zone.port, key4(&p.key), state),
             };
-            if entered.is_some() {
+            if let Some(slot) = entered {
                 self.begun.fetch_add(1, Relaxed);
+                self.tried.note(zone.port, p.family, slot, p.hash);
                 return Ok(());
             }
             if !self.displace(p, zone.port, true) {
@@ -454,27 +492,29 @@ impl Conntrack {
     /// if all together are too many.
     #[cold]
     fn displace(&self, p: &Probe, port: PortIdx, any: bool) -> bool {
-        fn one<const K: usize>(t: &Table<K>, hash: u64, meant: impl Fn((PortIdx, bool)) -> bool) -> Option<Slot> {
-            let first = hash as usize;
-            let further = (0..SEARCHED).flat_map(|i| t.slots(first.wrapping_add(i)));
-            t.near(hash).chain(further).find(|s| meant(t.holds(*s)))
-        }
         let meant = |(of, unanswered): (PortIdx, bool)| unanswered && (any || of == port);
         let slot = match p.family {
-            Family::V6 => one(&self.v6, p.hash, meant),
-            _ => one(&self.v4, p.hash, meant),
+            Family::V6 => self.v6.one(p.hash, SEARCHED, meant),
+            _ => self.v4.one(p.hash, SEARCHED, meant),
         };
-        let gone = slot.is_some_and(|s| self.forget(p.family, s));
+        let gone = slot.is_some_and(|s| self.forget(p.family, s))
+            || self.tried.find(port, p.hash >> 24, |(family, slot)| {
+                let is_unanswered = match family {
+                    Family::V6 => self.v6.is_unanswered(slot),
+                    _ => self.v4.is_unanswered(slot),
+                };
+                is_unanswered && self.forget(family, slot)
+            });
         self.displaced.fetch_add(u64::from(gone), Relaxed);
         gone
     }
 
     fn forget(&self, family: Family, slot: Slot) -> bool {
-        let (port, removed) = match family {
-            Family::V6 => (self.v6.holds(slot).0, self.v6.remove(slot)),
-            _ => (self.v4.holds(slot).0, self.v4.remove(slot)),
+        let removed = match family {
+            Family::V6 => self.v6.remove(slot),
+            _ => self.v4.remove(slot),
         };
-        let Some(was_unanswered) = removed else { return false };
+        let Some((port, was_unanswered)) = removed else { return false };
         let (all, unanswered) = &self.ports[port.get()];
         self.all.fetch_sub(1, Relaxed);
         all.fetch_sub(1, Relaxed);
@@ -483,34 +523,40 @@ impl Conntrack {
     }
 
     /// Takes in a frame of a connection that was let pass.
-    #[inline(always)]
     pub(crate) fn advance(&self, f: &Found, h: &Headers, head: &[u8], now_s: u32) {
-        let state = self.state(f);
-        if !self.is_still(f) {
+        let segment = if has_segment(h) { Segment::read(head, h) } else { None };
+        if self.is_still(f) {
+            self.take((f, self.state(f)), h.protocol(), segment.as_ref(), now_s);
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, (f, state): (&Found, &State), protocol: u8, segment: Option<&Segment>, now_s: u32) {
+        put(&state[SEEN_S], now_s);
+        if let Some(t) = segment {
+            tcp::advance(state, f.end, t);
+        }
+        if state[FLAGS].load(Relaxed) & SETTLED == 0 {
+            self.settle(f, protocol);
+        }
+    }
+
+    /// Notes of one that is only tried that it was answered, and goes on, if this frame says so.
+    #[cold]
+    fn settle(&self, f: &Found, protocol: u8) {
+        let flags = &self.state(f)[FLAGS];
+        if f.end == 1 {
+            flags.fetch_or(ANSWERED, Relaxed);
+        }
+        if !tcp::is_settled(protocol, flags.load(Relaxed)) || flags.fetch_or(SETTLED, Relaxed) & SETTLED != 0 {
             return;
         }
-        put(&state[SEEN_S], now_s);
-        if h.protocol() == TCP
-            && !h.is_later_fragment()
-            && let Some(t) = Segment::read(head, h)
-        {
-            tcp::advance(state, f.end, &t);
-        }
-        let flags = state[FLAGS].load(Relaxed);
-        let settled = if f.end == 1 && flags & ANSWERED == 0 {
-            tcp::is_settled(h.protocol(), state[FLAGS].fetch_or(ANSWERED, Relaxed) | ANSWERED)
-        } else {
-            // Of TCP, the third segment makes it so.
-            f.end == 0 && h.protocol() == TCP && tcp::is_settled(TCP, flags)
+        let newly = match f.family {
+            Family::V6 => self.v6.answered(f.slot),
+            _ => self.v4.answered(f.slot),
         };
-        if settled {
-            let was_unanswered = match f.family {
-                Family::V6 => self.v6.answered(f.slot),
-                _ => self.v4.answered(f.slot),
-            };
-            if was_unanswered {
-                self.ports[self.v4.holds(f.slot).0.get()].1.fetch_sub(1, Relaxed);
-            }
+        if let Some(port) = newly {
+            self.ports[port.get()].1.fetch_sub(1, Relaxed);
         }
     }
 

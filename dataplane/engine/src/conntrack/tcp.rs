@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::table::STATE;
+use super::table::{STATE, State};
 use crate::headers::{Headers, TCP};
 
 /// Seconds: when it was seen last; its flags, see below; when it was begun; the filter by which it was let
@@ -31,6 +31,8 @@ pub(super) const ANSWERED: u32 = 1 << 10;
 pub(super) const REFUSED: u32 = 1 << 11;
 /// Met in the middle: its windows' scales are not known.
 const MET: u32 = 1 << 12;
+/// It goes on, see [`is_settled`]: nobody need ask again.
+pub(super) const SETTLED: u32 = 1 << 13;
 /// Each end's window scale, 4 bits each.
 const SCALE: u32 = 16;
 /// Each end said its scale.
@@ -156,7 +158,7 @@ pub(super) enum Fit {
 
 /// Whether a segment of end `i` fits; changes nothing.
 #[inline(always)]
-pub(super) fn fits(state: &[AtomicU32; STATE], i: usize, t: &Segment) -> Fit {
+pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
     let flags = state[FLAGS].load(Relaxed);
     let (mine, other) = (end(flags, i), end(flags, 1 - i));
     if t.is_nonsense() {
@@ -215,7 +217,7 @@ pub(super) fn put(word: &AtomicU32, value: u32) {
 
 /// Takes in a segment of end `i` that fits and was let pass.
 #[inline(always)]
-pub(super) fn advance(state: &[AtomicU32; STATE], i: usize, t: &Segment) {
+pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     let before = state[FLAGS].load(Relaxed);
     let mut flags = before;
     if t.flags & (SYN | ACK) == SYN && end(flags, i) > End::Opening {

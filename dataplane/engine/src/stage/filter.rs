@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 use crate::{
     BURST, DropReason, Frame, Output, SegmentId,
     acl::{Acl, Action, Best, Decision, NONE, state},
-    conntrack::{Found, Full, Probe, Settings, Tracked, Zone},
+    conntrack::{Found, Full, Probe, Tracked, Zone},
     filter::{Filter, Lists},
     frame::Logged,
     headers::{FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
@@ -181,7 +181,7 @@ fn run<F: Frame>(
     if filter.tracks {
         let (mut probes, mut tracked) = (ArrayVec::<Probe, BURST>::new(), [Tracked::No; BURST]);
         burst.iter().for_each(|_| probes.push(Probe::NONE));
-        track(cx, (port, filter, way), burst, meta, &mut headers, (&mut probes, &mut tracked));
+        track(cx, (port, filter, way), burst, meta, &mut headers, (&mut probes, &mut tracked), outcome.refused);
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
         go_on(cx, (port, filter, way), burst, meta, &headers, (&mut probes, &tracked), &mut outcome);
     } else {
@@ -298,7 +298,11 @@ fn decide<F: Frame>(
     out: &mut impl Output<F>,
 ) {
     let mut best: Best = [NONE; BURST];
-    acl.classify(headers, &mut best);
+    match acl.established {
+        // What lists that ask for states mostly begin with.
+        Some(rule) if all_established(headers) => best = [rule; BURST],
+        _ => acl.classify(headers, &mut best),
+    }
     // Most bursts are let pass whole by one rule.
     let first = acl.decision(best[0]);
     let alike = best[..burst.len()].iter().fold(0, |differs, b| differs | (b ^ best[0])) == 0;
@@ -335,6 +339,13 @@ fn decide<F: Frame>(
             }
         }
     }
+}
+
+/// Whether all are of connections that go on.
+#[inline(always)]
+fn all_established(headers: &[Headers]) -> bool {
+    let differs = |d, h: &Headers| d | (h.words[STATE] ^ state::number(state::ESTABLISHED));
+    headers.iter().fold(0, differs) == 0
 }
 
 /// Counts a frame for a rule; which of the rule's it was.
@@ -379,16 +390,19 @@ fn track<F: Frame>(
     meta: &[Meta],
     headers: &mut [Headers],
     (probes, tracked): (&mut [Probe], &mut [Tracked; BURST]),
+    refused: Refused,
 ) {
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
     for (((h, frame), m), p) in headers.iter().zip(burst).zip(meta).zip(&mut *probes) {
-        cx.sessions.probe(h, frame.head(), zone(m), p);
+        cx.sessions.probe(h, || frame.head(), zone(m), p);
         cx.sessions.prefetch(p);
     }
     probes.iter_mut().for_each(|p| cx.sessions.prefetch_entry(p));
     let settings = &cx.snapshot.sessions;
+    let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
     for (i, (h, frame)) in headers.iter_mut().zip(burst).enumerate() {
-        let t = cx.sessions.track(h, &mut probes[i], frame.head(), (zone(&meta[i]), filter.id), settings);
+        let goes_on = goes_on.filter(|_| !refused.has(i));
+        let t = cx.sessions.track(h, &mut probes[i], frame, (zone(&meta[i]), filter.id), settings, goes_on);
         let f = &mut probes[i].found;
         if t == Tracked::Known && f.filter != filter.id {
             judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
@@ -400,7 +414,7 @@ fn track<F: Frame>(
             // Refused by the rules of now: only those can let it begin anew.
             Tracked::Known if f.refused && begins(f, h, way) => state::NEW,
             Tracked::Known if f.refused => state::INVALID,
-            Tracked::Known => state::ESTABLISHED,
+            Tracked::Known | Tracked::Taken => state::ESTABLISHED,
             Tracked::Related => state::RELATED,
             Tracked::Invalid => state::INVALID,
         });
@@ -464,10 +478,11 @@ fn go_on<F: Frame>(
     (probes, tracked): (&mut [Probe], &[Tracked; BURST]),
     outcome: &mut Outcome,
 ) {
-    if cx.trace.is_some() {
+    let is_done = |t: &Tracked| matches!(t, Tracked::Taken);
+    if cx.trace.is_some() || tracked[..burst.len()].iter().all(is_done) {
         return;
     }
-    let settings: &Settings = &cx.snapshot.sessions;
+    let limits = (&cx.snapshot.sessions, &filter.session_limits);
     for (i, (h, frame)) in headers.iter().zip(burst).enumerate() {
         if outcome.refused.has(i) {
             continue;
@@ -484,9 +499,9 @@ fn go_on<F: Frame>(
             Tracked::New => {
                 let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
                 let how = (zone, way == Way::In, filter.id);
-                cx.sessions.begin(&mut probes[i], h, frame.head(), how, settings, cx.now.s)
+                cx.sessions.begin(&mut probes[i], h, frame.head(), how, limits, cx.now.s)
             }
-            Tracked::No | Tracked::Related | Tracked::Invalid => Ok(()),
+            Tracked::No | Tracked::Taken | Tracked::Related | Tracked::Invalid => Ok(()),
         };
         if let Err(full) = begun {
             let reason = match (full, way) {

@@ -120,6 +120,6 @@ impl Topology {
         let carried = p.spec.vlan.carried();
         let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
         let networks = networks.iter().filter(its_own).filter_map(|s| s.lists.as_deref());
-        Ok(Filter::new(security, lists, networks).map(Box::new))
+        Ok(Filter::new(security, lists, networks, p.spec.session_limits).map(Box::new))
     }
 }

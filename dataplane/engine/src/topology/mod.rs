@@ -15,6 +15,7 @@ pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, RemoteView, VtepSpec, 
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
+    conntrack::SessionLimits,
     security::Snooped,
     snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
@@ -50,6 +51,8 @@ pub struct PortSpec {
     pub storm_fps: [Option<u64>; 3],
     /// Its lists, and those of its groups.
     pub acls: AclNames,
+    /// How many connections are tracked for it.
+    pub session_limits: SessionLimits,
     /// As whom its station may speak; as anybody, if absent.
     pub security: Option<SecuritySpec>,
 }
@@ -67,6 +70,7 @@ impl PortSpec {
             mac_limit: None,
             storm_fps: [None; 3],
             acls: AclNames::default(),
+            session_limits: SessionLimits::default(),
             security: None,
         }
     }

@@ -76,7 +76,7 @@ impl Switch {
         }
         let (macs, counters) =
             (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
-        let sessions = Conntrack::new(4096, [3, 5]);
+        let sessions = Conntrack::new(4096, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]);
         Switch { topology, macs, counters, sessions, pipeline: Pipeline::default(), ports, now_s: 1, held: 0 }
     }
 

@@ -11,6 +11,7 @@ use dunlin_dpdk::{
 };
 use dunlin_engine::{
     MacAddr,
+    conntrack::SessionLimits,
     snapshot::MacLimit,
     topology::{BridgeSpec, PortSpec, Topology},
     vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet},
@@ -112,6 +113,7 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
     }
     let storm = p.storm.unwrap_or_default();
     let fps = |f: u64| (f > 0).then_some(f);
+    let most = |n: u32| (n > 0).then_some(n);
     let spec = PortSpec {
         bridge: p.bridge.clone(),
         network: Some(p.network.clone()).filter(|n| !n.is_empty()),
@@ -126,6 +128,7 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
         mac_limit: p.mac_limit.map(|l| MacLimit { limit: l.limit, drop: l.drop }),
         storm_fps: [fps(storm.broadcast_fps), fps(storm.multicast_fps), fps(storm.unknown_unicast_fps)],
         acls: filter::acl_names(&p.ingress_acls, &p.egress_acls),
+        session_limits: SessionLimits { all: most(p.session_limit), unanswered: most(p.unanswered_limit) },
         security: p.security.as_ref().map(|s| filter::security(&object, s)).transpose()?,
     };
     Ok((spec, device(&object, p.device.as_ref())?))

@@ -200,7 +200,7 @@ impl Switch {
     fn prepare_sessions(&mut self) {
         if !self.sessions_prepared && self.topology.acls().any(|a| a.stateful) {
             self.sessions_prepared = true;
-            self.sessions.memory().into_iter().for_each(prefer_hugepages);
+            self.sessions.memory().for_each(prefer_hugepages);
         }
     }
 
