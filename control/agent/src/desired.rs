@@ -20,8 +20,8 @@ use tokio::sync::{Mutex, MutexGuard, RwLock, broadcast};
 use tonic::Code;
 
 use crate::{
+    leases::{Leases, now_s},
     plan,
-    reconcile::Leases,
     store::{Store, StoreError},
     wish::{self, Bad},
 };
@@ -93,6 +93,7 @@ impl Desired {
     /// What the store holds.
     pub fn load(store: Store, dataplane_socket: PathBuf) -> anyhow::Result<Self> {
         let (config, revision) = store.load()?;
+        let leases = store.leases()?;
         let compiled = compile(&config)?;
         Ok(Desired {
             dataplane_socket,
@@ -106,7 +107,7 @@ impl Desired {
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             events: broadcast::channel(EVENTS_KEPT).0,
-            leases: Mutex::default(),
+            leases: Mutex::new(leases),
             started: Instant::now(),
         })
     }
@@ -201,6 +202,19 @@ impl Desired {
             dp::Transaction { generation: to.generation, tolerate_device_errors: true, ..wish::difference(from, to) };
         if let Err(e) = client.apply(step).await {
             tracing::error!("taking back a change that could not be stored: {}", e.message());
+        }
+    }
+
+    /// Keeps what DHCP gave stations, as the dataplane has it now.
+    pub async fn note_leases(&self, ports: &[dp::PortState]) {
+        let mut leases = self.leases.lock().await;
+        if !leases.note(ports, now_s()) {
+            return;
+        }
+        let (store, copy) = (self.store.clone(), leases.clone());
+        let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
+        if let Err(e) = saved.unwrap_or_else(|_| Err(StoreError::ended())) {
+            tracing::warn!("what DHCP gave stations was not stored, and is lost if control ends: {e}");
         }
     }
 

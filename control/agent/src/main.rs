@@ -14,6 +14,7 @@
 
 mod api;
 mod desired;
+mod leases;
 mod metrics;
 mod plan;
 mod reconcile;

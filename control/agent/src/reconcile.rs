@@ -2,15 +2,17 @@
 //! events on, and tries devices again that could not be opened.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use dunlin_dataplane_api::{Client, connect, v1 as dp};
 use tokio_stream::StreamExt;
 
-use crate::desired::{Desired, TAKE_OVER};
+use crate::{
+    desired::{Desired, TAKE_OVER},
+    leases::now_s,
+};
 
 /// Longer than any transaction should take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +80,7 @@ async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Re
 /// One transaction brings the dataplane to what is wanted, whatever it holds.
 async fn fill(desired: &Desired, client: &mut Client, compiled: &dp::Transaction) -> Result<(), String> {
     let mut all = dp::Transaction { tolerate_device_errors: true, ..compiled.clone() };
-    desired.leases.lock().await.give(&mut all.set_ports);
+    desired.leases.lock().await.give(&mut all.set_ports, now_s());
     let ports = all.set_ports.len();
     let applied = tokio::time::timeout(PATIENCE, client.apply(all))
         .await
@@ -92,31 +94,10 @@ async fn fill(desired: &Desired, client: &mut Client, compiled: &dp::Transaction
     Ok(())
 }
 
-/// What DHCP gave stations, as the dataplane saw it last: for one that was restarted, which did not see it.
-#[derive(Default)]
-pub struct Leases(HashMap<String, (Instant, Vec<dp::Lease>)>);
-
-impl Leases {
-    fn note(&mut self, ports: &[dp::PortState]) {
-        let now = Instant::now();
-        self.0 =
-            ports.iter().filter(|p| !p.leases.is_empty()).map(|p| (p.name.clone(), (now, p.leases.clone()))).collect();
-    }
-
-    fn give(&self, ports: &mut [dp::Port]) {
-        for p in ports {
-            let (Some(security), Some((seen, leases))) = (&mut p.security, self.0.get(&p.name)) else { continue };
-            let gone = seen.elapsed().as_secs() as u32;
-            let left = |l: &dp::Lease| dp::Lease { address: l.address.clone(), left_s: l.left_s.saturating_sub(gone) };
-            security.leases = leases.iter().map(left).filter(|l| l.left_s > 0).collect();
-        }
-    }
-}
-
 /// Tries devices again that were not there before.
 async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
     let state = client.get_state(dp::StateRequest {}).await?.into_inner();
-    desired.leases.lock().await.note(&state.ports);
+    desired.note_leases(&state.ports).await;
     {
         // A change whose answer got lost, or one that could not be taken back.
         let current = desired.current().await;

@@ -10,9 +10,12 @@ use std::{
 use dunlin_control_api::v1::Config;
 use redb::{Database, ReadableDatabase, TableDefinition};
 
+use crate::leases::Leases;
+
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("dunlin");
 const CONFIG: &str = "config";
 const REVISION: &str = "revision";
+const LEASES: &str = "leases";
 
 /// What went wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -112,15 +115,37 @@ impl Store {
         })
     }
 
+    /// What DHCP had given stations; nothing in a new file.
+    pub fn leases(&self) -> Result<Leases, StoreError> {
+        self.with(|db| {
+            let read = db.begin_read().map_err(|e| self.fail(e))?;
+            let table = read.open_table(TABLE).map_err(|e| self.fail(e))?;
+            let kept = table.get(LEASES).map_err(|e| self.fail(e))?;
+            kept.map_or(Ok(Leases::default()), |v| {
+                serde_json::from_slice(v.value()).map_err(|e| self.fail(format!("leases: {e}")))
+            })
+        })
+    }
+
+    /// Writes what DHCP gave stations, durably when it returns.
+    pub fn save_leases(&self, leases: &Leases) -> Result<(), StoreError> {
+        self.put(&[(LEASES, &serde_json::to_vec(leases).map_err(|e| self.fail(e))?)])
+    }
+
     /// Writes a configuration, durably when it returns.
     pub fn save(&self, config: &Config, revision: u64) -> Result<(), StoreError> {
         let octets = serde_json::to_vec(config).map_err(|e| self.fail(e))?;
+        self.put(&[(CONFIG, &octets), (REVISION, &revision.to_le_bytes())])
+    }
+
+    fn put(&self, all: &[(&str, &[u8])]) -> Result<(), StoreError> {
         self.with(|db| {
             let write = db.begin_write().map_err(|e| self.fail(e))?;
             {
                 let mut table = write.open_table(TABLE).map_err(|e| self.fail(e))?;
-                table.insert(CONFIG, octets.as_slice()).map_err(|e| self.fail(e))?;
-                table.insert(REVISION, revision.to_le_bytes().as_slice()).map_err(|e| self.fail(e))?;
+                for (key, octets) in all {
+                    table.insert(key, octets).map_err(|e| self.fail(e))?;
+                }
             }
             write.commit().map_err(|e| self.fail(e))
         })
@@ -177,7 +202,8 @@ mod tests {
         let store = Store::open(&path).unwrap();
         store.save(&config(3), 7).unwrap();
         drop(store);
-        assert_eq!(Store::open(&path).unwrap().load().unwrap(), (config(3), 7));
+        let store = Store::open(&path).unwrap();
+        assert_eq!((store.load().unwrap(), store.leases().unwrap()), ((config(3), 7), Leases::default()));
     }
 
     /// Cut anywhere, it is refused or whole, and the file is not touched.

@@ -100,6 +100,13 @@ pub trait Output<F> {
         let _ = (remote, inside, frame, l3, mtu);
     }
 
+    /// `frame`, which the switch made, is to be as if sent by a station behind `port`, in the segment `inside`:
+    /// for [`crate::Pipeline::run_inside`]. The answer to who is behind a tunnel, who may be told of the next if
+    /// not of this one.
+    fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: F) {
+        let _ = (port, inside, frame);
+    }
+
     /// Keeps a copy of `frame`, which can't be sent into the tunnel to `remote` before its next hop is known,
     /// with what it is in the overlay, for [`crate::Pipeline::send_into`]. `false` if there is no room:
     /// it is dropped then.

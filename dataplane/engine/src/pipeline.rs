@@ -228,8 +228,8 @@ impl Pipeline {
         }
     }
 
-    /// The same for frames of the switch's own, as if received at a remote in the segment `inside`, from
-    /// stations that are known there; others are left out.
+    /// The same for frames of the switch's own, as if received at a remote or a port in the segment `inside`, from
+    /// stations that are known there; others are left out. What a port filters is what its station sends: not these.
     pub fn run_inside<F: Frame>(
         &mut self,
         cx: Context<'_>,
@@ -245,7 +245,20 @@ impl Pipeline {
             let key = source.map(|s| Key::new(MacAddr::from_octets(s), inside.1));
             key.is_some_and(|k| cx.macs.lookup(k, cx.macs.hash(k)) == Some(ingress))
         });
-        pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
+        if !cx.snapshot.port(ingress).is_some_and(|p| matches!(p.role, Role::Device)) {
+            return pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
+        }
+        let (made, octets) = (burst.len() as u64, burst.iter().map(|f| u64::from(f.len())).sum());
+        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
+        pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut again);
+        if !again.burst.is_empty() {
+            again.flush(cx, out);
+        }
+        // Its station did not send it.
+        let counted = cx.counters.port(ingress);
+        counted.rx_frames.take_back(made);
+        counted.rx_bytes.take_back(octets);
+        counted.clones.add(made);
     }
 
     /// Sends a plain frame that was held into the tunnel to `remote`, whose next hop is known by now; what
@@ -373,7 +386,7 @@ fn pass<F: Frame>(
     if all.refused != Refused::NONE {
         all.octets -= shed(cx, port, burst, meta, all.refused);
     }
-    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in) {
+    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && untagged.is_none()) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
             all.octets -= shed(cx, port, burst, meta, refused);

@@ -101,8 +101,8 @@ reasons! {
     Protected = "protected", Tx;
     /// A rule of an egress access list denies it: 'dunlin trace' says which.
     EgressAclDenied = "egress_acl_denied", Tx;
-    /// A rule of an egress access list rejects it; its sender was told, unless it may not be (RFC 1122), the
-    /// frame was flooded, or came in a tunnel.
+    /// A rule of an egress access list rejects it; its sender was told, unless it may not be (RFC 1122) or
+    /// the frame was flooded.
     EgressAclRejected = "egress_acl_rejected", Tx;
     /// The same as 'unreadable', for an egress access list.
     EgressUnreadable = "egress_unreadable", Tx;

@@ -27,6 +27,11 @@ impl RateLimit {
         RateLimit { cost_ns, burst_ns: Self::BURST_NS.max(cost_ns), paid_until_ns: AtomicU64::new(0) }
     }
 
+    /// Whether a frame at `now_ns` would pass; it is not charged.
+    pub fn would_admit(&self, now_ns: u64) -> bool {
+        self.paid_until_ns.load(Relaxed).max(now_ns) + self.cost_ns <= now_ns + self.burst_ns
+    }
+
     /// Whether a frame at `now_ns` (any clock that does not go back) passes; it is charged if so.
     pub fn admit(&self, now_ns: u64) -> bool {
         self.paid_until_ns

@@ -72,6 +72,9 @@ impl Output<HeapFrame> for Told<'_> {
         self.trace
             .tell("tunnel", format!("too large for '{}', which takes packets of {mtu} octets", self.name(remote)));
     }
+    fn answer_inside(&mut self, port: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: HeapFrame) {
+        self.trace.tell("tunnel", format!("its sender is told, as if by the station at port '{}'", self.name(port)));
+    }
     fn hold(&mut self, remote: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: &HeapFrame) -> bool {
         self.trace.tell("hold", format!("until the next hop to '{}' is known", self.name(remote)));
         true

@@ -240,6 +240,11 @@ impl Output<Packet> for Round<'_> {
         let _ = self.shared.mailbox.post(About::TooBig { remote, inside, l3, mtu }, &frame.0);
     }
 
+    fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: Packet) {
+        // Nothing is lost but an answer.
+        let _ = self.shared.mailbox.post(About::Answer { port, inside }, &frame.0);
+    }
+
     fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet) -> bool {
         let held = &mut self.tx.held;
         if held.len() == HELD || held.iter().filter(|h| h.remote == remote).count() == HELD_PER_REMOTE {

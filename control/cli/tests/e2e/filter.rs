@@ -254,10 +254,12 @@ fn an_address_from_dhcp_may_be_used_for_its_lease() {
     });
     assert!(client.reaches("10.22.0.1", 3), "{}", host.dunlin("port show client"));
     assert!(host.dunlin("port show client").contains("10.22.0.50 for 3"));
-    // It is remembered across a restart of the dataplane, once control has looked.
+    // It is remembered across a restart of both processes, once control has looked.
     std::thread::sleep(Duration::from_millis(2500));
     host.kill_dataplane();
+    host.kill_control();
     host.start_dataplane();
+    host.start_control();
     host.wait_until_filled();
     host.wait_up("client");
     assert!(client.reaches("10.22.0.1", 5), "{}", host.dunlin("port show client"));

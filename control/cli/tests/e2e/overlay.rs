@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     guest::Guest,
     host::Host,
-    net::{Netns, eventually, sh},
+    net::{Netns, eventually, sh, text},
 };
 
 /// A namespace that is another host: its address in the underlay, the kernel's VXLAN device, and an address
@@ -88,6 +88,34 @@ fn the_kernel_is_a_peer() {
                 .contains(&format!("dunlin_remote_reached{{kind=\"vxlan\",remote=\"{remote}\",vtep=\"v\"}} 1"))
         );
     }
+}
+
+/// Who is behind a tunnel is told that a frame was rejected, whatever the lists say of what the station there sends.
+#[test]
+fn who_is_behind_a_tunnel_is_told_of_a_rejection() {
+    let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
+    let web = guest("192.168.9.1/24");
+    let host = beside(&peer);
+    for (name, default, rules) in [
+        ("strict", "reject", "allow state established,related\nallow ethertype arp\n"),
+        ("mute", "deny", "allow state established\nallow ethertype arp\n"),
+    ] {
+        std::fs::write(host.path(name), rules).unwrap();
+        host.dunlin(&format!("acl add {name} --default {default} --rules {}", host.path(name)));
+    }
+    add_guest(&host, "web", &web, "blue");
+    eventually("the next hop answers", 5.0, || reached(&host, "10.50.0.2"));
+    assert!(web.reaches("192.168.9.2", 5));
+    host.dunlin("port set web --egress-acls strict --ingress-acls mute");
+    let begun = Instant::now();
+    let refused = peer.try_run("curl -s -m 5 http://192.168.9.1:81/");
+    assert_eq!(refused.status.code(), Some(7), "connection refused: {}", host.dunlin("port show web"));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let told = text(&peer.try_run("ping -c 1 -W 2 192.168.9.1").stdout);
+    assert!(told.contains("Packet filtered"), "{told}");
+    assert!(host.drops("web", "egress_acl_rejected") >= 2);
+    let counters = host.json("port show web")["state"]["counters"].clone();
+    assert!(counters["clones"].as_u64() >= Some(2), "the station did not send them: {counters}");
 }
 
 /// The kernel finds other hosts by a multicast group of the underlay.

@@ -11,15 +11,15 @@
 //!
 //! **When there are many.** A port may have so many, and so many of them unanswered. Above that, and when no
 //! slot is free, a new one takes the place of an unanswered one of the same port that it meets, or that is
-//! noted (`tried.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
+//! noted (`room.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
 //! and nobody an old one.
 
 mod census;
 mod fragments;
 mod icmp;
+mod room;
 mod table;
 mod tcp;
-mod tried;
 
 use std::{
     net::IpAddr,
@@ -32,12 +32,9 @@ use crate::{
 };
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
+use room::Tried;
 use table::{Slot, State, Table};
 use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, put};
-use tried::Tried;
-
-/// Buckets that are looked through for an unanswered connection when a port has too many.
-const SEARCHED: usize = 32;
 
 /// For how long connections are kept, in seconds since their last frame, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +59,7 @@ pub struct Settings {
     pub max: u32,
     /// The most of one port that has no [`SessionLimits`].
     pub port_max: u32,
-    /// The most of it that nobody has answered.
+    /// The most of it that are only tried: nobody has answered, or who began them said nothing since.
     pub unanswered_max: u32,
     /// Whether TCP connections that were begun unseen are taken up where they are met.
     pub meets: bool,
@@ -92,7 +89,7 @@ impl Default for Settings {
 pub struct SessionLimits {
     /// In all.
     pub all: Option<u32>,
-    /// That nobody has answered.
+    /// That are only tried: nobody has answered, or who began them said nothing since.
     pub unanswered: Option<u32>,
 }
 
@@ -434,7 +431,7 @@ impl Conntrack {
         h: &Headers,
         head: &[u8],
         (zone, from_port, filter): (Zone, bool, u32),
-        (s, limits): (&Settings, &SessionLimits),
+        limits: (&Settings, &SessionLimits),
         now_s: u32,
     ) -> Result<(), Full> {
         let segment = if has_segment(h) { Segment::read(head, h) } else { None };
@@ -448,14 +445,11 @@ impl Conntrack {
             // One of before, that was closed.
             self.forget(f.family, f.slot);
         }
-        let (all, unanswered) = &self.ports[zone.port.get()];
-        let most = s.max.min(self.capacity);
-        let port_most = limits.all.unwrap_or(s.port_max);
-        let too_many = self.all.load(Relaxed) >= most || all.load(Relaxed) >= port_most;
-        let too_bold = unanswered.load(Relaxed) >= limits.unanswered.unwrap_or(s.unanswered_max);
-        if (too_many || too_bold) && !self.displace(p, zone.port, self.all.load(Relaxed) >= most) {
+        if let Some((full, any)) = self.is_too_much(zone.port, limits)
+            && !self.displace(p, zone.port, any)
+        {
             self.refused.fetch_add(1, Relaxed);
-            return Err(if too_many { Full::Connections } else { Full::Unanswered });
+            return Err(full);
         }
         let flags = if p.from_low { LOW_BEGAN } else { 0 } | if from_port { FROM_PORT } else { 0 };
         let state = tcp::begun(segment.as_ref(), now_s, flags, filter);
@@ -486,27 +480,6 @@ impl Conntrack {
         for counter in [&self.all, all, unanswered] {
             counter.fetch_add(by as u32, Relaxed);
         }
-    }
-
-    /// Takes out an unanswered connection: one in the way of the new one, if there is. Of the port, or of any
-    /// if all together are too many.
-    #[cold]
-    fn displace(&self, p: &Probe, port: PortIdx, any: bool) -> bool {
-        let meant = |(of, unanswered): (PortIdx, bool)| unanswered && (any || of == port);
-        let slot = match p.family {
-            Family::V6 => self.v6.one(p.hash, SEARCHED, meant),
-            _ => self.v4.one(p.hash, SEARCHED, meant),
-        };
-        let gone = slot.is_some_and(|s| self.forget(p.family, s))
-            || self.tried.find(port, p.hash >> 24, |(family, slot)| {
-                let is_unanswered = match family {
-                    Family::V6 => self.v6.is_unanswered(slot),
-                    _ => self.v4.is_unanswered(slot),
-                };
-                is_unanswered && self.forget(family, slot)
-            });
-        self.displaced.fetch_add(u64::from(gone), Relaxed);
-        gone
     }
 
     fn forget(&self, family: Family, slot: Slot) -> bool {
@@ -541,14 +514,17 @@ impl Conntrack {
         }
     }
 
-    /// Notes of one that is only tried that it was answered, and goes on, if this frame says so.
+    /// Notes of a connection that is only tried that it was answered, and goes on, if this frame says so.
     #[cold]
     fn settle(&self, f: &Found, protocol: u8) {
         let flags = &self.state(f)[FLAGS];
-        if f.end == 1 {
-            flags.fetch_or(ANSWERED, Relaxed);
-        }
-        if !tcp::is_settled(protocol, flags.load(Relaxed)) || flags.fetch_or(SETTLED, Relaxed) & SETTLED != 0 {
+        let before = flags.load(Relaxed);
+        let answers = f.end == 1 && before & ANSWERED == 0;
+        let now = if answers { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { before };
+        // Who only pretends to be somebody may get him answers, but does not know what they say; of what is not TCP,
+        // that much is known when the one who began goes on.
+        let settled = if protocol == TCP { tcp::is_open(now) } else { f.end == 0 && now & ANSWERED != 0 };
+        if !settled || flags.fetch_or(SETTLED, Relaxed) & SETTLED != 0 {
             return;
         }
         let newly = match f.family {

@@ -284,8 +284,18 @@ impl MacTable {
         }
     }
 
+    /// Whether [`MacTable::learn`] would not learn it because of the limit.
+    pub fn is_too_many(&self, key: Key, hash: Hash, port: PortIdx, limit: Option<u32>) -> bool {
+        let stays = self.find_anywhere(key, hash).is_some_and(|(_, v)| v.is_static() || v.port() == port);
+        !stays && self.is_full(port, limit)
+    }
+
+    fn is_full(&self, port: PortIdx, limit: Option<u32>) -> bool {
+        limit.is_some_and(|l| self.per_port[port.get()].load(Relaxed) >= l)
+    }
+
     fn over_limit(&self, port: PortIdx, limit: Option<u32>) -> bool {
-        let over = limit.is_some_and(|l| self.per_port[port.get()].load(Relaxed) >= l);
+        let over = self.is_full(port, limit);
         if over {
             self.refused_limit.fetch_add(1, Relaxed);
         }

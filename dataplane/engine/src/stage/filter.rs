@@ -84,7 +84,7 @@ pub(crate) fn ingress<F: Frame>(
             meta[i].fate = Fate::drop(outcome.reasons[i]);
         }
         if outcome.rejected.has(i) {
-            tell_sender(cx, port, &burst[i], &meta[i], out);
+            tell_sender(cx, (port, port), &burst[i], &meta[i], out);
         }
     }
     outcome.refused
@@ -111,7 +111,7 @@ pub(crate) fn egress_burst<F: Frame>(
             cx.drop(to.idx, outcome.reasons[i], 1);
         }
         if reject {
-            tell_sender(cx, from, frame, &meta[i], out);
+            tell_sender(cx, (from, to), frame, &meta[i], out);
         }
         i += 1;
         keep
@@ -131,28 +131,26 @@ pub(crate) fn egress<F: Frame>(
     let outcome = run(cx, (to, filter, Way::Out), std::slice::from_ref(frame), std::slice::from_ref(m), out);
     // Of what is flooded, nobody knows whom it was for.
     if outcome.rejected.has(0) && m.fate != Fate::FLOOD {
-        tell_sender(cx, from, frame, m, out);
+        tell_sender(cx, (from, to), frame, m, out);
     }
     if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
 }
 
-/// Tells the sender of a rejected frame; what came in a tunnel has no way back from here.
+/// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
+/// the station there had answered. Not told is, for want of buffers, who could be told of the next one.
 #[cold]
-fn tell_sender<F: Frame>(cx: &Context<'_>, from: &Port, frame: &F, m: &Meta, out: &mut impl Output<F>) {
-    if matches!(from.role, Role::Device)
-        && let Some(answer) = answer(frame, m, out)
-    {
+fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
+    let answer = reject::answer(frame.head(), overhead(m.class) as usize).and_then(|octets| out.make(&octets));
+    let Some(mut answer) = answer else { return };
+    if !matches!(from.role, Role::Device) {
+        return out.answer_inside(to.idx, (m.class.without_tag(), m.dst.segment()), answer);
+    }
+    // In the form in which the frame was received.
+    let tag = m.class.tag();
+    if !tag.is_some() || answer.push_tag(tag.tpid(), tag.tci()) {
         cx.counters.port(from.idx).clones.add(1);
         out.transmit(from.idx, answer);
     }
-}
-
-/// What tells the sender of a rejected frame, in the form in which that was received.
-fn answer<F: Frame>(frame: &F, m: &Meta, out: &mut impl Output<F>) -> Option<F> {
-    let octets = reject::answer(frame.head(), overhead(m.class) as usize)?;
-    let mut answer = out.make(&octets)?;
-    let tag = m.class.tag();
-    (!tag.is_some() || answer.push_tag(tag.tpid(), tag.tci())).then_some(answer)
 }
 
 #[inline(always)]
@@ -479,7 +477,7 @@ fn go_on<F: Frame>(
     outcome: &mut Outcome,
 ) {
     let is_done = |t: &Tracked| matches!(t, Tracked::Taken);
-    if cx.trace.is_some() || tracked[..burst.len()].iter().all(is_done) {
+    if tracked[..burst.len()].iter().all(is_done) {
         return;
     }
     let limits = (&cx.snapshot.sessions, &filter.session_limits);
@@ -489,12 +487,22 @@ fn go_on<F: Frame>(
         }
         let f = &probes[i].found;
         let begun = match tracked[i] {
+            Tracked::Known if cx.trace.is_some() => Ok(()),
             Tracked::Known => {
                 if f.refused && h.words[STATE] == state::number(state::NEW) {
                     cx.sessions.judge(f, true, filter.id);
                 }
                 cx.sessions.advance(f, h, frame.head(), cx.now.s);
                 Ok(())
+            }
+            Tracked::New if cx.trace.is_some() => {
+                let would = cx.sessions.would_begin(&probes[i], port.idx, limits);
+                cx.tell("sessions", || match would {
+                    Ok(false) => "it would begin one".to_owned(),
+                    Ok(true) => "it would begin one, and another that nobody has answered would go".to_owned(),
+                    Err(_) => "there are too many to begin one".to_owned(),
+                });
+                would.map(|_| ())
             }
             Tracked::New => {
                 let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };

@@ -42,8 +42,13 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
         return Ok(());
     }
     if cx.trace.is_some() {
-        cx.tell("learn", || format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name));
-        return Ok(());
+        let too_many = cx.macs.is_too_many(m.src, m.src_hash, port.idx, port.mac_limit.map(|l| l.limit));
+        cx.tell("learn", || match too_many {
+            false => format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name),
+            true => format!("{} would not be learned: port '{}' has as many as its limit", m.src.mac(), port.name),
+        });
+        let dropped = too_many && port.mac_limit.is_some_and(|l| l.drop);
+        return if dropped { Err(DropReason::MacLimit) } else { Ok(()) };
     }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });

@@ -10,8 +10,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
     let s = &*port.storm;
-    // A traced frame takes nothing from others' share.
-    if cx.trace.is_some() || s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
+    if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
         return;
     }
     for m in meta.iter_mut().filter(|m| m.fate == Fate::FLOOD) {
@@ -23,7 +22,11 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
         } else {
             (&s.unknown_unicast, DropReason::StormUnknownUnicast)
         };
-        if limit.as_ref().is_some_and(|l| !l.admit(cx.now.ns)) {
+        let Some(limit) = limit else { continue };
+        // A traced frame takes nothing from others' share.
+        let passes = if cx.trace.is_some() { limit.would_admit(cx.now.ns) } else { limit.admit(cx.now.ns) };
+        cx.tell("storm", || format!("port '{}': {} its limit", port.name, if passes { "within" } else { "above" }));
+        if !passes {
             m.fate = Fate::drop(reason);
         }
     }

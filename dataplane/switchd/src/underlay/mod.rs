@@ -34,8 +34,8 @@ use crate::worker::{Command, WorkerShared};
 const FRAME: usize = 1600;
 /// Frames that wait; what comes faster is dropped and counted.
 const WAITING: usize = 256;
-/// Senders told a second that their packets are too large (RFC 1812, 4.3.2.8 asks for a limit).
-const TOO_BIG_FPS: u64 = 1000;
+/// Senders told a second that their packets are too large, or rejected (RFC 1812, 4.3.2.8 asks for a limit).
+const ERRORS_FPS: u64 = 1000;
 /// Between two reports of a group's membership, without being asked: well below the 260 s after which
 /// switches forget it (RFC 2236, 8.4).
 const JOIN_AGAIN: Duration = Duration::from_secs(30);
@@ -46,8 +46,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Mailbox {
     /// For VTEPs themselves.
     local: Letters,
-    /// Those that are too large for a tunnel, apart: guests send them.
-    too_big: Letters,
+    /// What senders are to be told, apart: they decide how much of it there is.
+    errors: Letters,
     told: RateLimit,
     began: Instant,
     reader: OnceLock<Thread>,
@@ -60,6 +60,8 @@ pub enum About {
     Vtep(PortIdx, PortIdx),
     /// It is too large for the tunnel to `remote`: see [`dunlin_engine::Output::too_big`].
     TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
+    /// It tells who is behind a tunnel: see [`dunlin_engine::Output::answer_inside`].
+    Answer { port: PortIdx, inside: (Class, SegmentId) },
 }
 
 struct Letter {
@@ -90,8 +92,8 @@ impl Default for Mailbox {
     fn default() -> Self {
         Mailbox {
             local: Letters::new(WAITING),
-            too_big: Letters::new(WAITING / 8),
-            told: RateLimit::new(TOO_BIG_FPS),
+            errors: Letters::new(WAITING / 8),
+            told: RateLimit::new(ERRORS_FPS),
             began: Instant::now(),
             reader: OnceLock::new(),
         }
@@ -107,8 +109,10 @@ impl Mailbox {
             About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => return false,
             About::Vtep(..) => &self.local,
             // Before anything is copied or woken: a guest may send nothing else.
-            About::TooBig { .. } if !self.told.admit(self.began.elapsed().as_nanos() as u64) => return false,
-            About::TooBig { .. } => &self.too_big,
+            About::TooBig { .. } | About::Answer { .. } if !self.told.admit(self.began.elapsed().as_nanos() as u64) => {
+                return false;
+            }
+            About::TooBig { .. } | About::Answer { .. } => &self.errors,
         };
         let Some(mut letter) = letters.spare.pop() else { return false };
         let len = octets.len().min(FRAME);
@@ -269,6 +273,9 @@ impl Underlay {
                 }
                 return;
             }
+            About::Answer { port, inside } => {
+                return self.worker.tell(None, [Command::Inject(port, Some(inside), octets.into())]);
+            }
         };
         let mut vteps = self.vteps.lock();
         let Some(side) = vteps.get_mut(&vtep) else { return };
@@ -291,7 +298,7 @@ impl Underlay {
     /// Reads some letters: the clock is looked at in between, however many there are.
     fn read(&self) -> usize {
         let mut read = 0;
-        for letters in [&self.mailbox.local, &self.mailbox.too_big] {
+        for letters in [&self.mailbox.local, &self.mailbox.errors] {
             for _ in 0..WAITING / 8 {
                 let Some(letter) = letters.posted.pop() else { break };
                 self.hear(&letter);
