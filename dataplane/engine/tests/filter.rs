@@ -149,13 +149,13 @@ fn a_connection_goes_on_and_nothing_else_does() {
     assert!(!passes(&mut s, 1, tcp(1, (80, 4001), "SA", 1, 1, b"")));
     assert!(!passes(&mut s, 1, tcp(1, (4000, 22), "S", 1, 0, b"")));
     let mut sessions = Vec::new();
-    s.sessions.sessions(&Settings::default(), 1, |x| sessions.push((x.state, x.from.1, x.to.1, x.from_port)));
+    s.sessions.sessions((0, 1), &Settings::default(), 1, |x| sessions.push((x.state, x.from.1, x.to.1, x.from_port)));
     assert_eq!(sessions, [("open", 4000, 80, false)]);
     // Closed by both, it may be opened again at once.
     assert!(passes(&mut s, 0, tcp(0, (4000, 80), "FA", a + 3, b + 4, b"")));
     assert!(passes(&mut s, 1, tcp(1, (80, 4000), "FA", b + 4, a + 4, b"")));
     assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a + 4, b + 5, b"")));
-    s.sessions.sessions(&Settings::default(), 1, |x| assert_eq!(x.state, "closed"));
+    s.sessions.sessions((0, 1), &Settings::default(), 1, |x| assert_eq!(x.state, "closed"));
     open(&mut s, 4000);
     // Nothing came for too long.
     s.sessions.expire((0, 1), &Settings { tcp_open_s: 5, ..Settings::default() }, 7);
@@ -252,7 +252,7 @@ fn what_only_the_target_answers_makes_room() {
     }
     assert_eq!(s.sessions.of_port(s.ports[1]), (11, 10));
     let mut old = Vec::new();
-    s.sessions.sessions(&Settings::default(), 1, |x| old.push(x.from.0));
+    s.sessions.sessions((0, 1), &Settings::default(), 1, |x| old.push(x.from.0));
     assert!(old.contains(&[11, 0, 0, 0].into()), "{old:?}");
 }
 

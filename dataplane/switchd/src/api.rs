@@ -9,7 +9,10 @@ use dunlin_dataplane_api::{
 };
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
 use tonic::{Request, Response, Status};
 
 use crate::{events::Events, switch::Switch};
@@ -27,10 +30,12 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Server {
     async fn with<T: Send + 'static>(&self, f: impl FnOnce(&mut Switch) -> T + Send + 'static) -> Result<T, Status> {
         let switch = self.switch.clone();
-        tokio::task::spawn_blocking(move || f(&mut switch.lock()))
-            .await
-            .map_err(|e| Status::internal(format!("the call ended early: {e}")))
+        blocking(move || f(&mut switch.lock())).await
     }
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(f).await.map_err(|e| Status::internal(format!("the call ended early: {e}")))
 }
 
 #[tonic::async_trait]
@@ -86,15 +91,25 @@ impl v1::dataplane_server::Dataplane for Server {
 
     async fn list_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<Self::ListSessionsStream>, Status> {
         let filter = r.into_inner();
-        let list = self.with(move |s| s.list_sessions(&filter)).await?.map_err(Status::invalid_argument)?;
-        let chunks: Vec<_> = list.chunks(CHUNK).map(|c| Ok(v1::SessionEntries { entries: c.to_vec() })).collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        let mut sessions = self.with(move |s| s.sessions(&filter)).await?.map_err(Status::invalid_argument)?;
+        let (tx, out) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            for part in 0..sessions.parts() {
+                let entries = sessions.part(part);
+                // Whoever asked may have gone.
+                let sent = entries.is_empty() || tx.blocking_send(Ok(v1::SessionEntries { entries })).is_ok();
+                if !sent || sessions.is_done() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
     }
 
     async fn flush_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<v1::Flushed>, Status> {
         let filter = r.into_inner();
-        let entries = self.with(move |s| s.flush_sessions(&filter)).await?.map_err(Status::invalid_argument)?;
-        Ok(Response::new(v1::Flushed { entries }))
+        let sessions = self.with(move |s| s.sessions(&filter)).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Flushed { entries: blocking(move || sessions.flush()).await? }))
     }
 
     async fn trace(&self, r: Request<v1::TraceRequest>) -> Result<Response<v1::Traced>, Status> {
@@ -128,7 +143,7 @@ fn futures_stream(rx: tokio::sync::broadcast::Receiver<v1::Event>) -> impl Strea
             }
         }
     });
-    tokio_stream::wrappers::ReceiverStream::new(out)
+    ReceiverStream::new(out)
 }
 
 /// Serves on `socket` until `stop` resolves.

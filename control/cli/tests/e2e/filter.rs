@@ -116,6 +116,100 @@ fn clients_and_servers_through_stateful_rules() {
     assert!(host.json("session list --l4-port 8080").as_array().unwrap().is_empty());
 }
 
+/// One datagram of 4,000 octets there and back, in fragments both ways.
+const LARGE: &str = r"
+import socket, sys
+ends, server = (sys.argv[1], 9999), sys.argv[2] == 'server'
+s = socket.socket(socket.AF_INET6 if ':' in ends[0] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+if server:
+    s.bind(ends)
+    s.sendto(*s.recvfrom(9000))
+else:
+    s.connect(ends)
+    s.send(bytes(4000))
+    assert len(s.recv(9000)) == 4000
+";
+
+#[test]
+fn ipv6_and_fragments_and_sctp_through_stateful_rules() {
+    let (host, client, server) = client_and_server();
+    for (ns, address) in [(&client, "fd20::1/64"), (&server, "fd20::2/64")] {
+        ns.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0");
+        ns.run(&format!("ip addr add {address} dev eth0 nodad"));
+    }
+    for acl in ["to-web", "from-web"] {
+        for kind in [135, 136] {
+            host.dunlin(&format!("acl rule add {acl} allow icmpv6 type {kind}"));
+        }
+    }
+    host.dunlin("acl rule add to-web allow sctp to any port 3868 state new");
+    let _http =
+        server.spawn(&format!("/usr/bin/python3 -m http.server 8080 --bind fd20::2 --directory {}", host.path("")));
+    listens(&server, 8080);
+    assert!(
+        client.try_run("curl -sf -m 5 http://[fd20::2]:8080/").status.success(),
+        "{}",
+        host.dunlin("acl show to-web")
+    );
+    let sessions = host.json("session list --port server --protocol tcp");
+    let web = sessions.as_array().unwrap().iter().find(|s| s["to_port"] == 8080).expect("the page's connection");
+    assert_eq!((&web["from"], &web["to"]), (&"fd20::1".into(), &"fd20::2".into()));
+    // Rejected: by a reset, and by an error.
+    assert_eq!(client.try_run("curl -s -m 5 http://[fd20::2]:81/").status.code(), Some(7), "connection refused");
+    let told = text(&client.try_run("ping -c 1 -W 2 fd20::2").stdout);
+    assert!(told.contains("Administratively prohibited"), "{told}");
+    assert!(!server.reaches("fd20::1", 1), "the server begins nothing");
+
+    let large = host.path("large.py");
+    std::fs::write(&large, LARGE).unwrap();
+    for address in ["10.20.0.2", "fd20::2"] {
+        // The error about a datagram is related to it, and gets out.
+        let told = text(&client.try_run(&format!("/usr/bin/python3 {large} {address} client")).stderr);
+        assert!(told.contains("ConnectionRefusedError"), "{address}: {told}");
+        let _echo = server.spawn(&format!("/usr/bin/python3 {large} {address} server"));
+        eventually("it listens", 5.0, || server.try_run("ss -lnu | grep -q :9999").status.success());
+        client.run(&format!("/usr/bin/python3 {large} {address} client"));
+    }
+
+    // The kernel here need not know SCTP: scapy speaks for both ends.
+    let scapy = |ns: &Netns, packet: &str| {
+        let file = host.path("sctp.py");
+        std::fs::write(&file, format!("from scapy.all import *\nsendp({packet}, iface='eth0', verbose=0)\n")).unwrap();
+        ns.run(&format!("/usr/bin/python3 {file}"));
+    };
+    let (there, back) = (server.mac(), client.mac());
+    let passed = |host: &Host| host.json("session list --protocol sctp");
+    scapy(
+        &client,
+        &format!(
+            "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3869)/SCTPChunkInit()"
+        ),
+    );
+    assert_eq!(passed(&host).as_array().map(Vec::len), Some(0), "no rule lets it begin");
+    scapy(
+        &server,
+        &format!(
+            "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
+        ),
+    );
+    assert_eq!(passed(&host).as_array().map(Vec::len), Some(0), "nobody asked");
+    scapy(
+        &client,
+        &format!(
+            "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3868)/SCTPChunkInit()"
+        ),
+    );
+    scapy(
+        &server,
+        &format!(
+            "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
+        ),
+    );
+    let sessions = passed(&host);
+    assert_eq!((&sessions[0]["to_port"], &sessions[0]["state"]), (&3868.into(), &"answered".into()), "{sessions}");
+}
+
 #[test]
 fn lists_of_a_network_hold_for_all_of_its_ports() {
     let (a, b) = (Netns::with_address("10.25.0.1/24"), Netns::with_address("10.25.0.2/24"));
@@ -263,6 +357,34 @@ fn an_address_from_dhcp_may_be_used_for_its_lease() {
     host.wait_until_filled();
     host.wait_up("client");
     assert!(client.reaches("10.22.0.1", 5), "{}", host.dunlin("port show client"));
+}
+
+#[test]
+fn an_address_from_dhcpv6_may_be_used_for_its_lease() {
+    let (server, client) = (Netns::with_address("10.22.0.1/24"), Netns::new());
+    let host = Host::start();
+    host.add_host("server", &server, "");
+    let checks = format!("--security mac,ip,nd,dhcp-guard,dhcp-snooping --macs {}", client.mac());
+    host.add_host("client", &client, &checks);
+    for ns in [&server, &client] {
+        ns.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0");
+    }
+    server.run("ip addr add fd22::1/64 dev eth0 nodad");
+    client.run("ip addr add fd22::50/128 dev eth0 nodad && ip route add fd22::/64 dev eth0");
+    assert!(!client.reaches("fd22::1", 1), "nobody gave it that address");
+    assert!(host.drops("client", "spoofed_nd") + host.drops("client", "spoofed_ip") > 0);
+    let _dnsmasq = server.spawn(&format!(
+        "/usr/sbin/dnsmasq -k --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --dhcp-range=fd22::50,fd22::50,64,1h \
+         --dhcp-leasefile={} --pid-file={} --user=root",
+        host.path("leases"),
+        host.path("dnsmasq.pid")
+    ));
+    let files = format!("-lf {} -pf {}", host.path("client.leases"), host.path("client.pid"));
+    eventually("a lease", 30.0, || {
+        client.try_run(&format!("timeout 8 dhclient -6 -1 -sf /bin/true {files} eth0")).status.success()
+    });
+    assert!(host.dunlin("port show client").contains("fd22::50 for 3"), "{}", host.dunlin("port show client"));
+    assert!(client.reaches("fd22::1", 3), "{}", host.dunlin("port show client"));
 }
 
 #[test]

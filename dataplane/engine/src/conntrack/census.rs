@@ -90,9 +90,9 @@ impl Conntrack {
         }
     }
 
-    /// Tells of all connections.
-    pub fn sessions(&self, s: &Settings, now_s: u32, mut each: impl FnMut(Session)) {
-        self.each((0, 1), s, now_s, |session, _, _| each(session));
+    /// Tells of the connections of one part of the tables.
+    pub fn sessions(&self, part: (usize, usize), s: &Settings, now_s: u32, mut each: impl FnMut(Session)) {
+        self.each(part, s, now_s, |session, _, _| each(session));
     }
 
     /// Forgets those that are meant; how many.

@@ -1,20 +1,11 @@
-//! Access lists, connections and port security: what they counted, what there is, what would be.
+//! Access lists and port security: what they counted, what there is, what would be.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::{
-    PortIdx,
-    acl::Acl,
-    conntrack::{Session, Statistics},
-    counters::Counters,
-    frame::Logged,
-    headers::Headers,
-    pipeline::Context,
-    trace,
-};
+use dunlin_engine::{acl::Acl, counters::Counters, frame::Logged, headers::Headers, pipeline::Context, trace};
 
-use super::Switch;
+use super::{Switch, sessions::protocol_name};
 
 /// The tables of connections are looked through for old ones in this many steps.
 const SWEEP_PARTS: usize = 16;
@@ -22,12 +13,6 @@ const SWEEP_PARTS: usize = 16;
 const LOGGED_A_TICK: usize = 1024;
 /// The largest frame that can be traced, in octets.
 const MAX_TRACED: usize = 9216 + 22;
-
-const PROTOCOLS: [(&str, u8); 5] = [("tcp", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58)];
-
-fn protocol_name(n: u8) -> String {
-    PROTOCOLS.iter().find(|p| p.1 == n).map_or_else(|| n.to_string(), |p| p.0.to_owned())
-}
 
 /// What the rules of lists counted before they were compiled anew, by list and rule as it is written.
 #[derive(Default)]
@@ -58,25 +43,6 @@ impl AclBase {
     }
 }
 
-/// A filter of connections, understood.
-struct Wanted {
-    port: Option<PortIdx>,
-    address: Option<IpAddr>,
-    protocol: Option<u8>,
-    state: String,
-    l4_port: Option<u16>,
-}
-
-impl Wanted {
-    fn is(&self, s: &Session) -> bool {
-        self.port.is_none_or(|p| s.zone.port == p)
-            && self.address.is_none_or(|a| s.from.0 == a || s.to.0 == a)
-            && self.protocol.is_none_or(|p| s.protocol == p)
-            && (self.state.is_empty() || s.state == self.state)
-            && self.l4_port.is_none_or(|p| s.from.1 == p || s.to.1 == p)
-    }
-}
-
 impl Switch {
     /// All lists, or the one of a name.
     pub fn list_acls(&self, f: &v1::AclFilter) -> Result<Vec<v1::AclState>, String> {
@@ -92,73 +58,6 @@ impl Switch {
             return Err(format!("acl '{}': there is none of that name", f.name));
         }
         Ok(all)
-    }
-
-    fn wanted(&self, f: &v1::SessionFilter) -> Result<Wanted, String> {
-        let port = match f.port.as_str() {
-            "" => None,
-            name => {
-                Some(self.topology.port(name).ok_or_else(|| format!("port '{name}': there is none of that name"))?.0)
-            }
-        };
-        let address = match f.address.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|_| format!("address: '{text}' is none"))?),
-        };
-        let protocol = match f.protocol.as_str() {
-            "" => None,
-            text => {
-                let named = PROTOCOLS.iter().find(|p| p.0 == text).map(|p| p.1);
-                Some(named.or_else(|| text.parse().ok()).ok_or_else(|| format!("protocol: '{text}' is none"))?)
-            }
-        };
-        const STATES: [&str; 7] = ["opening", "open", "closing", "closed", "unanswered", "answered", "refused"];
-        if !f.state.is_empty() && !STATES.contains(&f.state.as_str()) {
-            return Err(format!("state: '{}' is none of {}", f.state, STATES.join(", ")));
-        }
-        let l4_port = match f.l4_port {
-            Some(p) => Some(u16::try_from(p).map_err(|_| format!("port number: {p} is not in 0 to 65535"))?),
-            None => None,
-        };
-        Ok(Wanted { port, address, protocol, state: f.state.clone(), l4_port })
-    }
-
-    /// Connections, as many as are asked for.
-    pub fn list_sessions(&self, f: &v1::SessionFilter) -> Result<Vec<v1::SessionEntry>, String> {
-        let wanted = self.wanted(f)?;
-        let most = if f.limit == 0 { usize::MAX } else { f.limit as usize };
-        let mut all = Vec::new();
-        self.sessions.sessions(self.topology.sessions(), self.clock.now().s, |s| {
-            if all.len() < most && wanted.is(&s) {
-                all.push(self.session_entry(&s));
-            }
-        });
-        Ok(all)
-    }
-
-    fn session_entry(&self, s: &Session) -> v1::SessionEntry {
-        let label = self.snapshot.segment(s.zone.segment).map(|x| x.label());
-        v1::SessionEntry {
-            port: self.port_name(s.zone.port),
-            bridge: label.as_ref().map(|l| l.0.to_string()).unwrap_or_default(),
-            vlan: label.map_or(0, |l| u32::from(l.1)),
-            protocol: protocol_name(s.protocol),
-            from: s.from.0.to_string(),
-            from_port: s.from.1.into(),
-            to: s.to.0.to_string(),
-            to_port: s.to.1.into(),
-            outbound: s.from_port,
-            state: s.state.into(),
-            age_s: s.age_s,
-            idle_s: s.idle_s,
-            expires_s: s.expires_s,
-        }
-    }
-
-    /// Forgets connections; how many.
-    pub fn flush_sessions(&self, f: &v1::SessionFilter) -> Result<u64, String> {
-        let wanted = self.wanted(f)?;
-        Ok(self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| wanted.is(s)))
     }
 
     /// What would happen to a frame.
@@ -181,13 +80,6 @@ impl Switch {
         };
         let steps = trace::run(cx, port, &r.frame);
         Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
-    }
-
-    /// Connections by numbers.
-    pub(super) fn sessions_state(&self) -> v1::SessionsState {
-        let Statistics { sessions, capacity, begun, expired, displaced, refused, octets } = self.sessions.statistics();
-        let (octets_v4, octets_v6) = octets;
-        v1::SessionsState { sessions, capacity, begun, expired, displaced, refused, octets_v4, octets_v6 }
     }
 
     /// What DHCP gave a port's station.

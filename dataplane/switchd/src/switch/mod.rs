@@ -11,6 +11,7 @@ mod filter;
 mod monitor;
 mod overlay;
 mod placement;
+mod sessions;
 mod state;
 mod steering;
 mod transaction;
