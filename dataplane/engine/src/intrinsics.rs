@@ -115,6 +115,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Lanes {
     /// Where `x` is at least `low` and exceeds it by at most `width`, of the lanes in `mask`.
     fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32;
+    /// Where the value is at least `low` and exceeds it by at most `width`.
+    fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32;
     /// Where the bound is at most `x`.
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32;
 }
@@ -171,6 +173,10 @@ impl Lanes for LanesAnywhere {
         (0..LANES).map(|i| u32::from(x.wrapping_sub(low[i]) <= width[i]) << i).sum::<u32>() & mask
     }
     #[inline(always)]
+    fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32 {
+        (0..LANES).map(|i| u32::from(values[i].wrapping_sub(low) <= width) << i).sum()
+    }
+    #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
         (0..LANES).map(|i| u32::from(bounds[i] <= x) << i).sum()
     }
@@ -195,6 +201,15 @@ impl Lanes for Lanes512 {
         }
     }
     #[inline(always)]
+    fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: as above.
+        unsafe {
+            let over = _mm512_sub_epi32(_mm512_loadu_si512(values.as_ptr().cast()), _mm512_set1_epi32(low as i32));
+            u32::from(_mm512_cmple_epu32_mask(over, _mm512_set1_epi32(width as i32)))
+        }
+    }
+    #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
         use std::arch::x86_64::*;
         // SAFETY: as above.
@@ -211,20 +226,24 @@ struct Lanes256;
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes256 {
-    /// Bit i where the i-th of eight words from `at` on of `a` is at most that of `b`.
+    /// Bit i where a[i] - b[i] is at most c[i], of eight words from `at` on.
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn eight(a: &[u32; LANES], b: &[u32; LANES], x: Option<u32>, at: usize) -> u32 {
+    fn eight([a, b, c]: [&[u32; LANES]; 3], at: usize) -> u32 {
         use std::arch::x86_64::*;
-        // SAFETY: `widest` uses this type only where AVX2 was found; both loads are of eight words from 0 or 8
+        // SAFETY: `widest` uses this type only where AVX2 was found; all loads are of eight words from 0 or 8
         // on of sixteen.
         unsafe {
-            let first = _mm256_loadu_si256(a[at..at + 8].as_ptr().cast());
-            let second = _mm256_loadu_si256(b[at..at + 8].as_ptr().cast());
-            let value = x.map_or(first, |x| _mm256_sub_epi32(_mm256_set1_epi32(x as i32), first));
-            let smaller = _mm256_min_epu32(value, second);
+            let load = |x: &[u32; LANES]| _mm256_loadu_si256(x[at..at + 8].as_ptr().cast());
+            let value = _mm256_sub_epi32(load(a), load(b));
+            let smaller = _mm256_min_epu32(value, load(c));
             _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(smaller, value))) as u32
         }
+    }
+
+    #[inline(always)]
+    fn sixteen(all: [&[u32; LANES]; 3]) -> u32 {
+        Self::eight(all, 0) | Self::eight(all, 8) << 8
     }
 }
 
@@ -232,12 +251,15 @@ impl Lanes256 {
 impl Lanes for Lanes256 {
     #[inline(always)]
     fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
-        (Self::eight(low, width, Some(x), 0) | Self::eight(low, width, Some(x), 8) << 8) & mask
+        Self::sixteen([&[x; LANES], low, width]) & mask
+    }
+    #[inline(always)]
+    fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32 {
+        Self::sixteen([values, &[low; LANES], &[width; LANES]])
     }
     #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
-        let x = [x; LANES];
-        Self::eight(bounds, &x, None, 0) | Self::eight(bounds, &x, None, 8) << 8
+        Self::sixteen([bounds, &[0; LANES], &[x; LANES]])
     }
 }
 
@@ -322,6 +344,7 @@ mod tests {
                     let (low, width, x) = ([0; LANES].map(|_| next()), [0; LANES].map(|_| next()), next());
                     let mask = next() & 0xffff;
                     assert_eq!(L::within(&low, &width, x, mask), LanesAnywhere::within(&low, &width, x, mask));
+                    assert_eq!(L::inside(&low, x, mask), LanesAnywhere::inside(&low, x, mask));
                     assert_eq!(L::at_most(&low, x), LanesAnywhere::at_most(&low, x));
                 }
             }

@@ -1,10 +1,12 @@
 //! A switch and bursts of frames for it, without DPDK: what `burst.rs` times and what
 //! `instructions.rs` counts.
 
+use std::net::Ipv4Addr;
+
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     BURST, Burst, DropReason, Frame, Output, Pipeline, PortIdx, Snapshot,
-    acl::{Acl, Action, Match, Rule, state},
+    acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::Conntrack,
     counters::Counters,
     frame::{MAX_PIECES, MacLearned},
@@ -218,8 +220,18 @@ fn list(kind: Kind) -> Option<Acl> {
     let rule = |action, ask| Rule { action, ask, ..Rule::default() };
     let mut rules = match kind {
         Kind::Filter => {
-            let tcp = |port| Match { protocol: Some(6), dst_ports: Some(port..=port), ..Match::default() };
-            let refused = (0..9).map(|i| rule(Action::Deny, tcp(1000 + i)));
+            // Of mixed kinds: each asks about some of addresses, ports and protocol.
+            let prefix = |n: u32| Some(Prefix { address: Ipv4Addr::from_bits(0xac10_0000 | n << 8).into(), len: 24 });
+            let refused = (0..9u16).map(|i| {
+                let (at, ports) = (u32::from(i), Some(1000 + i..=1010 + i));
+                let protocol = Some(if i % 2 == 0 { 6 } else { 17 });
+                let ask = match i % 3 {
+                    0 => Match { protocol, src: prefix(at), dst: prefix(at + 9), dst_ports: ports, ..Match::default() },
+                    1 => Match { protocol, dst: prefix(at), dst_ports: ports, ..Match::default() },
+                    _ => Match { protocol, src_ports: ports.clone(), dst_ports: ports, ..Match::default() },
+                };
+                rule(Action::Deny, ask)
+            });
             refused.chain([rule(Action::Allow, Match::default())]).collect::<Vec<_>>()
         }
         Kind::Track => {

@@ -7,7 +7,10 @@
 
 use arrayvec::ArrayVec;
 
-use super::tree::{EXTRA, Group, LAST, NONE, Node, Row, To};
+use super::{
+    few::Few,
+    tree::{EXTRA, Group, LAST, NONE, Node, Row, To},
+};
 use crate::{
     headers::{DST, DST_MAC, SRC, SRC_MAC, WORDS},
     intrinsics::LANES,
@@ -39,6 +42,16 @@ impl Item {
             (item.low[*word], item.high[*word]) = (*low, *high);
         }
         item
+    }
+
+    /// What it asks of a word: whatever it is, from 0 to the most.
+    pub fn range(&self, word: usize) -> (u32, u32) {
+        (self.low[word], self.high[word])
+    }
+
+    /// Its place, and whether it asks for more than ranges.
+    pub fn id_and_extra(&self) -> u32 {
+        self.id | if self.extra { EXTRA } else { 0 }
     }
 
     fn is_narrow(&self, word: usize) -> bool {
@@ -73,6 +86,7 @@ pub(super) fn group(items: &[Item], first: bool) -> Group {
             Some(())
         });
         if built.is_some() {
+            b.group.few = if first { Few::new(items, &b.group.words) } else { None };
             return b.group;
         }
     }
@@ -238,7 +252,7 @@ impl<'a> Builder<'a> {
             let mut ids = [NONE; LANES];
             for (id, r) in ids.iter_mut().zip(block) {
                 let item = &self.items[*r as usize];
-                *id = item.id | if item.extra { EXTRA } else { 0 };
+                *id = item.id_and_extra();
             }
             if blocks.peek().is_none() {
                 ids[0] |= LAST;

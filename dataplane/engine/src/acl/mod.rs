@@ -12,6 +12,7 @@
 //! tried ([`Acl::counts`]).
 
 mod build;
+mod few;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -177,6 +177,19 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// So few that they are compared with whole bursts.
+    #[test]
+    fn it_finds_what_reading_finds_among_few(
+        rules in proptest::collection::vec(rule(), 0..40),
+        frames in proptest::collection::vec(frame(), 1..100),
+    ) {
+        agrees(rules, headers(frames))?;
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
 
     /// So many that trees are parted and the budget is met.

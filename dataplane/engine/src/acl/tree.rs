@@ -20,7 +20,10 @@
 
 use arrayvec::ArrayVec;
 
-use super::Match;
+use super::{
+    Match,
+    few::{self, Few},
+};
 use crate::{
     BURST,
     headers::{Headers, WORDS},
@@ -81,6 +84,8 @@ pub(super) struct Group {
     /// Blocks: for each word a row of lower ends and one of widths, then a row of rules, [`NONE`] where there
     /// is none; [`EXTRA`] is set for those that ask for more, [`LAST`] for the first of a leaf's last block.
     pub rows: Vec<Row>,
+    /// The same for bursts, if the rules are few.
+    pub few: Option<Few>,
 }
 
 /// The rule asks for more than ranges.
@@ -110,17 +115,20 @@ impl Job for First<'_> {
         let n = self.frames.len().min(BURST);
         let (frames, best) = (&self.frames[..n], &mut self.best[..n]);
         best.fill(NONE);
-        let (mut any, mut common) = (0, u8::MAX);
-        for h in frames {
-            any |= h.family as u8;
-            common &= h.family as u8;
+        // A bit for each frame of each family.
+        let mut of = [0u32; 3];
+        for (i, h) in frames.iter().enumerate() {
+            of[h.family as usize] |= 1 << i;
         }
-        if any == common {
-            return self.groups[any as usize].first::<L>(frames, self.extras, best);
-        }
-        for (h, best) in frames.iter().zip(best) {
-            let one = (std::slice::from_ref(h), std::slice::from_mut(best));
-            self.groups[h.family as usize].first::<L>(one.0, self.extras, one.1);
+        let all = of[0] | of[1] | of[2];
+        for (group, of) in self.groups.iter().zip(of) {
+            match &group.few {
+                Some(few) if of.count_ones() >= few::FRAMES => few.first::<L>(frames, of, self.extras, best),
+                _ if of == all => group.first::<L>(frames, self.extras, best),
+                _ => (0..n).filter(|i| of >> i & 1 != 0).for_each(|i| {
+                    group.first::<L>(&frames[i..=i], self.extras, &mut best[i..=i]);
+                }),
+            }
         }
     }
 }

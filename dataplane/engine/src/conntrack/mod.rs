@@ -509,7 +509,9 @@ impl Conntrack {
         if let Some(t) = segment {
             tcp::advance(state, f.end, t);
         }
-        if state[FLAGS].load(Relaxed) & SETTLED == 0 {
+        // What each end has to say of it is said once.
+        let said = if f.end == 1 { ANSWERED } else { SETTLED };
+        if state[FLAGS].load(Relaxed) & said == 0 {
             self.settle(f, protocol);
         }
     }
@@ -518,9 +520,7 @@ impl Conntrack {
     #[cold]
     fn settle(&self, f: &Found, protocol: u8) {
         let flags = &self.state(f)[FLAGS];
-        let before = flags.load(Relaxed);
-        let answers = f.end == 1 && before & ANSWERED == 0;
-        let now = if answers { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { before };
+        let now = if f.end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
         // Who only pretends to be somebody may get him answers, but does not know what they say; of what is not TCP,
         // that much is known when the one who began goes on.
         let settled = if protocol == TCP { tcp::is_open(now) } else { f.end == 0 && now & ANSWERED != 0 };
