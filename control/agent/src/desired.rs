@@ -93,7 +93,10 @@ impl Desired {
     /// What the store holds.
     pub fn load(store: Store, dataplane_socket: PathBuf) -> anyhow::Result<Self> {
         let (config, revision) = store.load()?;
-        let leases = store.leases()?;
+        let leases = store.leases().unwrap_or_else(|e| {
+            tracing::warn!("what DHCP gave stations is not known any more: {e}");
+            Leases::default()
+        });
         let compiled = compile(&config)?;
         Ok(Desired {
             dataplane_socket,
@@ -214,7 +217,9 @@ impl Desired {
         let (store, copy) = (self.store.clone(), leases.clone());
         let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
         if let Err(e) = saved.unwrap_or_else(|_| Err(StoreError::ended())) {
-            tracing::warn!("what DHCP gave stations was not stored, and is lost if control ends: {e}");
+            tracing::warn!("what DHCP gave stations was not stored, and is lost if control ends now: {e}");
+            // The next look tries again.
+            *leases = Leases::default();
         }
     }
 

@@ -19,14 +19,22 @@ pub struct Leases(BTreeMap<String, Vec<Lease>>);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
     address: String,
-    /// In seconds since 1970: it outlives a restart of the host as well.
-    until_s: u64,
+    /// When it was seen, in seconds since 1970: it outlives a restart of the host as well.
+    seen_s: u64,
+    /// Seconds that were left then, and the most that are ever given back, whatever becomes of the clock.
+    left_s: u32,
+}
+
+impl Lease {
+    fn until_s(&self) -> u64 {
+        self.seen_s.saturating_add(u64::from(self.left_s))
+    }
 }
 
 impl Leases {
     /// Takes what the dataplane has at `now_s`, in seconds since 1970; whether that is news.
     pub fn note(&mut self, ports: &[dp::PortState], now_s: u64) -> bool {
-        let lease = |l: &dp::Lease| Lease { address: l.address.clone(), until_s: now_s + u64::from(l.left_s) };
+        let lease = |l: &dp::Lease| Lease { address: l.address.clone(), seen_s: now_s, left_s: l.left_s };
         let of = |p: &dp::PortState| (p.name.clone(), p.leases.iter().map(lease).collect());
         let new = Leases(ports.iter().filter(|p| !p.leases.is_empty()).map(of).collect());
         let differs = !self.is_like(&new);
@@ -37,7 +45,7 @@ impl Leases {
     }
 
     fn is_like(&self, other: &Leases) -> bool {
-        let same = |(a, b): (&Lease, &Lease)| a.address == b.address && a.until_s.abs_diff(b.until_s) <= SAME_S;
+        let same = |(a, b): (&Lease, &Lease)| a.address == b.address && a.until_s().abs_diff(b.until_s()) <= SAME_S;
         let same_all = |(a, b): (&Vec<Lease>, &Vec<Lease>)| a.len() == b.len() && a.iter().zip(b).all(same);
         self.0.keys().eq(other.0.keys()) && self.0.values().zip(other.0.values()).all(same_all)
     }
@@ -48,7 +56,7 @@ impl Leases {
             let (Some(security), Some(leases)) = (&mut p.security, self.0.get(&p.name)) else { continue };
             let left = |l: &Lease| dp::Lease {
                 address: l.address.clone(),
-                left_s: l.until_s.saturating_sub(now_s).try_into().unwrap_or(u32::MAX),
+                left_s: l.until_s().saturating_sub(now_s).min(l.left_s.into()) as u32,
             };
             security.leases = leases.iter().map(left).filter(|l| l.left_s > 0).collect();
         }
@@ -82,5 +90,6 @@ mod tests {
             ports[0].security.as_ref().unwrap().leases.first().map(|l| l.left_s)
         };
         assert_eq!((left(1060), left(1149), left(1150)), (Some(90), Some(1), None));
+        assert_eq!(left(0), Some(100), "the clock was set back");
     }
 }

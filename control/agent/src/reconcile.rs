@@ -97,11 +97,14 @@ async fn fill(desired: &Desired, client: &mut Client, compiled: &dp::Transaction
 /// Tries devices again that were not there before.
 async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
     let state = client.get_state(dp::StateRequest {}).await?.into_inner();
-    desired.note_leases(&state.ports).await;
     {
         // A change whose answer got lost, or one that could not be taken back.
         let current = desired.current().await;
         let holds = state.info.as_ref().map_or(0, |i| i.generation);
+        // One that was just restarted knows of none.
+        if holds == current.compiled.generation {
+            desired.note_leases(&state.ports).await;
+        }
         if holds != current.compiled.generation && !desired.take_over.load(Relaxed) {
             // It may have changed between the two looks.
             let now = client.get_info(dp::InfoRequest {}).await?.into_inner();

@@ -221,7 +221,7 @@ impl Pipeline {
             stage::tunnel::bypass(cx, port, burst, out, &mut again);
         }
         if !burst.is_empty() {
-            pass(cx, &mut self.meta, ingress, None, burst, out, &mut again);
+            pass(cx, &mut self.meta, ingress, Origin::Device, burst, out, &mut again);
         }
         if !again.burst.is_empty() {
             again.flush(cx, out);
@@ -239,18 +239,21 @@ impl Pipeline {
         out: &mut impl Output<F>,
     ) {
         let cx = &cx;
-        // Nothing is to be learned from what the switch makes: only who is known there may seem to send.
+        // Only who is known there may seem to send, and only to whom is known too: nothing is flooded.
         burst.retain(|f| {
-            let source = f.head().first_chunk::<12>().map(|h| [h[6], h[7], h[8], h[9], h[10], h[11]]);
-            let key = source.map(|s| Key::new(MacAddr::from_octets(s), inside.1));
-            key.is_some_and(|k| cx.macs.lookup(k, cx.macs.hash(k)) == Some(ingress))
+            let ends = f.head().first_chunk::<12>().and_then(|h| Some((h.first_chunk::<6>()?, h.last_chunk::<6>()?)));
+            let at = |octets: &[u8; 6]| {
+                let key = Key::new(MacAddr::from_octets(*octets), inside.1);
+                cx.macs.lookup(key, cx.macs.hash(key))
+            };
+            ends.is_some_and(|(to, from)| at(from) == Some(ingress) && at(to).is_some())
         });
         if !cx.snapshot.port(ingress).is_some_and(|p| matches!(p.role, Role::Device)) {
-            return pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut NoMore);
+            return pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut NoMore);
         }
         let (made, octets) = (burst.len() as u64, burst.iter().map(|f| u64::from(f.len())).sum());
         let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
-        pass(cx, &mut self.meta, ingress, Some(&inside), burst, out, &mut again);
+        pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut again);
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
@@ -322,8 +325,8 @@ impl<F: Frame> Pending<'_, F> {
         {
             return stage::tunnel::send_each(cx, vtep, &mut self.burst, out);
         }
-        let untagged = Some(&(self.entry.class, self.entry.segment));
-        pass(cx, self.meta, self.entry.port, untagged, &mut self.burst, out, &mut NoMore);
+        let inside = (self.entry.class, self.entry.segment);
+        pass(cx, self.meta, self.entry.port, Origin::Tunnel(&inside), &mut self.burst, out, &mut NoMore);
     }
 }
 
@@ -355,14 +358,22 @@ impl<F: Frame> Again<F> for NoMore {
     }
 }
 
-/// One pass through the stages: the whole way of most frames. Frames without a tag are what `untagged`
-/// says; what the port says, if nothing.
+/// Where the frames of a pass come from, and what those without a tag are: what their port says, if nothing.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    Device,
+    Tunnel(&'a (Class, SegmentId)),
+    /// The switch made them: no station sent them, so that nothing is filtered or learned.
+    Switch(&'a (Class, SegmentId)),
+}
+
+/// One pass through the stages: the whole way of most frames.
 #[inline(always)]
 fn pass<F: Frame>(
     cx: &Context<'_>,
     meta: &mut [Meta; BURST],
     ingress: PortIdx,
-    untagged: Option<&(Class, SegmentId)>,
+    origin: Origin<'_>,
     burst: &mut Burst<F>,
     out: &mut impl Output<F>,
     again: &mut impl Again<F>,
@@ -376,7 +387,11 @@ fn pass<F: Frame>(
         burst.clear();
         return;
     };
-    let mut all = stage::parse::run(cx, port, untagged.unwrap_or(&port.untagged), burst, &mut meta[..]);
+    let untagged = match origin {
+        Origin::Device => &port.untagged,
+        Origin::Tunnel(inside) | Origin::Switch(inside) => inside,
+    };
+    let mut all = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
     counted.rx_bytes.add(all.octets);
     cx.tell("receive", || {
         let segment = meta.first().and_then(|m| cx.snapshot.segment(m.src.segment()));
@@ -386,15 +401,19 @@ fn pass<F: Frame>(
     if all.refused != Refused::NONE {
         all.octets -= shed(cx, port, burst, meta, all.refused);
     }
-    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && untagged.is_none()) {
+    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && matches!(origin, Origin::Device)) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
             all.octets -= shed(cx, port, burst, meta, refused);
         }
     }
-    let refused = stage::learn::run(cx, port, &mut meta[..burst.len()], out);
-    if refused != Refused::NONE {
-        all.octets -= shed(cx, port, burst, meta, refused);
+    let learned = if let Origin::Switch(_) = origin {
+        Refused::NONE
+    } else {
+        stage::learn::run(cx, port, &mut meta[..burst.len()], out)
+    };
+    if learned != Refused::NONE {
+        all.octets -= shed(cx, port, burst, meta, learned);
     }
     let meta = &mut meta[..burst.len()];
     let same_fate = stage::lookup::run(cx, port, meta);

@@ -236,26 +236,6 @@ fn a_flood_of_first_packets_harms_no_connection() {
     assert!((0..2000).all(|i| passes(&mut s, 0, tcp(0, (20_000 + i, 80), "S", 1, 0, b""))));
 }
 
-/// Answers to a pretended sender don't make a connection one that goes on.
-#[test]
-fn what_only_the_target_answers_makes_room() {
-    let mut s = switch(None, Some((stateful(), Action::Allow)));
-    s.topology.set_sessions(Settings { unanswered_max: 10, ..Settings::default() });
-    let ask = |n: u8| udp_as(MACS[0], [11, 0, 0, n], MACS[1], IPS[1], (9, 53), b"?");
-    let answer = |n: u8| udp_as(MACS[1], IPS[1], MACS[0], [11, 0, 0, n], (53, 9), b"!");
-    // One that is talked to on and on.
-    for frame in [(0, ask(0)), (1, answer(0)), (0, ask(0)), (1, answer(0))] {
-        assert!(passes(&mut s, frame.0, frame.1));
-    }
-    for n in 1..100 {
-        assert!(passes(&mut s, 0, ask(n)) && passes(&mut s, 1, answer(n)));
-    }
-    assert_eq!(s.sessions.of_port(s.ports[1]), (11, 10));
-    let mut old = Vec::new();
-    s.sessions.sessions((0, 1), &Settings::default(), 1, |x| old.push(x.from.0));
-    assert!(old.contains(&[11, 0, 0, 0].into()), "{old:?}");
-}
-
 #[test]
 fn a_station_speaks_as_itself() {
     let mut s = switch(None, None);

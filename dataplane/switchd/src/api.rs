@@ -92,14 +92,20 @@ impl v1::dataplane_server::Dataplane for Server {
     async fn list_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<Self::ListSessionsStream>, Status> {
         let filter = r.into_inner();
         let mut sessions = self.with(move |s| s.sessions(&filter)).await?.map_err(Status::invalid_argument)?;
-        let (tx, out) = tokio::sync::mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
+        let (tx, out) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
             for part in 0..sessions.parts() {
-                let entries = sessions.part(part);
-                // Whoever asked may have gone.
-                let sent = entries.is_empty() || tx.blocking_send(Ok(v1::SessionEntries { entries })).is_ok();
-                if !sent || sessions.is_done() {
-                    break;
+                // No thread is held while whoever asked does not read.
+                let entries = match blocking(move || (sessions.part(part), sessions)).await {
+                    Ok((entries, rest)) => {
+                        sessions = rest;
+                        Ok(v1::SessionEntries { entries })
+                    }
+                    Err(e) => return drop(tx.send(Err(e)).await),
+                };
+                // It may have gone.
+                if tx.send(entries).await.is_err() || sessions.is_done() {
+                    return;
                 }
             }
         });
@@ -107,9 +113,14 @@ impl v1::dataplane_server::Dataplane for Server {
     }
 
     async fn flush_sessions(&self, r: Request<v1::SessionFilter>) -> Result<Response<v1::Flushed>, Status> {
-        let filter = r.into_inner();
-        let sessions = self.with(move |s| s.sessions(&filter)).await?.map_err(Status::invalid_argument)?;
-        Ok(Response::new(v1::Flushed { entries: blocking(move || sessions.flush()).await? }))
+        let (filter, switch) = (r.into_inner(), self.switch.clone());
+        // The switch is free again before the tables are looked through.
+        let flush = move || {
+            let meant = switch.lock().sessions(&filter);
+            meant.map(|s| s.flush())
+        };
+        let entries = blocking(flush).await?.map_err(Status::invalid_argument)?;
+        Ok(Response::new(v1::Flushed { entries }))
     }
 
     async fn trace(&self, r: Request<v1::TraceRequest>) -> Result<Response<v1::Traced>, Status> {

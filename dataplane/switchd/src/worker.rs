@@ -80,7 +80,7 @@ pub enum Command {
     /// Answered when all that others had passed has been taken.
     Drain(mpsc::Sender<()>),
     SetIdle(Idle),
-    /// A frame of a VTEP's own, as if received at it; or at a remote, in a segment.
+    /// A frame of a VTEP's own, as if received at it; or one that the switch made, at a remote or a port, in a segment.
     Inject(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
     Stop,
 }

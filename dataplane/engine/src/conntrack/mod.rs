@@ -59,7 +59,7 @@ pub struct Settings {
     pub max: u32,
     /// The most of one port that has no [`SessionLimits`].
     pub port_max: u32,
-    /// The most of it that are only tried: nobody has answered, or who began them said nothing since.
+    /// The most of it that nobody has answered.
     pub unanswered_max: u32,
     /// Whether TCP connections that were begun unseen are taken up where they are met.
     pub meets: bool,
@@ -89,7 +89,7 @@ impl Default for Settings {
 pub struct SessionLimits {
     /// In all.
     pub all: Option<u32>,
-    /// That are only tried: nobody has answered, or who began them said nothing since.
+    /// That nobody has answered.
     pub unanswered: Option<u32>,
 }
 
@@ -465,7 +465,7 @@ impl Conntrack {
                 self.tried.note(zone.port, p.family, slot, p.hash);
                 return Ok(());
             }
-            if !self.displace(p, zone.port, true) {
+            if !self.displace_there(p) {
                 break;
             }
         }
@@ -509,9 +509,7 @@ impl Conntrack {
         if let Some(t) = segment {
             tcp::advance(state, f.end, t);
         }
-        // What each end has to say of it is said once.
-        let said = if f.end == 1 { ANSWERED } else { SETTLED };
-        if state[FLAGS].load(Relaxed) & said == 0 {
+        if state[FLAGS].load(Relaxed) & SETTLED == 0 {
             self.settle(f, protocol);
         }
     }
@@ -521,18 +519,18 @@ impl Conntrack {
     fn settle(&self, f: &Found, protocol: u8) {
         let flags = &self.state(f)[FLAGS];
         let now = if f.end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
-        // Who only pretends to be somebody may get him answers, but does not know what they say; of what is not TCP,
-        // that much is known when the one who began goes on.
-        let settled = if protocol == TCP { tcp::is_open(now) } else { f.end == 0 && now & ANSWERED != 0 };
-        if !settled || flags.fetch_or(SETTLED, Relaxed) & SETTLED != 0 {
+        if !tcp::is_settled(protocol, now) {
             return;
         }
-        let newly = match f.family {
+        let answered = match f.family {
             Family::V6 => self.v6.answered(f.slot),
             _ => self.v4.answered(f.slot),
         };
-        if let Some(port) = newly {
-            self.ports[port.get()].1.fetch_sub(1, Relaxed);
+        if let Ok(news) = answered {
+            flags.fetch_or(SETTLED, Relaxed);
+            if let Some(port) = news {
+                self.ports[port.get()].1.fetch_sub(1, Relaxed);
+            }
         }
     }
 

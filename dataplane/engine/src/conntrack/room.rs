@@ -11,9 +11,11 @@ use crate::{MAX_PORTS, PortIdx, headers::Family, intrinsics::zeroed};
 /// Buckets that are looked through for an unanswered connection when there are too many.
 const SEARCHED: usize = 32;
 
-/// Noted of one port. Each new one takes the place of a random one, so that a flood does not make all that is
-/// noted the newest: who waits for an answer is to have a chance to get it.
+/// Noted of one port. When all are taken, a new one takes the place of a random one, so that a flood does not
+/// make all that is noted the newest: who waits for an answer is to have a chance to get it.
 const OF_PORT: usize = 256;
+/// Places that are looked at for a free one.
+const PLACES: usize = 8;
 
 /// Those that are noted.
 pub(super) struct Tried(Box<[AtomicU64]>);
@@ -31,24 +33,36 @@ impl Tried {
 
     /// Notes a connection that was begun; `random` is any number that strangers can't choose.
     pub fn note(&self, port: PortIdx, family: Family, slot: Slot, random: u64) {
-        self.of(port)[random as usize % OF_PORT].store(slot.packed(family), Relaxed);
+        let at = |i: usize| &self.of(port)[(random as usize).wrapping_add(i) % OF_PORT];
+        let free = (0..PLACES).map(at).find(|w| w.load(Relaxed) == 0);
+        free.unwrap_or_else(|| at(0)).store(slot.packed(family), Relaxed);
     }
 
-    /// One of a port's that is meant, from a random one on.
+    /// One of a port's that is still there, from a random one on; those that are not are forgotten.
     pub fn find(
         &self,
         port: PortIdx,
         random: u64,
-        meant: impl FnMut(&(Family, Slot)) -> bool,
+        is_there: impl Fn(&(Family, Slot)) -> bool,
     ) -> Option<(Family, Slot)> {
         let (before, from) = self.of(port).split_at(random as usize % OF_PORT);
-        let noted = from.iter().chain(before).map(|w| w.load(Relaxed)).filter(|w| *w != 0);
-        noted.map(Slot::unpacked).find(meant)
+        for word in from.iter().chain(before) {
+            let noted = word.load(Relaxed);
+            if noted == 0 {
+                continue;
+            }
+            let one = Slot::unpacked(noted);
+            if is_there(&one) {
+                return Some(one);
+            }
+            let _ = word.compare_exchange(noted, 0, Relaxed, Relaxed);
+        }
+        None
     }
 }
 
 impl Conntrack {
-    /// Takes out an unanswered connection.
+    /// Takes out an unanswered connection of a port, or of any if all together are too many.
     #[cold]
     pub(super) fn displace(&self, p: &Probe, port: PortIdx, any: bool) -> bool {
         let gone = self.in_the_way(p, port, any).is_some_and(|(family, slot)| self.forget(family, slot));
@@ -56,31 +70,45 @@ impl Conntrack {
         gone
     }
 
-    /// An unanswered connection: one in the way of the new one, if there is. Of the port, or of any if all
-    /// together are too many.
+    /// The same of one that stands where the new one must.
+    #[cold]
+    pub(super) fn displace_there(&self, p: &Probe) -> bool {
+        let gone = self.one(p.family, p, 0, None).is_some_and(|slot| self.forget(p.family, slot));
+        self.displaced.fetch_add(u64::from(gone), Relaxed);
+        gone
+    }
+
+    /// An unanswered connection, of a port or of any, in the buckets of a probe and some further ones.
+    fn one(&self, family: Family, p: &Probe, further: usize, port: Option<PortIdx>) -> Option<Slot> {
+        let meant = |(of, unanswered): (PortIdx, bool)| unanswered && port.is_none_or(|p| p == of);
+        match family {
+            Family::V6 => self.v6.one(p.hash, further, meant),
+            _ => self.v4.one(p.hash, further, meant),
+        }
+    }
+
     fn in_the_way(&self, p: &Probe, port: PortIdx, any: bool) -> Option<(Family, Slot)> {
-        let meant = |(of, unanswered): (PortIdx, bool)| unanswered && (any || of == port);
-        let slot = match p.family {
-            Family::V6 => self.v6.one(p.hash, SEARCHED, meant),
-            _ => self.v4.one(p.hash, SEARCHED, meant),
+        let found = |family| self.one(family, p, SEARCHED, (!any).then_some(port)).map(|slot| (family, slot));
+        let is_there = |(family, slot): &(Family, Slot)| match family {
+            Family::V6 => self.v6.is_unanswered(*slot, port),
+            _ => self.v4.is_unanswered(*slot, port),
         };
-        slot.map(|s| (p.family, s)).or_else(|| {
-            self.tried.find(port, p.hash >> 24, |(family, slot)| match family {
-                Family::V6 => self.v6.is_unanswered(*slot),
-                _ => self.v4.is_unanswered(*slot),
-            })
-        })
+        let other = if p.family == Family::V6 { Family::V4 } else { Family::V6 };
+        found(p.family)
+            .or_else(|| self.tried.find(port, p.hash >> 24, is_there))
+            .or_else(|| if any { found(other) } else { None })
     }
 
     /// Whether a connection more is too much for its port, or for all ports, and why; and then also, whether one of
-    /// all ports may make room.
+    /// any port may make room. What a port has too much of, it makes room for itself.
     pub(super) fn is_too_much(&self, port: PortIdx, (s, limits): (&Settings, &SessionLimits)) -> Option<(Full, bool)> {
         let (all, unanswered) = &self.ports[port.get()];
-        let too_many = self.all.load(Relaxed) >= s.max.min(self.capacity);
-        let too_bold = unanswered.load(Relaxed) >= limits.unanswered.unwrap_or(s.unanswered_max);
-        match too_many || all.load(Relaxed) >= limits.all.unwrap_or(s.port_max) {
-            true => Some((Full::Connections, too_many)),
-            false => too_bold.then_some((Full::Unanswered, false)),
+        if all.load(Relaxed) >= limits.all.unwrap_or(s.port_max) {
+            Some((Full::Connections, false))
+        } else if unanswered.load(Relaxed) >= limits.unanswered.unwrap_or(s.unanswered_max) {
+            Some((Full::Unanswered, false))
+        } else {
+            (self.all.load(Relaxed) >= s.max.min(self.capacity)).then_some((Full::Connections, true))
         }
     }
 

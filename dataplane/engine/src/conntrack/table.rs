@@ -81,6 +81,9 @@ impl Slot {
     }
 }
 
+/// The slot does not hold the connection, or not yet.
+pub(super) struct Gone;
+
 /// See the module.
 pub(super) struct Table<const K: usize> {
     /// Of each bucket.
@@ -243,17 +246,22 @@ impl<const K: usize> Table<K> {
         None
     }
 
-    /// Notes that it was answered; of which port it is, if it was not before.
-    pub fn answered(&self, slot: Slot) -> Option<PortIdx> {
+    /// Notes that it was answered; of which port it is, if that is news. `Err` as long as it is being entered, or if
+    /// it is gone.
+    pub fn answered(&self, slot: Slot) -> Result<Option<PortIdx>, Gone> {
         let mark = self.mark(slot);
         let now = mark.load(Relaxed);
-        let same = (now ^ slot.mark) & STAMP == 0 && now & UNANSWERED != 0;
-        (same && mark.compare_exchange(now, now & !UNANSWERED, AcqRel, Relaxed).is_ok()).then_some(holder(now).0)
+        if (now ^ slot.mark) & STAMP != 0 {
+            return Err(Gone);
+        }
+        let news = now & UNANSWERED != 0 && mark.compare_exchange(now, now & !UNANSWERED, AcqRel, Relaxed).is_ok();
+        Ok(news.then_some(holder(now).0))
     }
 
-    /// Whether it still holds the connection that it did, and nobody has answered that.
-    pub fn is_unanswered(&self, slot: Slot) -> bool {
-        (self.mark(slot).load(Relaxed) ^ slot.mark) & STAMP == 0 && self.mark(slot).load(Relaxed) & UNANSWERED != 0
+    /// Whether it still holds the connection of a port that it did, and nobody has answered that.
+    pub fn is_unanswered(&self, slot: Slot, port: PortIdx) -> bool {
+        let mark = self.mark(slot).load(Relaxed);
+        (mark ^ slot.mark) & STAMP == 0 && holder(mark) == (port, true)
     }
 
     /// The connections of a bucket.

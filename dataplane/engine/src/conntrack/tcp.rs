@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::table::{STATE, State};
-use crate::headers::Headers;
+use crate::headers::{Headers, TCP};
 
 /// Seconds: when it was seen last; its flags, see below; when it was begun; the filter by which it was let
 /// pass last. Then of both ends, the one that began first: what it sent up to; how far it may send; its
@@ -31,7 +31,7 @@ pub(super) const ANSWERED: u32 = 1 << 10;
 pub(super) const REFUSED: u32 = 1 << 11;
 /// Met in the middle: its windows' scales are not known.
 const MET: u32 = 1 << 12;
-/// It is known to go on, rather than to be tried: nobody need ask again.
+/// See [`is_settled`]: nobody need ask again.
 pub(super) const SETTLED: u32 = 1 << 13;
 /// Each end's window scale, 4 bits each.
 const SCALE: u32 = 16;
@@ -284,7 +284,8 @@ fn max(a: u32, b: u32) -> u32 {
     if at_most(a, b) { b } else { a }
 }
 
-/// Whether both ends are open, each as the other knows.
-pub(super) fn is_open(flags: u32) -> bool {
-    (0..2).all(|i| (End::Open..End::Reset).contains(&end(flags, i))) && flags & ANSWERED != 0
+/// Whether it is known to go on, rather than to be tried: of TCP, that both ends are open.
+pub(super) fn is_settled(protocol: u8, flags: u32) -> bool {
+    let is_open = |i| (End::Open..End::Reset).contains(&end(flags, i));
+    flags & ANSWERED != 0 && (protocol != TCP || (0..2).all(is_open))
 }

@@ -75,9 +75,11 @@ impl Topology {
             .map_or_else(Vec::new, |p| p.snooped.all(now_s))
     }
 
-    /// Notes what DHCP gave it before this dataplane was started.
+    /// Notes what DHCP gave it before this dataplane was started; what it knows better stays.
     pub fn remember(&self, port: &str, address: IpAddr, until_s: u32) {
-        if let Some(p) = self.ports.get(port) {
+        if let Some(p) = self.ports.get(port)
+            && !p.snooped.all(0).iter().any(|(a, until)| *a == address && *until >= until_s)
+        {
             p.snooped.note(address, until_s);
         }
     }

@@ -46,9 +46,12 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Mailbox {
     /// For VTEPs themselves.
     local: Letters,
-    /// What senders are to be told, apart: they decide how much of it there is.
-    errors: Letters,
+    /// Those that are too large for a tunnel, apart: guests send them.
+    too_big: Letters,
     told: RateLimit,
+    /// Answers to what was rejected, apart: who is behind tunnels sends that.
+    answers: Letters,
+    answered: RateLimit,
     began: Instant,
     reader: OnceLock<Thread>,
 }
@@ -92,8 +95,10 @@ impl Default for Mailbox {
     fn default() -> Self {
         Mailbox {
             local: Letters::new(WAITING),
-            errors: Letters::new(WAITING / 8),
+            too_big: Letters::new(WAITING / 8),
             told: RateLimit::new(ERRORS_FPS),
+            answers: Letters::new(WAITING / 8),
+            answered: RateLimit::new(ERRORS_FPS),
             began: Instant::now(),
             reader: OnceLock::new(),
         }
@@ -101,6 +106,10 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
+    fn now_ns(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+
     /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it, or if
     /// enough were told of late.
     pub fn post(&self, about: About, frame: &Mbuf) -> bool {
@@ -109,10 +118,10 @@ impl Mailbox {
             About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => return false,
             About::Vtep(..) => &self.local,
             // Before anything is copied or woken: a guest may send nothing else.
-            About::TooBig { .. } | About::Answer { .. } if !self.told.admit(self.began.elapsed().as_nanos() as u64) => {
-                return false;
-            }
-            About::TooBig { .. } | About::Answer { .. } => &self.errors,
+            About::TooBig { .. } if !self.told.admit(self.now_ns()) => return false,
+            About::TooBig { .. } => &self.too_big,
+            About::Answer { .. } if !self.answered.admit(self.now_ns()) => return false,
+            About::Answer { .. } => &self.answers,
         };
         let Some(mut letter) = letters.spare.pop() else { return false };
         let len = octets.len().min(FRAME);
@@ -298,7 +307,7 @@ impl Underlay {
     /// Reads some letters: the clock is looked at in between, however many there are.
     fn read(&self) -> usize {
         let mut read = 0;
-        for letters in [&self.mailbox.local, &self.mailbox.errors] {
+        for letters in [&self.mailbox.local, &self.mailbox.too_big, &self.mailbox.answers] {
             for _ in 0..WAITING / 8 {
                 let Some(letter) = letters.posted.pop() else { break };
                 self.hear(&letter);
