@@ -9,6 +9,7 @@ use dunlin_engine::{
     frame::HeapFrame,
     pipeline::{Context, Now},
     security::Checks,
+    snapshot::MacLimit,
     topology::{AclNames, PortSpec, SecuritySpec},
     trace,
     vlan::VlanMode,
@@ -309,31 +310,62 @@ fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
     assert!(!passes(&mut s, 1, udp(1, (1, 2))));
 }
 
+/// What the engine says of a frame on the configuration of now.
+fn traced(s: &mut Switch, from: usize, frame: HeapFrame) -> Vec<String> {
+    let (snapshot, counters) = (s.topology.snapshot().unwrap(), dunlin_engine::counters::Counters::default());
+    let (macs, sessions, now) = (&s.macs, &s.sessions, Now { s: 1, ns: 1 });
+    let cx = Context { snapshot: &snapshot, macs, counters: &counters, sessions, worker: 1, now, trace: None };
+    let steps = trace::run(cx, s.ports[from], frame.octets());
+    steps.into_iter().map(|s| format!("{}: {}", s.stage, s.text)).collect()
+}
+
+fn says(steps: &[String], what: &str) {
+    assert!(steps.iter().any(|s| s.contains(what)), "{what}: {steps:#?}");
+}
+
 #[test]
 fn a_trace_says_what_would_happen_and_changes_nothing() {
     let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
-    let snapshot = s.topology.snapshot().unwrap();
-    let traced = |s: &Switch, from: usize, frame: HeapFrame| -> Vec<String> {
-        let (counters, now) = (dunlin_engine::counters::Counters::default(), Now { s: 1, ns: 1 });
-        let (macs, sessions) = (&s.macs, &s.sessions);
-        let cx = Context { snapshot: &snapshot, macs, counters: &counters, sessions, worker: 1, now, trace: None };
-        let steps = trace::run(cx, s.ports[from], frame.octets());
-        steps.into_iter().map(|s| format!("{}: {}", s.stage, s.text)).collect()
-    };
-    let says = |steps: &[String], what: &str| assert!(steps.iter().any(|s| s.contains(what)), "{what}: {steps:#?}");
-    let steps = traced(&s, 0, tcp(0, (4000, 80), "S", 1, 0, b""));
+    let steps = traced(&mut s, 0, tcp(0, (4000, 80), "S", 1, 0, b""));
     says(&steps, "egress acl: port 'p1': acl 'out': rule 3: allow");
     says(&steps, "sessions: port 'p1': new");
     says(&steps, "transmit: by port 'p1', 54 octets, untagged");
-    let steps = traced(&s, 0, tcp(0, (4000, 22), "S", 1, 0, b""));
+    let steps = traced(&mut s, 0, tcp(0, (4000, 22), "S", 1, 0, b""));
     says(&steps, "acl 'out': default: deny");
     says(&steps, "drop: at port 'p1': egress_acl_denied");
     assert_eq!((s.sessions.statistics().sessions, s.macs.statistics().entries), (0, 0));
     assert!(s.topology.acls().all(|a| a.counts().iter().all(|c| *c == (0, 0))));
-    says(&traced(&s, 0, tcp(0, (4000, 80), "S", 1, 0, b"")), "sessions: it would begin one");
+    says(&traced(&mut s, 0, tcp(0, (4000, 80), "S", 1, 0, b"")), "sessions: it would begin one");
     // Then it does happen.
     open(&mut s, 4000);
-    says(&traced(&s, 1, tcp(1, (80, 4000), "A", 501, 101, b"")), "sessions: port 'p1': established");
+    says(&traced(&mut s, 1, tcp(1, (80, 4000), "A", 501, 101, b"")), "sessions: port 'p1': established");
+}
+
+#[test]
+fn a_trace_knows_limits() {
+    let mut s = switch(None, Some((stateful(), Action::Allow)));
+    let limited = |s: &mut Switch| {
+        let spec = PortSpec {
+            mac_limit: Some(MacLimit { limit: 1, drop: true }),
+            storm_fps: [Some(1), None, None],
+            ..spec(VlanMode::Access { vid: 1 })
+        };
+        s.topology.set_port("p0", spec).unwrap();
+    };
+    limited(&mut s);
+    assert!(passes(&mut s, 0, udp(0, (1, 2))));
+    let other = |dst| udp_as([2, 0, 0, 0, 0, 9], IPS[0], dst, IPS[1], (1, 2), b"");
+    says(&traced(&mut s, 0, other(MACS[1])), "learn: 02:00:00:00:00:09 would not be learned");
+    says(&traced(&mut s, 0, other(MACS[1])), "drop: at port 'p0': mac_limit");
+    let broadcast = || udp_as(MACS[0], IPS[0], [0xff; 6], [255; 4], (1, 2), b"");
+    says(&traced(&mut s, 0, broadcast()), "storm: port 'p0': within its limit");
+    assert!(passes(&mut s, 0, broadcast()), "a trace took nothing of the limit");
+    says(&traced(&mut s, 0, broadcast()), "drop: at port 'p0': storm_broadcast");
+    // The oldest that nobody has answered makes room for the next.
+    s.topology.set_sessions(Settings { unanswered_max: 1, ..Settings::default() });
+    assert_eq!(s.sessions.of_port(s.ports[1]).1, 2);
+    says(&traced(&mut s, 0, udp(0, (3, 4))), "another that nobody has answered would go");
+    assert_eq!(s.sessions.statistics().displaced, 0);
 }
 
 /// Rules about ports, and everything else let pass: what hides its ports must not be everything else.
