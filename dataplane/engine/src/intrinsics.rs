@@ -122,7 +122,7 @@ pub(crate) trait Lanes {
 }
 
 /// What is compiled once for each sort of [`Lanes`]: `run`, and all that it calls, must be
-/// `#[inline(always)]`.
+/// `#[inline(always)]`; what is called by an iterator's `fold` and the like is not.
 pub(crate) trait Job {
     /// Does it.
     fn run<L: Lanes>(self);
@@ -225,25 +225,43 @@ impl Lanes for Lanes512 {
 struct Lanes256;
 
 #[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256i, _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_loadu_si256, _mm256_min_epu32, _mm256_movemask_ps,
+    _mm256_set1_epi32, _mm256_sub_epi32,
+};
+
+#[cfg(target_arch = "x86_64")]
 impl Lanes256 {
-    /// Bit i where a[i] - b[i] is at most c[i], of eight words from `at` on.
+    /// Bit i where a word of `value` is at most that of `most`.
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn eight([a, b, c]: [&[u32; LANES]; 3], at: usize) -> u32 {
-        use std::arch::x86_64::*;
-        // SAFETY: `widest` uses this type only where AVX2 was found; all loads are of eight words from 0 or 8
-        // on of sixteen.
+    fn at_most_each(value: __m256i, most: __m256i) -> u32 {
+        // SAFETY: `widest` uses this type only where AVX2 was found.
         unsafe {
-            let load = |x: &[u32; LANES]| _mm256_loadu_si256(x[at..at + 8].as_ptr().cast());
-            let value = _mm256_sub_epi32(load(a), load(b));
-            let smaller = _mm256_min_epu32(value, load(c));
+            let smaller = _mm256_min_epu32(value, most);
             _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(smaller, value))) as u32
         }
     }
 
     #[inline(always)]
-    fn sixteen(all: [&[u32; LANES]; 3]) -> u32 {
-        Self::eight(all, 0) | Self::eight(all, 8) << 8
+    #[allow(unsafe_code)]
+    fn load(words: &[u32; LANES], at: usize) -> __m256i {
+        // SAFETY: as above; eight words from `at` on are there, or the slice would not be.
+        unsafe { _mm256_loadu_si256(words[at..at + 8].as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn all(x: u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi32(x as i32) }
+    }
+
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn minus(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_sub_epi32(a, b) }
     }
 }
 
@@ -251,15 +269,22 @@ impl Lanes256 {
 impl Lanes for Lanes256 {
     #[inline(always)]
     fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
-        Self::sixteen([&[x; LANES], low, width]) & mask
+        let x = Self::all(x);
+        let first = Self::at_most_each(Self::minus(x, Self::load(low, 0)), Self::load(width, 0));
+        let second = Self::at_most_each(Self::minus(x, Self::load(low, 8)), Self::load(width, 8));
+        (first | second << 8) & mask
     }
     #[inline(always)]
     fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32 {
-        Self::sixteen([values, &[low; LANES], &[width; LANES]])
+        let (low, width) = (Self::all(low), Self::all(width));
+        let first = Self::at_most_each(Self::minus(Self::load(values, 0), low), width);
+        let second = Self::at_most_each(Self::minus(Self::load(values, 8), low), width);
+        first | second << 8
     }
     #[inline(always)]
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
-        Self::sixteen([bounds, &[0; LANES], &[x; LANES]])
+        let x = Self::all(x);
+        Self::at_most_each(Self::load(bounds, 0), x) | Self::at_most_each(Self::load(bounds, 8), x) << 8
     }
 }
 

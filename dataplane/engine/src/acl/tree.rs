@@ -115,17 +115,28 @@ impl Job for First<'_> {
         let n = self.frames.len().min(BURST);
         let (frames, best) = (&self.frames[..n], &mut self.best[..n]);
         best.fill(NONE);
-        // A bit for each frame of each family.
-        let mut of = [0u32; 3];
-        for (i, h) in frames.iter().enumerate() {
-            of[h.family as usize] |= 1 << i;
+        let (mut any, mut common) = (0, u8::MAX);
+        for h in frames {
+            any |= h.family as u8;
+            common &= h.family as u8;
         }
-        let all = of[0] | of[1] | of[2];
-        for (group, of) in self.groups.iter().zip(of) {
+        if any == common {
+            let group = &self.groups[any as usize];
+            return match &group.few {
+                Some(few) if n >= few::FRAMES => {
+                    few.first::<L>(frames, u32::MAX >> (BURST - n), self.extras, best);
+                }
+                _ => group.first::<L>(frames, self.extras, best),
+            };
+        }
+        for (family, group) in self.groups.iter().enumerate() {
+            let is_of = |i: &usize| frames[*i].family as usize == family;
             match &group.few {
-                Some(few) if of.count_ones() >= few::FRAMES => few.first::<L>(frames, of, self.extras, best),
-                _ if of == all => group.first::<L>(frames, self.extras, best),
-                _ => (0..n).filter(|i| of >> i & 1 != 0).for_each(|i| {
+                Some(few) => {
+                    let of = (0..n).filter(is_of).fold(0, |of, i| of | 1 << i);
+                    few.first::<L>(frames, of, self.extras, best);
+                }
+                None => (0..n).filter(is_of).for_each(|i| {
                     group.first::<L>(&frames[i..=i], self.extras, &mut best[i..=i]);
                 }),
             }
