@@ -130,15 +130,18 @@ impl Job for First<'_> {
             };
         }
         for (family, group) in self.groups.iter().enumerate() {
-            let is_of = |i: &usize| frames[*i].family as usize == family;
-            match &group.few {
-                Some(few) => {
-                    let of = (0..n).filter(is_of).fold(0, |of, i| of | 1 << i);
-                    few.first::<L>(frames, of, self.extras, best);
-                }
-                None => (0..n).filter(is_of).for_each(|i| {
-                    group.first::<L>(&frames[i..=i], self.extras, &mut best[i..=i]);
-                }),
+            let mut of = 0u32;
+            for (i, h) in frames.iter().enumerate() {
+                of |= u32::from(h.family as usize == family) << i;
+            }
+            if let Some(few) = &group.few {
+                few.first::<L>(frames, of, self.extras, best);
+                continue;
+            }
+            while of != 0 {
+                let i = of.trailing_zeros() as usize;
+                group.first::<L>(&frames[i..=i], self.extras, &mut best[i..=i]);
+                of &= of - 1;
             }
         }
     }
