@@ -134,7 +134,7 @@ impl Job for First<'_> {
             for (i, h) in frames.iter().enumerate() {
                 of |= u32::from(h.family as usize == family) << i;
             }
-            if let Some(few) = &group.few {
+            if let Some(few) = group.few.as_ref().filter(|_| of != 0) {
                 few.first::<L>(frames, of, self.extras, best);
                 continue;
             }
