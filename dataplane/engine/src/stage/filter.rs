@@ -3,9 +3,9 @@
 //!
 //! 1. The headers of the whole burst are read.
 //! 2. What the station may not send is refused.
-//! 3. Where a rule asks for it, each frame's connection is looked up: first all their buckets are asked for,
+//! 3. Where a rule asks for it, each frame's connection is looked up: first all their signatures are asked for,
 //!    then all entries. One that was let pass under other rules has the ones of now asked again, as if it
-//!    began now.
+//!    began now. Where all lists let pass what goes on, whatever it is, one that goes on takes its frame in at once.
 //! 4. Each list classifies the frames that are left.
 //! 5. Connections begin or go on with those that passed all lists.
 
