@@ -29,17 +29,18 @@ impl RateLimit {
 
     /// Whether a frame at `now_ns` would pass; it is not charged.
     pub fn would_admit(&self, now_ns: u64) -> bool {
-        self.paid_until_ns.load(Relaxed).max(now_ns) + self.cost_ns <= now_ns + self.burst_ns
+        self.paid_after(self.paid_until_ns.load(Relaxed), now_ns).is_some()
     }
 
     /// Whether a frame at `now_ns` (any clock that does not go back) passes; it is charged if so.
     pub fn admit(&self, now_ns: u64) -> bool {
-        self.paid_until_ns
-            .fetch_update(Relaxed, Relaxed, |paid| {
-                let next = paid.max(now_ns) + self.cost_ns;
-                (next <= now_ns + self.burst_ns).then_some(next)
-            })
-            .is_ok()
+        self.paid_until_ns.fetch_update(Relaxed, Relaxed, |paid| self.paid_after(paid, now_ns)).is_ok()
+    }
+
+    /// Until when a port has paid with a frame more; nothing if that is too far ahead.
+    fn paid_after(&self, paid_until_ns: u64, now_ns: u64) -> Option<u64> {
+        let next = paid_until_ns.max(now_ns) + self.cost_ns;
+        (next <= now_ns + self.burst_ns).then_some(next)
     }
 }
 

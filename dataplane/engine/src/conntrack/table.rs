@@ -71,7 +71,7 @@ impl Slot {
     /// In a word, with the family of its table.
     pub fn packed(self, family: Family) -> u64 {
         let v6 = if family == Family::V6 { IN_V6 } else { 0 };
-        u64::from(self.at) << 32 | u64::from(self.mark & !IN_V6 | v6)
+        u64::from(self.at) << 32 | u64::from(self.mark | v6)
     }
 
     /// See [`Slot::packed`].
@@ -246,16 +246,18 @@ impl<const K: usize> Table<K> {
         None
     }
 
-    /// Notes that it was answered; of which port it is, if that is news. `Err` as long as it is being entered, or if
-    /// it is gone.
+    /// Notes that it was answered; of which port it is, if that is news. `Err` as long as it is being entered, if it is
+    /// gone, and if somebody else was at it in this instant.
     pub fn answered(&self, slot: Slot) -> Result<Option<PortIdx>, Gone> {
         let mark = self.mark(slot);
         let now = mark.load(Relaxed);
         if (now ^ slot.mark) & STAMP != 0 {
             return Err(Gone);
         }
-        let news = now & UNANSWERED != 0 && mark.compare_exchange(now, now & !UNANSWERED, AcqRel, Relaxed).is_ok();
-        Ok(news.then_some(holder(now).0))
+        if now & UNANSWERED == 0 {
+            return Ok(None);
+        }
+        mark.compare_exchange(now, now & !UNANSWERED, AcqRel, Relaxed).map_or(Err(Gone), |_| Ok(Some(holder(now).0)))
     }
 
     /// Whether it still holds the connection of a port that it did, and nobody has answered that.

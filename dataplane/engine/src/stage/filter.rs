@@ -181,7 +181,7 @@ fn run<F: Frame>(
         burst.iter().for_each(|_| probes.push(Probe::NONE));
         track(cx, (port, filter, way), burst, meta, &mut headers, (&mut probes, &mut tracked), outcome.refused);
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
-        go_on(cx, (port, filter, way), burst, meta, &headers, (&mut probes, &tracked), &mut outcome);
+        go_on(cx, (port, filter, way), burst, meta, &headers, (&probes, &tracked), &mut outcome);
     } else {
         decide_all(cx, (port, filter, way), burst, meta, &headers, &mut outcome, out);
     }
@@ -473,7 +473,7 @@ fn go_on<F: Frame>(
     burst: &[F],
     meta: &[Meta],
     headers: &[Headers],
-    (probes, tracked): (&mut [Probe], &[Tracked; BURST]),
+    (probes, tracked): (&[Probe], &[Tracked; BURST]),
     outcome: &mut Outcome,
 ) {
     let is_done = |t: &Tracked| matches!(t, Tracked::Taken);
@@ -507,7 +507,7 @@ fn go_on<F: Frame>(
             Tracked::New => {
                 let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
                 let how = (zone, way == Way::In, filter.id);
-                cx.sessions.begin(&mut probes[i], h, frame.head(), how, limits, cx.now.s)
+                cx.sessions.begin(&probes[i], h, frame.head(), how, limits, cx.now.s)
             }
             Tracked::No | Tracked::Taken | Tracked::Related | Tracked::Invalid => Ok(()),
         };

@@ -47,11 +47,9 @@ pub struct Mailbox {
     /// For VTEPs themselves.
     local: Letters,
     /// Those that are too large for a tunnel, apart: guests send them.
-    too_big: Letters,
-    told: RateLimit,
+    too_big: Limited,
     /// Answers to what was rejected, apart: who is behind tunnels sends that.
-    answers: Letters,
-    answered: RateLimit,
+    answers: Limited,
     began: Instant,
     reader: OnceLock<Thread>,
 }
@@ -91,14 +89,31 @@ impl Letters {
     }
 }
 
+/// Letters of which strangers decide how many there are.
+struct Limited {
+    letters: Letters,
+    rate: RateLimit,
+}
+
+impl Default for Limited {
+    fn default() -> Self {
+        Limited { letters: Letters::new(WAITING / 8), rate: RateLimit::new(ERRORS_FPS) }
+    }
+}
+
+impl Limited {
+    /// Where to put one more, if not enough came of late.
+    fn admit(&self, began: Instant) -> Option<&Letters> {
+        self.rate.admit(began.elapsed().as_nanos() as u64).then_some(&self.letters)
+    }
+}
+
 impl Default for Mailbox {
     fn default() -> Self {
         Mailbox {
             local: Letters::new(WAITING),
-            too_big: Letters::new(WAITING / 8),
-            told: RateLimit::new(ERRORS_FPS),
-            answers: Letters::new(WAITING / 8),
-            answered: RateLimit::new(ERRORS_FPS),
+            too_big: Limited::default(),
+            answers: Limited::default(),
             began: Instant::now(),
             reader: OnceLock::new(),
         }
@@ -106,23 +121,18 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    fn now_ns(&self) -> u64 {
-        self.began.elapsed().as_nanos() as u64
-    }
-
     /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it, or if
     /// enough were told of late.
     pub fn post(&self, about: About, frame: &Mbuf) -> bool {
         let octets = frame.head();
+        // Before anything is copied or woken: a guest may send nothing else.
         let letters = match about {
-            About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => return false,
-            About::Vtep(..) => &self.local,
-            // Before anything is copied or woken: a guest may send nothing else.
-            About::TooBig { .. } if !self.told.admit(self.now_ns()) => return false,
-            About::TooBig { .. } => &self.too_big,
-            About::Answer { .. } if !self.answered.admit(self.now_ns()) => return false,
-            About::Answer { .. } => &self.answers,
+            About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => None,
+            About::Vtep(..) => Some(&self.local),
+            About::TooBig { .. } => self.too_big.admit(self.began),
+            About::Answer { .. } => self.answers.admit(self.began),
         };
+        let Some(letters) = letters else { return false };
         let Some(mut letter) = letters.spare.pop() else { return false };
         let len = octets.len().min(FRAME);
         (letter.about, letter.len) = (about, len);
@@ -307,7 +317,7 @@ impl Underlay {
     /// Reads some letters: the clock is looked at in between, however many there are.
     fn read(&self) -> usize {
         let mut read = 0;
-        for letters in [&self.mailbox.local, &self.mailbox.too_big, &self.mailbox.answers] {
+        for letters in [&self.mailbox.local, &self.mailbox.too_big.letters, &self.mailbox.answers.letters] {
             for _ in 0..WAITING / 8 {
                 let Some(letter) = letters.posted.pop() else { break };
                 self.hear(&letter);
