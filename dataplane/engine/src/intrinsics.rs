@@ -119,7 +119,13 @@ pub(crate) trait Lanes {
     fn inside(values: &[u32; LANES], low: u32, width: u32) -> u32;
     /// Where the bound is at most `x`.
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32;
+    /// Rows of octets as columns of words: what comes out first is the first four octets of each, as they lie in
+    /// memory, the first one in the lowest bits.
+    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4];
 }
+
+/// Octets of a row: eight words.
+pub(crate) const ROW: usize = 32;
 
 /// What is compiled once for each sort of [`Lanes`]: `run`, and all that it calls, must be
 /// `#[inline(always)]`; what is called by an iterator's `fold` and the like is not.
@@ -180,6 +186,16 @@ impl Lanes for LanesAnywhere {
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
         (0..LANES).map(|i| u32::from(bounds[i] <= x) << i).sum()
     }
+    #[inline(always)]
+    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+        let mut columns = [[0; LANES]; ROW / 4];
+        for (lane, row) in rows.iter().enumerate() {
+            for (column, word) in columns.iter_mut().zip(row.as_chunks::<4>().0) {
+                column[lane] = u32::from_le_bytes(*word);
+            }
+        }
+        columns
+    }
 }
 
 /// AVX-512: made only in `run_512`.
@@ -218,6 +234,59 @@ impl Lanes for Lanes512 {
             u32::from(_mm512_cmple_epu32_mask(bounds, _mm512_set1_epi32(x as i32)))
         }
     }
+    #[inline(always)]
+    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+        use std::arch::x86_64::*;
+        let (first, second) = (Self::turned_eight(rows, 0), Self::turned_eight(rows, 8));
+        let mut columns = [[0; LANES]; ROW / 4];
+        for i in 0..4 {
+            // SAFETY: as above; each column is 64 octets.
+            unsafe {
+                let low = _mm512_shuffle_i32x4::<0x88>(first[i], second[i]);
+                let high = _mm512_shuffle_i32x4::<0xdd>(first[i], second[i]);
+                _mm512_storeu_si512(columns[i].as_mut_ptr().cast(), low);
+                _mm512_storeu_si512(columns[i + 4].as_mut_ptr().cast(), high);
+            }
+        }
+        columns
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes512 {
+    /// Two rows in one register.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn pair(first: &[u8; ROW], second: &[u8; ROW]) -> std::arch::x86_64::__m512i {
+        use std::arch::x86_64::*;
+        // SAFETY: `widest` uses this type only where AVX-512 was found; each row is 32 octets.
+        unsafe {
+            let (first, second) =
+                (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(second.as_ptr().cast()));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
+        }
+    }
+
+    /// Of eight rows from `at` on: by column, quarters of a register with a word of rows 0 to 3, the fourth one behind it
+    /// of the same rows, and both of rows 4 to 7.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn turned_eight(rows: &[&[u8; ROW]; LANES], at: usize) -> [std::arch::x86_64::__m512i; 4] {
+        use std::arch::x86_64::*;
+        let (r0, r1) = (Self::pair(rows[at], rows[at + 4]), Self::pair(rows[at + 1], rows[at + 5]));
+        let (r2, r3) = (Self::pair(rows[at + 2], rows[at + 6]), Self::pair(rows[at + 3], rows[at + 7]));
+        // SAFETY: as above.
+        unsafe {
+            let (even, odd) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpackhi_epi32(r0, r1));
+            let (even2, odd2) = (_mm512_unpacklo_epi32(r2, r3), _mm512_unpackhi_epi32(r2, r3));
+            [
+                _mm512_unpacklo_epi64(even, even2),
+                _mm512_unpackhi_epi64(even, even2),
+                _mm512_unpacklo_epi64(odd, odd2),
+                _mm512_unpackhi_epi64(odd, odd2),
+            ]
+        }
+    }
 }
 
 /// AVX2: made only in `run_256`.
@@ -227,7 +296,8 @@ struct Lanes256;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256i, _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_loadu_si256, _mm256_min_epu32, _mm256_movemask_ps,
-    _mm256_set1_epi32, _mm256_sub_epi32,
+    _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_unpackhi_epi32,
+    _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -263,6 +333,25 @@ impl Lanes256 {
         // SAFETY: as above.
         unsafe { _mm256_sub_epi32(a, b) }
     }
+
+    /// Of four rows from `at` on, words 0 to 3 by column in the lower halves, 4 to 7 in the upper ones.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn turned_four(rows: &[&[u8; ROW]; LANES], at: usize) -> [__m256i; 4] {
+        // SAFETY: as above; each row is 32 octets.
+        unsafe {
+            let row = |i: usize| _mm256_loadu_si256(rows[i].as_ptr().cast());
+            let (r0, r1, r2, r3) = (row(at), row(at + 1), row(at + 2), row(at + 3));
+            let (even, odd) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
+            let (even2, odd2) = (_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
+            [
+                _mm256_unpacklo_epi64(even, even2),
+                _mm256_unpackhi_epi64(even, even2),
+                _mm256_unpacklo_epi64(odd, odd2),
+                _mm256_unpackhi_epi64(odd, odd2),
+            ]
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -285,6 +374,24 @@ impl Lanes for Lanes256 {
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32 {
         let x = Self::all(x);
         Self::at_most_each(Self::load(bounds, 0), x) | Self::at_most_each(Self::load(bounds, 8), x) << 8
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+        let mut columns = [[0; LANES]; ROW / 4];
+        for eight in 0..2 {
+            let (first, second) = (Self::turned_four(rows, eight * 8), Self::turned_four(rows, eight * 8 + 4));
+            for i in 0..4 {
+                // SAFETY: as above; eight words from there on are in each column.
+                unsafe {
+                    let low = _mm256_permute2x128_si256::<0x20>(first[i], second[i]);
+                    let high = _mm256_permute2x128_si256::<0x31>(first[i], second[i]);
+                    _mm256_storeu_si256(columns[i][eight * 8..].as_mut_ptr().cast(), low);
+                    _mm256_storeu_si256(columns[i + 4][eight * 8..].as_mut_ptr().cast(), high);
+                }
+            }
+        }
+        columns
     }
 }
 
@@ -371,6 +478,9 @@ mod tests {
                     assert_eq!(L::within(&low, &width, x, mask), LanesAnywhere::within(&low, &width, x, mask));
                     assert_eq!(L::inside(&low, x, mask), LanesAnywhere::inside(&low, x, mask));
                     assert_eq!(L::at_most(&low, x), LanesAnywhere::at_most(&low, x));
+                    let octets = [[0u8; ROW]; LANES].map(|row| row.map(|_| next() as u8));
+                    let rows = octets.each_ref();
+                    assert_eq!(L::turned(&rows), LanesAnywhere::turned(&rows));
                 }
             }
         }

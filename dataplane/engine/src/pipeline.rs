@@ -116,6 +116,12 @@ impl Refused {
     pub(crate) fn has(self, i: usize) -> bool {
         self.0 >> i & 1 == 1
     }
+
+    /// Those of the frames whose bits are in `of` that go further.
+    #[inline(always)]
+    pub(crate) fn but(self, of: u32) -> u32 {
+        of & !self.0
+    }
 }
 
 /// What the stages found out about one frame.

@@ -12,7 +12,7 @@ use super::{
     tree::{EXTRA, Group, LAST, NONE, Node, Row, To},
 };
 use crate::{
-    headers::{DST, DST_MAC, SRC, SRC_MAC, WORDS},
+    headers::{COLUMNS, DST, DST_MAC, SRC, SRC_MAC},
     intrinsics::LANES,
 };
 
@@ -31,13 +31,13 @@ const NARROW: u32 = 64;
 pub(super) struct Item {
     id: u32,
     extra: bool,
-    low: [u32; WORDS],
-    high: [u32; WORDS],
+    low: [u32; COLUMNS],
+    high: [u32; COLUMNS],
 }
 
 impl Item {
     pub fn new(id: u32, extra: bool, ranges: &[(usize, u32, u32)]) -> Self {
-        let mut item = Item { id, extra, low: [0; WORDS], high: [u32::MAX; WORDS] };
+        let mut item = Item { id, extra, low: [0; COLUMNS], high: [u32::MAX; COLUMNS] };
         for (word, low, high) in ranges {
             (item.low[*word], item.high[*word]) = (*low, *high);
         }
@@ -96,12 +96,12 @@ pub(super) fn group(items: &[Item], first: bool) -> Group {
 /// The part of all frames that a node is asked about.
 #[derive(Clone)]
 struct Cell {
-    low: [u32; WORDS],
-    high: [u32; WORDS],
+    low: [u32; COLUMNS],
+    high: [u32; COLUMNS],
 }
 
 impl Cell {
-    const ALL: Cell = Cell { low: [0; WORDS], high: [u32::MAX; WORDS] };
+    const ALL: Cell = Cell { low: [0; COLUMNS], high: [u32::MAX; COLUMNS] };
 }
 
 /// A word, where to cut it, and what that costs.
@@ -123,7 +123,7 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(items: &'a [Item], first: bool, budget: usize, last: bool) -> Self {
         let asked = |w: &usize| items.iter().any(|i| i.low[*w] != 0 || i.high[*w] != u32::MAX);
-        let words = (0..WORDS).filter(asked).map(|w| w as u8).collect();
+        let words = (0..COLUMNS).filter(asked).map(|w| w as u8).collect();
         // Node 0 is nowhere.
         let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
         Builder { items, group: Group { words, nodes, ..Group::default() }, first, budget, last }

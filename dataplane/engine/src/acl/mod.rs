@@ -14,7 +14,7 @@
 mod build;
 mod few;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use std::{
@@ -29,16 +29,16 @@ use std::{
 use arrayvec::ArrayVec;
 
 use crate::{
-    MacAddr,
+    BURST, MacAddr,
     counters::Count,
     headers::{
-        DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT, PROTOCOL, SPORT,
-        SRC, SRC_MAC, SRC6, STATE, VLAN,
+        Columns, DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT,
+        PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE, VLAN,
     },
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 use build::Item;
-use tree::Group;
+use tree::{Asked, Group};
 pub(crate) use tree::{Best, NONE};
 
 /// What connection tracking says of a frame; a rule asks for one or several of them.
@@ -306,6 +306,9 @@ static VERSIONS: AtomicU64 = AtomicU64::new(0);
 /// Between two frames of one list that are told of, in nanoseconds: at most 100 a second.
 const LOG_PAUSE_NS: u64 = 10_000_000;
 
+/// What was read of a burst: by words, and, which is rarely needed, all of one frame.
+pub(crate) type Read<'a> = (&'a Columns, &'a dyn Fn(usize) -> Headers);
+
 /// A list, ready for use.
 pub struct Acl {
     /// Its name.
@@ -377,10 +380,17 @@ impl Acl {
         }
     }
 
-    /// Finds for each frame the first rule that decides it: its place in `rules`, or [`NONE`].
+    /// Finds for each frame whose bit is in `of` the first rule that decides it: its place in `rules`, or [`NONE`].
     #[inline(always)]
-    pub(crate) fn classify(&self, frames: &[Headers], best: &mut Best) {
-        tree::first(&self.deciding, frames, &self.extras, best);
+    pub(crate) fn classify(&self, (columns, row): Read<'_>, of: u32, best: &mut Best) {
+        tree::first(&self.deciding, &Asked { columns, row, extras: &self.extras }, of, best);
+    }
+
+    /// The same for one frame.
+    pub(crate) fn classify_one(&self, h: &Headers) -> u32 {
+        let mut best: Best = [NONE; BURST];
+        self.classify((&Columns::of(std::slice::from_ref(h)), &|_| *h), 1, &mut best);
+        best[0]
     }
 
     /// What follows from what [`Acl::classify`] found.
@@ -395,12 +405,19 @@ impl Acl {
         self.established.is_some_and(|rule| self.decision(rule).action == Action::Allow)
     }
 
-    /// The rules before `before` that only count, for one frame.
-    pub(crate) fn counted_before(&self, h: &Headers, before: u32, mut each: impl FnMut(&Decision)) {
+    /// The rules before `before` that only count, for frame `i`.
+    pub(crate) fn counted_before(
+        &self,
+        (columns, row): Read<'_>,
+        i: usize,
+        before: u32,
+        mut each: impl FnMut(&Decision),
+    ) {
         let Some(groups) = &self.counting else { return };
         // A rule of several parts counts a frame once.
         let mut seen = ArrayVec::<u32, 64>::new();
-        groups[h.family as usize].all(h, &self.extras, |id| {
+        let asked = Asked { columns, row, extras: &self.extras };
+        groups[columns.family(i)].all(&asked, i, |id| {
             let decision = &self.rules[id as usize];
             if id < before && !seen.contains(&decision.number) {
                 let _ = seen.try_push(decision.number);

@@ -96,7 +96,7 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 /// Octets of a frame, and the state it is said to have.
-fn frame() -> impl Strategy<Value = (Vec<u8>, MacAddr, MacAddr, u16, u8)> {
+pub(crate) fn frame() -> impl Strategy<Value = (Vec<u8>, MacAddr, MacAddr, u16, u8)> {
     let ends = (mac(), mac(), 0u16..4, prop_oneof![Just(0u8), Just(1), Just(2), Just(4), Just(8)]);
     let l4 =
         (prop_oneof![Just(TCP), Just(UDP), Just(ICMP), Just(ICMPV6), any::<u8>()], port(), port(), 0u8..64, 0u16..4);
@@ -152,11 +152,12 @@ fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseErro
     let acl = Acl::new("test", &rules, rules.len(), Action::Allow, 1);
     for burst in frames.chunks(crate::BURST) {
         let mut best = [0; crate::BURST];
-        acl.classify(burst, &mut best);
-        for (h, best) in burst.iter().zip(best) {
+        let read: Read<'_> = (&Columns::of(burst), &|i| burst[i]);
+        acl.classify(read, crate::headers::lanes(burst.len()), &mut best);
+        for (i, (h, best)) in burst.iter().zip(best).enumerate() {
             let (first, counted) = by_reading(&rules, h);
             let mut counts = Vec::new();
-            acl.counted_before(h, best, |d| counts.push(d.number));
+            acl.counted_before(read, i, best, |d| counts.push(d.number));
             counts.sort_unstable();
             prop_assert_eq!((best, counts), (first, counted), "{:?}", h);
         }

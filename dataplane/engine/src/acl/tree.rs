@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     BURST,
-    headers::{Headers, WORDS},
+    headers::{COLUMNS, Columns, Headers, bits},
     intrinsics::{Job, LANES, Lanes, widest},
 };
 
@@ -78,7 +78,7 @@ pub(super) struct Row(pub [u32; LANES]);
 #[derive(Default)]
 pub(super) struct Group {
     /// The words that any rule asks about.
-    pub words: ArrayVec<u8, WORDS>,
+    pub words: ArrayVec<u8, COLUMNS>,
     pub roots: ArrayVec<To, 4>,
     pub nodes: Vec<Node>,
     /// Blocks: for each word a row of lower ends and one of widths, then a row of rules, [`NONE`] where there
@@ -96,52 +96,53 @@ pub(super) const LAST: u32 = 1 << 30;
 /// The first rule of each frame of a burst.
 pub(crate) type Best = [u32; BURST];
 
-/// Fills `best` for at most [`BURST`] frames.
-#[inline(always)]
-pub(super) fn first(groups: &[Group; 3], frames: &[Headers], extras: &[Match], best: &mut Best) {
-    widest(First { groups, frames, extras, best });
+/// Frames that rules are found for.
+pub(crate) struct Asked<'a> {
+    pub columns: &'a Columns,
+    /// All that was read of one of them: rarely needed.
+    pub row: &'a dyn Fn(usize) -> Headers,
+    /// What each rule asks for beyond ranges.
+    pub extras: &'a [Match],
 }
 
-struct First<'a> {
+impl Asked<'_> {
+    /// Whether frame `i` is what a rule asks for beyond ranges.
+    #[inline(never)]
+    pub fn matches(&self, rule: u32, i: usize) -> bool {
+        self.extras[rule as usize].matches(&(self.row)(i))
+    }
+
+    #[inline(always)]
+    fn word(&self, word: usize, i: usize) -> u32 {
+        self.columns.word(word)[i & (BURST - 1)]
+    }
+}
+
+/// Fills `best` for the frames whose bits are in `of`, with [`NONE`] for all others.
+#[inline(always)]
+pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: u32, best: &mut Best) {
+    widest(First { groups, asked, of, best });
+}
+
+struct First<'a, 'b> {
     groups: &'a [Group; 3],
-    frames: &'a [Headers],
-    extras: &'a [Match],
+    asked: &'a Asked<'b>,
+    of: u32,
     best: &'a mut Best,
 }
 
-impl Job for First<'_> {
+impl Job for First<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let n = self.frames.len().min(BURST);
-        let (frames, best) = (&self.frames[..n], &mut self.best[..n]);
-        best.fill(NONE);
-        let (mut any, mut common) = (0, u8::MAX);
-        for h in frames {
-            any |= h.family as u8;
-            common &= h.family as u8;
-        }
-        if any == common {
-            let group = &self.groups[any as usize];
-            return match &group.few {
-                Some(few) if n >= few::FRAMES => {
-                    few.first::<L>(frames, u32::MAX >> (BURST - n), self.extras, best);
-                }
-                _ => group.first::<L>(frames, self.extras, best),
-            };
-        }
+        self.best.fill(NONE);
         for (family, group) in self.groups.iter().enumerate() {
-            let mut of = 0u32;
-            for (i, h) in frames.iter().enumerate() {
-                of |= u32::from(h.family as usize == family) << i;
-            }
-            if let Some(few) = group.few.as_ref().filter(|_| of != 0) {
-                few.first::<L>(frames, of, self.extras, best);
+            let of = self.of & self.asked.columns.of_family(family);
+            if of == 0 {
                 continue;
             }
-            while of != 0 {
-                let i = of.trailing_zeros() as usize;
-                group.first::<L>(&frames[i..=i], self.extras, &mut best[i..=i]);
-                of &= of - 1;
+            match &group.few {
+                Some(few) if of.count_ones() >= few::FRAMES => few.first::<L>(self.asked, of, self.best),
+                _ => group.first::<L>(self.asked, of, self.best),
             }
         }
     }
@@ -150,23 +151,28 @@ impl Job for First<'_> {
 impl Group {
     /// The same for frames that are all of its family.
     #[inline(always)]
-    fn first<L: Lanes>(&self, frames: &[Headers], extras: &[Match], best: &mut [u32]) {
+    fn first<L: Lanes>(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
+        let mut frames = ArrayVec::<u8, BURST>::new();
+        for i in bits(of) {
+            frames.push(i as u8);
+        }
         let mut at = [To::NOWHERE; BURST];
         for root in &self.roots {
             at.fill(*root);
             let mut going = root.is_node();
             while going {
                 going = false;
-                for (at, h) in at.iter_mut().zip(frames) {
+                for (at, i) in at.iter_mut().zip(&frames) {
                     if at.is_node() {
-                        *at = self.step::<L>(*at, h);
+                        *at = self.step::<L>(*at, asked, usize::from(*i));
                         going |= at.is_node();
                     }
                 }
             }
-            for ((at, h), best) in at.iter().zip(frames).zip(&mut *best) {
+            for (at, i) in at.iter().zip(&frames) {
                 if let Some(leaf) = at.leaf() {
-                    self.scan::<L>(leaf, h, extras, |id| {
+                    let best = &mut best[usize::from(*i)];
+                    self.scan::<L>(leaf, asked, usize::from(*i), |id| {
                         *best = id.min(*best);
                         false
                     });
@@ -176,9 +182,9 @@ impl Group {
     }
 
     #[inline(always)]
-    fn step<L: Lanes>(&self, at: To, h: &Headers) -> To {
+    fn step<L: Lanes>(&self, at: To, asked: &Asked<'_>, i: usize) -> To {
         let node = &self.nodes[at.0 as usize & 0xff_ffff];
-        let word = h.words[(at.0 as usize >> 24 & 31).min(WORDS - 1)];
+        let word = asked.word(at.0 as usize >> 24 & 31, i);
         // The last bound is none.
         let reached = L::at_most(&node.bounds, word) & ((1 << (LANES - 1)) - 1);
         node.children[reached.count_ones() as usize & (LANES - 1)]
@@ -190,22 +196,22 @@ impl Group {
         &self.rows[number * rows..][..rows]
     }
 
-    /// A bit for each rule of a block whose ranges hold the frame's words.
+    /// A bit for each rule of a block whose ranges hold the words of frame `i`.
     #[inline(always)]
-    fn hits<L: Lanes>(&self, block: &[Row], h: &Headers) -> u32 {
+    fn hits<L: Lanes>(&self, block: &[Row], asked: &Asked<'_>, i: usize) -> u32 {
         let mut hits = u32::MAX >> (32 - LANES);
         for (word, rows) in self.words.iter().zip(block.chunks_exact(2)) {
-            hits = L::within(&rows[0].0, &rows[1].0, h.words[(*word as usize).min(WORDS - 1)], hits);
+            hits = L::within(&rows[0].0, &rows[1].0, asked.word(usize::from(*word), i), hits);
         }
         hits
     }
 
-    /// Tells of the rules of a leaf that match, in their order, for as long as it is wanted.
+    /// Tells of the rules of a leaf that match frame `i`, in their order, for as long as it is wanted.
     #[inline(always)]
-    fn scan<L: Lanes>(&self, leaf: usize, h: &Headers, extras: &[Match], mut each: impl FnMut(u32) -> bool) {
+    fn scan<L: Lanes>(&self, leaf: usize, asked: &Asked<'_>, i: usize, mut each: impl FnMut(u32) -> bool) {
         for number in leaf.. {
             let block = self.block(number);
-            let mut hits = self.hits::<L>(block, h);
+            let mut hits = self.hits::<L>(block, asked, i);
             let ids = &block[block.len() - 1].0;
             while hits != 0 {
                 let id = ids[hits.trailing_zeros() as usize];
@@ -213,7 +219,7 @@ impl Group {
                     break;
                 }
                 let rule = id & !(EXTRA | LAST);
-                if (id & EXTRA == 0 || extras[rule as usize].matches(h)) && !each(rule) {
+                if (id & EXTRA == 0 || asked.matches(rule, i)) && !each(rule) {
                     return;
                 }
                 hits &= hits - 1;
@@ -224,9 +230,9 @@ impl Group {
         }
     }
 
-    /// Every rule that matches, in no order.
-    pub fn all(&self, h: &Headers, extras: &[Match], each: impl FnMut(u32)) {
-        widest(All { group: self, h, extras, each });
+    /// Every rule that matches frame `i`, in no order.
+    pub fn all(&self, asked: &Asked<'_>, i: usize, each: impl FnMut(u32)) {
+        widest(All { group: self, asked, i, each });
     }
 
     pub fn memory(&self) -> usize {
@@ -234,23 +240,23 @@ impl Group {
     }
 }
 
-struct All<'a, F> {
+struct All<'a, 'b, F> {
     group: &'a Group,
-    h: &'a Headers,
-    extras: &'a [Match],
+    asked: &'a Asked<'b>,
+    i: usize,
     each: F,
 }
 
-impl<F: FnMut(u32)> Job for All<'_, F> {
+impl<F: FnMut(u32)> Job for All<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         for root in &self.group.roots {
             let mut at = *root;
             while at.is_node() {
-                at = self.group.step::<L>(at, self.h);
+                at = self.group.step::<L>(at, self.asked, self.i);
             }
             if let Some(leaf) = at.leaf() {
-                self.group.scan::<L>(leaf, self.h, self.extras, |id| {
+                self.group.scan::<L>(leaf, self.asked, self.i, |id| {
                     (self.each)(id);
                     true
                 });

@@ -14,6 +14,7 @@
 //! noted (`room.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
 //! and nobody an old one.
 
+mod burst;
 mod census;
 mod fragments;
 mod icmp;
@@ -102,6 +103,14 @@ pub struct Zone {
     pub segment: SegmentId,
 }
 
+impl Zone {
+    /// In the upper half of a word.
+    #[inline(always)]
+    fn bits(self) -> u64 {
+        (self.port.get() as u64) << 48 | u64::from(self.segment.0) << 32
+    }
+}
+
 /// Why no connection could be begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Full {
@@ -144,7 +153,14 @@ fn has_segment(h: &Headers) -> bool {
 /// That segment, if there is one that can be read.
 #[inline(always)]
 fn segment(h: &Headers, head: &[u8]) -> Option<Segment> {
-    if has_segment(h) { Segment::read(head, h) } else { None }
+    if has_segment(h) { Segment::read(head, h.l4, h.end) } else { None }
+}
+
+/// The key of IPv4 between two ends, address before port, of whom the upper half of `whose` says.
+#[inline(always)]
+fn between4(whose: u64, (a, b): (u64, u64), protocol: u64) -> [u64; 3] {
+    let (low, high) = (a.min(b), a.max(b));
+    [whose | (low & 0xffff) << 16 | high & 0xffff, (low >> 16) << 32 | high >> 16, protocol]
 }
 
 /// The words of a key that IPv4 has.
@@ -281,6 +297,11 @@ impl Conntrack {
         h
     }
 
+    #[inline(always)]
+    fn hash4(&self, key: &[u64; 3]) -> u64 {
+        self.hash(&[key[0] ^ key[2] << 40, key[1]])
+    }
+
     /// Lends a later fragment the ports of its first one, and notes those of a first one. Whether they are
     /// known.
     pub(crate) fn follow_fragment(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
@@ -317,17 +338,15 @@ impl Conntrack {
         }
         // No port is none: 0, which [`NO_PORT`] is in 16 bits.
         (sport, dport) = (sport & 0xffff, dport & 0xffff);
-        let whose = (zone.port.get() as u64) << 48 | u64::from(zone.segment.0) << 32;
+        let whose = zone.bits();
         let (w, protocol) = (|i: usize| u64::from(h.words[i]), u64::from(h.protocol()));
         p.family = h.family;
         if h.family == Family::V4 {
             let (a, b) = (w(SRC) << 16 | u64::from(sport), w(DST) << 16 | u64::from(dport));
             p.from_low = a <= b;
-            let (low, high) = (a.min(b), a.max(b));
-            p.key[0] = whose | (low & 0xffff) << 16 | high & 0xffff;
-            p.key[1] = (low >> 16) << 32 | high >> 16;
-            p.key[2] = protocol;
-            p.hash = self.hash(&[p.key[0] ^ protocol << 40, p.key[1]]);
+            let key = between4(whose, (a, b), protocol);
+            *p.key.first_chunk_mut().expect("six are more than three") = key;
+            p.hash = self.hash4(&key);
         } else {
             let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
             let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
@@ -366,12 +385,18 @@ impl Conntrack {
         if !there {
             return None;
         }
-        let mut f = Found { slot, family: p.family, ..Found::NONE };
+        Some(self.found(slot, p.family, p.from_low))
+    }
+
+    /// What is in a slot, for a frame from one of its ends.
+    #[inline(always)]
+    fn found(&self, slot: Slot, family: Family, from_low: bool) -> (Found, &State) {
+        let mut f = Found { slot, family, ..Found::NONE };
         let state = self.state(&f);
         let (flags, filter) = (state[FLAGS].load(Relaxed), state[FILTER].load(Relaxed));
-        f.end = usize::from((flags & LOW_BEGAN != 0) != p.from_low);
+        f.end = usize::from((flags & LOW_BEGAN != 0) != from_low);
         (f.from_port, f.refused, f.filter) = (flags & FROM_PORT != 0, flags & REFUSED != 0, filter);
-        Some((f, state))
+        (f, state)
     }
 
     #[inline(always)]
@@ -384,7 +409,6 @@ impl Conntrack {
 
     /// What a frame is to the connections of its zone. If it `goes_on` whatever the lists say of it, its connection
     /// takes it in at once, at that second; nothing is changed otherwise.
-    #[inline(always)]
     pub(crate) fn track<F: Frame>(
         &self,
         h: &Headers,
@@ -400,7 +424,7 @@ impl Conntrack {
         let found = self.find(p);
         // Asked once: [`segment`], and then why there is none, took 22 instructions a frame more.
         let segment = match has_segment(h) {
-            true => match Segment::read(frame.head(), h) {
+            true => match Segment::read(frame.head(), h.l4, h.end) {
                 Some(t) => Some(t),
                 None => return Tracked::Invalid,
             },

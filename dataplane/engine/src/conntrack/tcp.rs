@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::table::{STATE, State};
-use crate::headers::{Headers, TCP};
+use crate::headers::TCP;
 
 /// Seconds: when it was seen last; its flags, see below; when it was begun; the filter by which it was let
 /// pass last. Then of both ends, the one that began first: what it sent up to; how far it may send; its
@@ -83,13 +83,13 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Of a frame that is TCP, and no later fragment.
+    /// Of a frame that is TCP, and no later fragment, that begins at `l4`, in a packet that ends at `end`.
     #[inline(always)]
-    pub fn read(head: &[u8], h: &Headers) -> Option<Segment> {
-        let at = usize::from(h.l4);
+    pub fn read(head: &[u8], l4: u16, end: u32) -> Option<Segment> {
+        let at = usize::from(l4);
         let p = head.get(at..)?.first_chunk::<20>()?;
         let header = usize::from(p[12] >> 4) * 4;
-        let payload = (h.end as usize).checked_sub(at + header)?;
+        let payload = (end as usize).checked_sub(at + header)?;
         let word = |i: usize| u32::from_be_bytes([p[i], p[i + 1], p[i + 2], p[i + 3]]);
         let flags = p[13] & 0x3f;
         let len = payload as u32 + u32::from(flags & FIN) + u32::from(flags & SYN != 0);

@@ -5,6 +5,8 @@
 //! Every octet is a stranger's: what is cut short, or says lengths that it does not have, reads as a frame
 //! without the fields that are missing, which only rules that don't ask for them match.
 
+mod columns;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     vlan::{TPID_8021AD, TPID_8021Q},
 };
+pub(crate) use columns::{Columns, Heads, bits, lanes};
 
 /// Words of [`Headers`].
 pub(crate) const WORDS: usize = 20;
@@ -31,11 +34,13 @@ pub(crate) const VLAN: usize = 12;
 /// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
 pub(crate) const SRC_MAC: usize = 13;
 pub(crate) const DST_MAC: usize = 15;
-/// TCP flags; [`NO_PORT`] where there are none.
-pub(crate) const FLAGS: usize = 17;
-pub(crate) const FRAGMENT: usize = 18;
 /// One of [`crate::acl::state`], as a number, or 0.
-pub(crate) const STATE: usize = 19;
+pub(crate) const STATE: usize = 17;
+/// Words that can be compared with ranges: those above.
+pub(crate) const COLUMNS: usize = 18;
+/// TCP flags; [`NO_PORT`] where there are none.
+pub(crate) const FLAGS: usize = 18;
+pub(crate) const FRAGMENT: usize = 19;
 
 /// In the place of a port that is not there: matched by no rule that asks for one.
 pub(crate) const NO_PORT: u32 = 0x1_0000;

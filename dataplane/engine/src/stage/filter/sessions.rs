@@ -1,0 +1,192 @@
+//! Connections, for a filter that asks for their state.
+//!
+//! Where all lists let pass what goes on, whatever it is, plain frames of connections that go on are taken in at once,
+//! the whole burst together ([`Conntrack::take_all`]): first all their signatures are asked for, then all entries.
+//! The others are looked up one by one. A connection that was let pass under other rules has the ones of now asked
+//! again, as if it began now.
+//!
+//! [`Conntrack::take_all`]: crate::conntrack::Conntrack::take_all
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::{Outcome, Way};
+use crate::{
+    BURST, DropReason, Frame, SegmentId,
+    acl::{Acl, Action, state},
+    conntrack::{Found, Full, Probe, Tracked, Zone},
+    filter::Filter,
+    headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits, lanes},
+    pipeline::{Context, Meta, Refused},
+    snapshot::Port,
+};
+
+/// A frame that was not taken in with the burst.
+pub(super) struct Other {
+    /// Its place in the burst.
+    i: usize,
+    headers: Headers,
+    probe: Probe,
+    tracked: Tracked,
+}
+
+/// Finds the connection of each frame, and says for the lists what that says of its state.
+#[inline(always)]
+pub(super) fn track<F: Frame>(
+    cx: &Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    (burst, meta): (&[F], &[Meta]),
+    heads: &mut Heads<'_, F>,
+    others: &mut ArrayVec<Other, BURST>,
+    refused: Refused,
+) {
+    let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
+    let mut left = lanes(burst.len());
+    if let Some(now_s) = goes_on {
+        let of = refused.but(left);
+        let taken = cx.sessions.take_all(&heads.columns, of, (burst, meta), (port.idx, filter.id), now_s);
+        left &= !taken;
+        heads.columns.set_states(state::number(state::ESTABLISHED));
+    }
+    if left != 0 {
+        track_others(cx, (port, filter, way), (burst, meta), heads, left, others, (goes_on, refused));
+    }
+}
+
+/// The same for those whose bits are in `left`, one by one.
+#[inline(never)]
+fn track_others<F: Frame>(
+    cx: &Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    (burst, meta): (&[F], &[Meta]),
+    heads: &mut Heads<'_, F>,
+    left: u32,
+    others: &mut ArrayVec<Other, BURST>,
+    (goes_on, refused): (Option<u32>, Refused),
+) {
+    let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
+    for i in bits(left) {
+        others.push(Other { i, headers: heads.row(i), probe: Probe::NONE, tracked: Tracked::No });
+        let Some(Other { headers, probe, .. }) = others.last_mut() else { return };
+        cx.sessions.probe(headers, || burst[i].head(), zone(&meta[i]), probe);
+        cx.sessions.prefetch(probe);
+    }
+    others.iter_mut().for_each(|o| cx.sessions.prefetch_entry(&mut o.probe));
+    let settings = &cx.snapshot.sessions;
+    for Other { i, headers: h, probe, tracked } in others {
+        let i = *i;
+        let goes_on = goes_on.filter(|_| !refused.has(i));
+        let t = cx.sessions.track(h, probe, &burst[i], (zone(&meta[i]), filter.id), settings, goes_on);
+        let f = &mut probe.found;
+        if t == Tracked::Known && f.filter != filter.id {
+            judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
+        }
+        h.words[STATE] = state::number(match t {
+            Tracked::No | Tracked::New if h.family == Family::Other => 0,
+            // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
+            Tracked::No | Tracked::New => state::NEW,
+            // Refused by the rules of now: only those can let it begin anew.
+            Tracked::Known if f.refused && begins(f, h, way) => state::NEW,
+            Tracked::Known if f.refused => state::INVALID,
+            Tracked::Known | Tracked::Taken => state::ESTABLISHED,
+            Tracked::Related => state::RELATED,
+            Tracked::Invalid => state::INVALID,
+        });
+        heads.columns.set_state(i, h.words[STATE]);
+        cx.tell("sessions", || {
+            let name = ["not tracked", "new", "established", "related", "invalid"][h.words[STATE] as usize];
+            format!("port '{}': {name}", port.name)
+        });
+        *tracked = t;
+    }
+}
+
+/// Whether a frame would begin the connection in the direction in which it was begun before.
+fn begins(f: &Found, h: &Headers, way: Way) -> bool {
+    const SYN_AND_ACK: u32 = 0x12;
+    f.from_port == (way == Way::In) && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
+}
+
+/// The rules changed since the connection was let pass: would they let it begin now?
+#[cold]
+fn judge_again(
+    cx: &Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    f: &mut Found,
+    h: &Headers,
+    segment: SegmentId,
+) {
+    let begun = if f.from_port { Way::In } else { Way::Out };
+    let mut first = if begun == way { *h } else { h.reversed() };
+    first.words[STATE] = state::number(state::NEW);
+    match (h.protocol(), first.words[SPORT]) {
+        (TCP, _) => first.words[FLAGS] = 2,
+        (ICMP, 0) => first.words[SPORT] = 8,
+        (ICMPV6, 129) => first.words[SPORT] = 128,
+        _ => {}
+    }
+    let segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
+    let lists = begun.of(&filter.lists).iter().chain(segment.map_or(&[][..], |l| begun.of(l)));
+    let passes = |acl: &Arc<Acl>| acl.decision(acl.classify_one(&first)).action == Action::Allow;
+    let passes = lists.into_iter().all(passes);
+    (f.refused, f.filter) = (!passes, filter.id);
+    cx.tell("sessions", || {
+        format!("port '{}': the rules changed: it {} go on", port.name, if passes { "may" } else { "may not" })
+    });
+    if cx.trace.is_none() {
+        cx.sessions.judge(f, passes, filter.id);
+    }
+}
+
+/// Begins connections, and takes those on whose frames passed.
+#[inline(always)]
+pub(super) fn go_on<F: Frame>(
+    cx: &Context<'_>,
+    (port, filter, way): (&Port, &Filter, Way),
+    (burst, meta): (&[F], &[Meta]),
+    others: &[Other],
+    outcome: &mut Outcome,
+) {
+    let limits = (&cx.snapshot.sessions, &filter.session_limits);
+    for Other { i, headers: h, probe, tracked } in others {
+        let (i, frame, f) = (*i, &burst[*i], &probe.found);
+        if outcome.refused.has(i) {
+            continue;
+        }
+        let begun = match tracked {
+            Tracked::Known if cx.trace.is_some() => Ok(()),
+            Tracked::Known => {
+                if f.refused && h.words[STATE] == state::number(state::NEW) {
+                    cx.sessions.judge(f, true, filter.id);
+                }
+                cx.sessions.advance(f, h, frame.head(), cx.now.s);
+                Ok(())
+            }
+            Tracked::New if cx.trace.is_some() => {
+                let would = cx.sessions.would_begin(probe, port.idx, limits);
+                cx.tell("sessions", || match would {
+                    Ok(false) => "it would begin one".to_owned(),
+                    Ok(true) => "it would begin one, and another that nobody has answered would go".to_owned(),
+                    Err(_) => "there are too many to begin one".to_owned(),
+                });
+                would.map(|_| ())
+            }
+            Tracked::New => {
+                let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
+                let how = (zone, way == Way::In, filter.id);
+                cx.sessions.begin(probe, h, frame.head(), how, limits, cx.now.s)
+            }
+            Tracked::No | Tracked::Taken | Tracked::Related | Tracked::Invalid => Ok(()),
+        };
+        if let Err(full) = begun {
+            let reason = match (full, way) {
+                (Full::Connections, Way::In) => DropReason::SessionLimit,
+                (Full::Connections, Way::Out) => DropReason::EgressSessionLimit,
+                (Full::Unanswered, Way::In) => DropReason::UnansweredLimit,
+                (Full::Unanswered, Way::Out) => DropReason::EgressUnansweredLimit,
+            };
+            outcome.refuse(i, reason);
+        }
+    }
+}
