@@ -34,7 +34,7 @@ pub struct Filter {
     pub(crate) by_segment: bool,
     /// Whether any of all these asks for the state of connections.
     pub(crate) tracks: bool,
-    /// Whether anybody wants to know addresses of layer 2.
+    /// Whether any rule asks for addresses of layer 2.
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
@@ -79,7 +79,7 @@ impl Filter {
         let (tracks, asks_layer4) = (all.iter().any(|a| a.stateful), all.iter().any(|a| a.asks_layer4));
         looks_in |= tracks || security.is_some();
         looks_out |= tracks || security.as_ref().is_some_and(|s| s.snooped.is_some());
-        let asks_macs = security.is_some() || all.iter().any(|a| a.asks_macs);
+        let asks_macs = all.iter().any(|a| a.asks_macs);
         Some(Filter {
             security,
             lists,

@@ -117,6 +117,10 @@ impl Refused {
         self.0 >> i & 1 == 1
     }
 
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Those of the frames whose bits are in `of` that go further.
     #[inline(always)]
     pub(crate) fn but(self, of: u32) -> u32 {
@@ -481,8 +485,13 @@ fn dispatch<F: Frame>(
     out: &mut impl Output<F>,
     again: &mut impl Again<F>,
 ) {
-    for (frame, m) in burst.drain(..).zip(meta) {
+    let refused = match cx.snapshot.filters_out {
+        true => stage::filter::egress_each(cx, port, burst, meta, out),
+        false => Refused::NONE,
+    };
+    for (i, (frame, m)) in burst.drain(..).zip(meta).enumerate() {
         match m.fate.verdict() {
+            _ if refused.has(i) => {}
             Verdict::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out, again),
             Verdict::Flood => stage::flood::run(cx, port, frame, m, out, again),
             Verdict::Drop(reason) => cx.drop(port.idx, reason, 1),

@@ -20,8 +20,13 @@ use crate::{
     DropReason, MacAddr,
     acl::Prefix,
     discovery::ETHERTYPE_ARP,
-    headers::{Family, Headers, ICMPV6, UDP},
+    headers::{DPORT, Family, Headers, ICMPV6, SPORT, SRC, UDP},
 };
+
+/// Ports of UDP (RFC 2131, RFC 8415).
+pub(crate) const DHCP_SERVER: u32 = 67;
+const DHCP_CLIENT: u32 = 68;
+pub(crate) const DHCPV6_SERVER: u32 = 547;
 
 /// What is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,6 +58,26 @@ pub struct Security {
     pub snooped: Option<Arc<Snooped>>,
 }
 
+/// What is asked of an IPv4 packet: its source, its protocol, and ports as [`Headers`] have them.
+pub(crate) struct V4 {
+    pub src: u32,
+    pub protocol: u8,
+    pub sport: u32,
+    pub dport: u32,
+}
+
+impl V4 {
+    fn of(h: &Headers) -> V4 {
+        V4 { src: h.words[SRC], protocol: h.protocol(), sport: h.words[SPORT], dport: h.words[DPORT] }
+    }
+
+    /// Between the ports of DHCP, or one of them.
+    #[inline(always)]
+    fn is_dhcp(&self) -> bool {
+        self.protocol == UDP && [self.sport, self.dport].iter().any(|p| matches!(*p, DHCP_SERVER | DHCP_CLIENT))
+    }
+}
+
 impl Security {
     /// Whether a frame that the station sent may pass.
     pub(crate) fn check(&self, h: &Headers, head: &[u8], now_s: u32) -> Result<(), DropReason> {
@@ -62,7 +87,7 @@ impl Security {
             return Err(DropReason::SpoofedMac);
         }
         match h.family {
-            Family::V4 => self.check_v4(h, now_s),
+            Family::V4 => self.check_v4(&V4::of(h), now_s),
             Family::V6 => self.check_v6(h, head, src, now_s),
             Family::Other => match h.ethertype() {
                 ETHERTYPE_ARP if c.arp => self.check_arp(head, usize::from(h.l3), src, now_s),
@@ -72,19 +97,44 @@ impl Security {
         }
     }
 
+    /// The same for a frame with a plain IPv4 packet. `passed` is who sent the one before, if that passed: mostly the
+    /// same, of whom there is nothing more to ask.
+    #[inline(always)]
+    pub(crate) fn check_plain(
+        &self,
+        mac: MacAddr,
+        p: &V4,
+        now_s: u32,
+        passed: &mut Option<(MacAddr, u32)>,
+    ) -> Result<(), DropReason> {
+        if *passed == Some((mac, p.src)) && !p.is_dhcp() {
+            return Ok(());
+        }
+        *passed = None;
+        if self.checks.mac && !self.macs.contains(&mac) {
+            return Err(DropReason::SpoofedMac);
+        }
+        self.check_v4(p, now_s)?;
+        // By DHCP it may have passed without an address.
+        *passed = (!p.is_dhcp()).then_some((mac, p.src));
+        Ok(())
+    }
+
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
         self.ips.iter().any(|p| p.contains(address)) || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
     }
 
-    fn check_v4(&self, h: &Headers, now_s: u32) -> Result<(), DropReason> {
+    fn check_v4(&self, p: &V4, now_s: u32) -> Result<(), DropReason> {
         let c = &self.checks;
-        if c.dhcp_guard && h.protocol() == UDP && h.ports().is_some_and(|(s, d)| s == 67 || d == 68) {
+        if c.dhcp_guard && p.protocol == UDP && (p.sport == DHCP_SERVER || p.dport == DHCP_CLIENT) {
             return Err(DropReason::DhcpServer);
         }
-        let Some((src, _)) = h.addresses().filter(|_| c.ip) else { return Ok(()) };
         // Who has no address yet asks a DHCP server for one.
-        let asks = src == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && h.protocol() == UDP && h.ports() == Some((68, 67));
-        if asks || self.has(src, now_s) { Ok(()) } else { Err(DropReason::SpoofedIp) }
+        let asks = p.src == 0 && p.protocol == UDP && (p.sport, p.dport) == (DHCP_CLIENT, DHCP_SERVER);
+        if !c.ip || asks || self.has(Ipv4Addr::from_bits(p.src).into(), now_s) {
+            return Ok(());
+        }
+        Err(DropReason::SpoofedIp)
     }
 
     fn check_v6(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {

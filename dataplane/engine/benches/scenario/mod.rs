@@ -5,14 +5,15 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    BURST, Burst, DropReason, Frame, Output, Pipeline, PortIdx, Snapshot,
+    BURST, Burst, DropReason, Frame, MacAddr, Output, Pipeline, PortIdx, Snapshot,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::Conntrack,
     counters::Counters,
     frame::{MAX_PIECES, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
-    topology::{AclNames, BridgeSpec, PortSpec, Topology},
+    security::Checks,
+    topology::{AclNames, BridgeSpec, PortSpec, SecuritySpec, Topology},
     vlan::{VlanMode, VlanSet},
 };
 
@@ -108,17 +109,20 @@ pub enum Kind {
     Filter,
     /// Forwarding, of connections that go on and are tracked at the first port.
     Track,
+    /// Forwarding, the station behind the first port speaks as itself.
+    Secure,
 }
 
 impl Kind {
     #[allow(dead_code, reason = "one of those who share this file names them by itself")]
-    pub const ALL: [(&'static str, Kind); 6] = [
+    pub const ALL: [(&'static str, Kind); 7] = [
         ("forward", Kind::Forward),
         ("trunk_to_access", Kind::TrunkToAccess),
         ("spread", Kind::Spread),
         ("flood", Kind::Flood),
         ("filter", Kind::Filter),
         ("track", Kind::Track),
+        ("secure", Kind::Secure),
     ];
 }
 
@@ -161,7 +165,8 @@ impl Scenario {
                     }
                     None => AclNames::default(),
                 };
-                let spec = PortSpec { acls, ..PortSpec::new("br0", vlan) };
+                let security = (kind == Kind::Secure && i == 0).then(|| security(pairs));
+                let spec = PortSpec { acls, security, ..PortSpec::new("br0", vlan) };
                 let idx = topology.set_port(&name, spec).expect("a port");
                 topology.set_up(&name, true);
                 idx
@@ -213,6 +218,14 @@ impl Scenario {
         self.next = (self.next + 1) % self.bursts.len();
         self.run_from(self.ingress, burst);
     }
+}
+
+/// As whom the stations behind the first port may speak.
+fn security(pairs: u32) -> SecuritySpec {
+    let net = Prefix { address: Ipv4Addr::new(10, 0, 0, 0).into(), len: 9 };
+    let macs = (0..pairs).map(|s| MacAddr::from_bits(0x0200 << 32 | u64::from(s))).collect();
+    let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
+    SecuritySpec { checks, macs, ips: vec![net], snoop: false }
 }
 
 /// What the first port asks, both ways.

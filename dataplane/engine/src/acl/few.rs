@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     BURST,
-    headers::{COLUMNS, bits},
+    headers::{COLUMNS, those},
     intrinsics::{LANES, Lanes},
 };
 
@@ -95,5 +95,5 @@ fn inside<L: Lanes>(column: &[u32; BURST], r: &Range) -> u32 {
 /// Those of `hits` that match the rest too.
 #[inline(never)]
 fn with_extra(hits: u32, asked: &Asked<'_>, rule: u32) -> u32 {
-    bits(hits).filter(|i| asked.matches(rule, *i)).fold(0, |all, i| all | 1 << i)
+    those(hits, |i| asked.matches(rule, i))
 }

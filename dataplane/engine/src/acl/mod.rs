@@ -317,7 +317,7 @@ pub struct Acl {
     pub default: Action,
     /// Whether any rule asks for a state.
     pub stateful: bool,
-    /// Whether any rule asks for addresses of layer 2, or tells of them.
+    /// Whether any rule asks for addresses of layer 2.
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
@@ -366,7 +366,7 @@ impl Acl {
             name: name.into(),
             default,
             stateful: rules.iter().any(|r| r.ask.states != 0),
-            asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some() || r.log_every != 0),
+            asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some()),
             asks_layer4: rules.iter().any(|r| r.ask.asks_layer4()),
             established: established(rules),
             version: VERSIONS.fetch_add(1, Relaxed),

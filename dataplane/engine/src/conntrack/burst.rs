@@ -10,7 +10,7 @@ use crate::{
         table::Slot,
         tcp::{Fit, Segment},
     },
-    headers::{Columns, DPORT, DST, Family, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, TCP, bits},
+    headers::{DPORT, DST, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, TCP, bits},
     pipeline::Meta,
     stage::egress::overhead,
 };
@@ -18,6 +18,8 @@ use crate::{
 /// Which connection a frame is of.
 #[derive(Clone, Copy)]
 struct Wanted {
+    /// Its place in the burst.
+    i: usize,
     key: [u64; 3],
     hash: u64,
     slot: Slot,
@@ -30,33 +32,33 @@ impl Conntrack {
     #[inline(always)]
     pub(crate) fn take_all<F: Frame>(
         &self,
-        columns: &Columns,
+        heads: &Heads<'_, F>,
         of: u32,
-        (burst, meta): (&[F], &[Meta]),
         (port, filter): (PortIdx, u32),
         now_s: u32,
     ) -> u32 {
+        let (columns, burst, meta) = (&heads.columns, heads.frames(), heads.meta());
         let mut wanted = ArrayVec::<Wanted, BURST>::new();
         let word = |word: usize, i: usize| u64::from(columns.word(word)[i]);
-        let n = burst.len().min(meta.len()).min(BURST);
-        for (i, m) in meta.iter().enumerate().take(n) {
+        for i in bits(of & columns.plain()) {
             // No port is none: 0, which NO_PORT is in 16 bits.
             let end = |address, port| word(address, i) << 16 | word(port, i) & 0xffff;
             let (a, b) = (end(SRC, SPORT), end(DST, DPORT));
-            let key = between4(Zone { port, segment: m.dst.segment() }.bits(), (a, b), word(PROTOCOL, i));
+            let key = between4(Zone { port, segment: meta[i].dst.segment() }.bits(), (a, b), word(PROTOCOL, i));
             let (hash, mut slot) = (self.hash4(&key), Slot::NONE);
             self.v4.prefetch(hash, &mut slot);
-            wanted.push(Wanted { key, hash, slot, from_low: a <= b });
+            wanted.push(Wanted { i, key, hash, slot, from_low: a <= b });
         }
         for w in &mut wanted {
             self.v4.prefetch_entry(w.hash, &mut w.slot);
         }
         let mut taken = 0;
-        for i in bits(of & columns.plain()) {
+        for w in &mut wanted {
+            let i = w.i;
             let protocol = columns.word(PROTOCOL)[i] as u8;
             // Type and code are no ports.
             let has_ends = !matches!(protocol, ICMP | ICMPV6);
-            if has_ends && self.take_in(&mut wanted[i], protocol, (&burst[i], &meta[i]), filter, now_s) {
+            if has_ends && self.take_in(w, protocol, (&burst[i], &meta[i]), filter, now_s) {
                 taken |= 1 << i;
             }
         }

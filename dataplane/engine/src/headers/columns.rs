@@ -24,11 +24,14 @@ use crate::{
 
 /// One word of a burst.
 type Column = [u32; BURST];
+/// The words that plain frames have: those before addresses of layer 2.
+const PLAIN: usize = SRC_MAC;
 
 /// See the module.
 #[repr(align(64))]
 pub(crate) struct Columns {
-    words: [Column; COLUMNS],
+    /// Only [`PLAIN`] of them as long as nobody has others: to clear those as well took a twentieth of all filtering.
+    words: ArrayVec<Column, COLUMNS>,
     /// Of each [`Family`], a bit for each frame.
     families: [u32; 3],
     /// A bit for each frame that is plain.
@@ -39,14 +42,16 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
+    #[inline(always)]
     fn new() -> Self {
-        Columns {
-            words: [[0; BURST]; COLUMNS],
-            families: [0; 3],
-            plain: 0,
-            others: ArrayVec::new(),
-            places: [0; BURST],
-        }
+        let mut words = ArrayVec::new();
+        (0..PLAIN).for_each(|_| words.push([0; BURST]));
+        Columns { words, families: [0; 3], plain: 0, others: ArrayVec::new(), places: [0; BURST] }
+    }
+
+    /// Has all words.
+    fn complete(&mut self) {
+        while self.words.try_push([0; BURST]).is_ok() {}
     }
 
     /// Of at most [`BURST`] frames whose headers were read before.
@@ -60,6 +65,7 @@ impl Columns {
 
     /// Frame `i` is what was read of it.
     fn put(&mut self, i: usize, h: &Headers) {
+        self.complete();
         for (column, word) in self.words.iter_mut().zip(&h.words) {
             column[i] = *word;
         }
@@ -68,10 +74,10 @@ impl Columns {
         self.others.push(*h);
     }
 
-    /// One word of each frame; there are less than [`COLUMNS`] words.
+    /// One word of each frame; 0 where no frame has it.
     #[inline(always)]
     pub fn word(&self, word: usize) -> &Column {
-        &self.words[word.min(COLUMNS - 1)]
+        self.words.get(word).unwrap_or(&[0; BURST])
     }
 
     /// A bit for each frame of a family.
@@ -98,10 +104,12 @@ impl Columns {
         self.word(word).iter().enumerate().fold(0, differs) & of == 0
     }
 
-    /// What connection tracking says of all frames: see [`STATE`].
+    /// What connection tracking says of the frames whose bits are in `of`: see [`STATE`].
     #[inline(always)]
-    pub fn set_states(&mut self, state: u32) {
-        self.words[STATE] = [state; BURST];
+    pub fn set_states(&mut self, of: u32, state: u32) {
+        for (i, word) in self.words[STATE].iter_mut().enumerate() {
+            *word = if of >> i & 1 != 0 { state } else { *word };
+        }
     }
 
     /// The same of frame `i`.
@@ -115,6 +123,7 @@ impl Columns {
     #[inline(always)]
     fn put_plain<L: Lanes>(&mut self, from: usize, rows: &[[u32; LANES]; ROW / 4]) -> u32 {
         let mut is_plain = [0; LANES];
+        let Some(w) = self.words.first_chunk_mut::<PLAIN>() else { return 0 };
         for i in 0..LANES {
             let ethertype = (rows[0][i] >> 16).swap_bytes() >> 16;
             let (version, total) = (rows[1][i] & 0xff, (rows[1][i] >> 16).swap_bytes() >> 16);
@@ -131,7 +140,6 @@ impl Columns {
                 & u32::from(version == 0x45)
                 & u32::from(fragment == 0)
                 & u32::from(total >= needed);
-            let w = &mut self.words;
             (w[SRC][from + i], w[DST][from + i]) = (rows[4][i].swap_bytes(), rows[5][i].swap_bytes());
             (w[SPORT][from + i], w[DPORT][from + i], w[PROTOCOL][from + i]) = (sport, dport, protocol);
         }
@@ -144,6 +152,7 @@ pub(crate) struct Heads<'a, F> {
     burst: &'a [F],
     meta: &'a [Meta],
     pub columns: Columns,
+    has_macs: bool,
     /// Whether any is a fragment, or can't be read to its end, or has a sender that nobody may be.
     pub odd: bool,
 }
@@ -152,20 +161,17 @@ impl<'a, F: Frame> Heads<'a, F> {
     /// Of these, not read yet.
     #[inline(always)]
     pub fn new(burst: &'a [F], meta: &'a [Meta]) -> Self {
-        Heads { burst, meta, columns: Columns::new(), odd: false }
+        Heads { burst, meta, columns: Columns::new(), has_macs: false, odd: false }
     }
 
-    /// Reads them where they are to stay; addresses of layer 2 only if anybody wants to know them.
+    /// Reads them where they are to stay, but for addresses of layer 2.
     #[inline(always)]
-    pub fn read(&mut self, with_macs: bool) {
+    pub fn read(&mut self) {
         widest(Read { heads: self });
         let c = &mut self.columns;
         c.families[Family::V4 as usize] = c.plain;
         for i in bits(lanes(self.burst.len()) & !c.plain) {
             self.read_other(i);
-        }
-        if with_macs {
-            self.put_macs();
         }
     }
 
@@ -182,7 +188,12 @@ impl<'a, F: Frame> Heads<'a, F> {
         Headers::read(self.burst[i].head(), overhead(m.class) as usize, m.class.vid(), m.dst.mac(), m.src.mac())
     }
 
-    fn put_macs(&mut self) {
+    /// Adds addresses of layer 2, if they are not there.
+    pub fn with_macs(&mut self) {
+        if std::mem::replace(&mut self.has_macs, true) {
+            return;
+        }
+        self.columns.complete();
         for (i, m) in self.meta.iter().enumerate().take(self.burst.len()) {
             let w = &mut self.columns.words;
             let (src, dst) = (m.src.mac().bits(), m.dst.mac().bits());
@@ -200,13 +211,16 @@ impl<'a, F: Frame> Heads<'a, F> {
         h
     }
 
-    /// Changes what was read of frame `i` with its octets, if it is not plain; whether it can't be read to its end.
+    /// Reads frame `i` again, if it is not plain, and changes what was read with its octets; whether it can't be read to
+    /// its end.
     pub fn change(&mut self, i: usize, change: impl FnOnce(&mut Headers, &[u8])) -> bool {
-        let c = &mut self.columns;
-        if c.plain >> i & 1 != 0 {
+        if self.columns.plain >> i & 1 != 0 {
             return false;
         }
+        let fresh = self.read_one(i);
+        let c = &mut self.columns;
         let h = &mut c.others[usize::from(c.places[i])];
+        *h = fresh;
         change(h, self.burst[i].head());
         for (column, word) in c.words.iter_mut().zip(&h.words) {
             column[i] = *word;
@@ -215,8 +229,15 @@ impl<'a, F: Frame> Heads<'a, F> {
     }
 
     /// The frames.
+    #[inline(always)]
     pub fn frames(&self) -> &'a [F] {
         self.burst
+    }
+
+    /// What the stages before found out about them.
+    #[inline(always)]
+    pub fn meta(&self) -> &'a [Meta] {
+        self.meta
     }
 }
 
@@ -228,7 +249,7 @@ struct Read<'a, 'b, F> {
 impl<F: Frame> Job for Read<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Heads { burst, meta, columns, odd } = self.heads;
+        let Heads { burst, meta, columns, odd, .. } = self.heads;
         columns.words[ETHERTYPE] = [u32::from(ETHERTYPE_IPV4); BURST];
         let n = burst.len().min(meta.len()).min(BURST);
         let mut from = 0;
@@ -257,6 +278,12 @@ impl<F: Frame> Job for Read<'_, '_, F> {
 #[inline(always)]
 pub(crate) fn lanes(n: usize) -> u32 {
     ((1u64 << n.min(BURST)) - 1) as u32
+}
+
+/// Those of the bits in `of` whose number is meant.
+#[inline(always)]
+pub(crate) fn those(of: u32, is_meant: impl Fn(usize) -> bool) -> u32 {
+    bits(of).fold(0, |all, i| all | u32::from(is_meant(i)) << i)
 }
 
 /// The numbers of the bits that are set, the lowest first.
@@ -311,13 +338,14 @@ mod tests {
         fn columns_are_what_reading_finds(frames in vec(on_the_wire(), 1..=BURST)) {
             let (frames, meta): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
             let mut heads = Heads::new(&frames, &meta);
-            heads.read(true);
+            heads.read();
+            heads.with_macs();
             prop_assert!(heads.columns.plain() != 0 || heads.odd || frames.len() < 30, "some are plain");
-            for i in 0..frames.len() {
+            for (i, frame) in frames.iter().enumerate() {
                 let read = heads.read_one(i);
                 let words: [u32; COLUMNS] = std::array::from_fn(|w| heads.columns.word(w)[i]);
                 // A plain frame has no word behind the columns that anybody has to know.
-                prop_assert_eq!(&words[..], &read.words[..COLUMNS], "{:?}", frames[i].octets());
+                prop_assert_eq!(&words[..], &read.words[..COLUMNS], "{:?}", frame.octets());
                 prop_assert_eq!(heads.columns.family(i), read.family as usize);
                 prop_assert_eq!(&heads.row(i).words[..WORDS], &read.words[..]);
                 if heads.columns.plain() >> i & 1 != 0 {

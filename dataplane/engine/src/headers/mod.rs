@@ -14,33 +14,33 @@ use crate::{
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     vlan::{TPID_8021AD, TPID_8021Q},
 };
-pub(crate) use columns::{Columns, Heads, bits, lanes};
+pub(crate) use columns::{Columns, Heads, bits, lanes, those};
 
 /// Words of [`Headers`].
 pub(crate) const WORDS: usize = 20;
 /// IPv4 address, or the first word of an IPv6 address, of the source; then of the destination.
 pub(crate) const SRC: usize = 0;
 pub(crate) const DST: usize = 1;
-/// The other three words of an IPv6 source, and of a destination.
-pub(crate) const SRC6: usize = 2;
-pub(crate) const DST6: usize = 5;
 /// Ports, or ICMP type and code; [`NO_PORT`] where there are none.
-pub(crate) const SPORT: usize = 8;
-pub(crate) const DPORT: usize = 9;
+pub(crate) const SPORT: usize = 2;
+pub(crate) const DPORT: usize = 3;
 /// IP protocol, behind extension headers.
-pub(crate) const PROTOCOL: usize = 10;
-pub(crate) const ETHERTYPE: usize = 11;
-pub(crate) const VLAN: usize = 12;
-/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
-pub(crate) const SRC_MAC: usize = 13;
-pub(crate) const DST_MAC: usize = 15;
+pub(crate) const PROTOCOL: usize = 4;
+pub(crate) const ETHERTYPE: usize = 5;
+pub(crate) const VLAN: usize = 6;
 /// One of [`crate::acl::state`], as a number, or 0.
-pub(crate) const STATE: usize = 17;
-/// Words that can be compared with ranges: those above.
-pub(crate) const COLUMNS: usize = 18;
+pub(crate) const STATE: usize = 7;
+/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
+pub(crate) const SRC_MAC: usize = 8;
+pub(crate) const DST_MAC: usize = 10;
+/// The other three words of an IPv6 source, and of a destination.
+pub(crate) const SRC6: usize = 12;
+pub(crate) const DST6: usize = 15;
 /// TCP flags; [`NO_PORT`] where there are none.
 pub(crate) const FLAGS: usize = 18;
 pub(crate) const FRAGMENT: usize = 19;
+/// Words that can be compared with ranges: those before flags.
+pub(crate) const COLUMNS: usize = FLAGS;
 
 /// In the place of a port that is not there: matched by no rule that asks for one.
 pub(crate) const NO_PORT: u32 = 0x1_0000;

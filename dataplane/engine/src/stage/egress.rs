@@ -12,7 +12,7 @@ use crate::{
     vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
 };
 
-/// Sends one frame to one port.
+/// Sends one frame to one port, which has let it pass.
 #[inline(always)]
 pub(crate) fn unicast<F: Frame>(
     cx: &Context<'_>,
@@ -30,11 +30,7 @@ pub(crate) fn unicast<F: Frame>(
     if to.segments.of(m.class.vid()) != m.dst.segment() {
         return tunnel::leave(cx, from, to, frame, m, out, again);
     }
-    let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
-        (Ok(want), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out).map(|()| want),
-        (admitted, _) => admitted,
-    };
-    match admitted {
+    match check(from, to, &frame, m) {
         Ok(want) => match retag(frame, m.class.tag(), want) {
             Some(frame) => out.transmit(to.idx, frame),
             None => cx.drop(to.idx, DropReason::NoBuffer, 1),

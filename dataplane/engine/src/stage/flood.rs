@@ -33,6 +33,7 @@ pub(crate) fn run<F: Frame>(
         return;
     }
     let targets = segment.map_or(&[][..], |s| &s.flood[..]);
+    let mut heads = None;
     let mut rewritten: Option<(Tag, F)> = None;
     let mut waiting: Option<(&Port, Tag)> = None;
     let (has, mut outcomes) = (m.class.tag(), 0u64);
@@ -47,7 +48,7 @@ pub(crate) fn run<F: Frame>(
         }
         outcomes += 1;
         let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
-            (Ok(tag), Some(f)) => filter::egress(cx, from, (to, f), &frame, m, out).map(|()| tag),
+            (Ok(tag), Some(f)) => filter::egress_flooded(cx, (to, f), (&frame, m), &mut heads, out).map(|()| tag),
             (admitted, _) => admitted,
         };
         match admitted {

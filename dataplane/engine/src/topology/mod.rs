@@ -314,7 +314,8 @@ impl Topology {
         }
         self.number_remotes()?;
         self.fill_overlay(&mut segments, &mut ports);
-        Ok(Snapshot { ports, segments: segments.into(), sessions: self.filters.sessions })
+        let filters_out = ports.iter().flatten().any(|p| p.filter.as_ref().is_some_and(|f| f.looks_out));
+        Ok(Snapshot { ports, segments: segments.into(), filters_out, sessions: self.filters.sessions })
     }
 
     /// Gives each VLAN that a port of the bridge carries its segment.

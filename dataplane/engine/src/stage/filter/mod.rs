@@ -9,7 +9,7 @@
 
 mod sessions;
 
-use std::sync::Arc;
+use std::{slice::from_ref, sync::Arc};
 
 use arrayvec::ArrayVec;
 
@@ -19,10 +19,14 @@ use crate::{
     conntrack::Zone,
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{FRAGMENT, Heads, STATE, bits, lanes},
-    pipeline::{Context, Fate, Meta, Refused},
+    headers::{DPORT, FRAGMENT, Heads, PROTOCOL, SPORT, SRC, STATE, UDP, bits, lanes, those},
+    pipeline::{Context, Fate, Meta, Refused, Verdict},
+    security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
-    stage::{egress::overhead, reject},
+    stage::{
+        egress::{check, overhead},
+        reject,
+    },
     tunnel::Role,
 };
 
@@ -58,6 +62,9 @@ struct Outcome {
 }
 
 impl Outcome {
+    const NONE: Outcome =
+        Outcome { refused: Refused::NONE, reasons: [DropReason::AclDenied; BURST], rejected: Refused::NONE };
+
     fn refuse(&mut self, i: usize, reason: DropReason) {
         self.refused.add(i);
         self.reasons[i] = reason;
@@ -74,17 +81,15 @@ pub(crate) fn ingress<F: Frame>(
     meta: &mut [Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
-    let outcome = run(cx, (port, filter, Way::In), burst, meta, out);
-    if outcome.refused == Refused::NONE {
-        return Refused::NONE;
-    }
-    for i in 0..burst.len() {
-        if outcome.refused.has(i) {
-            meta[i].fate = Fate::drop(outcome.reasons[i]);
-        }
+    let mut outcome = Outcome::NONE;
+    let mut heads = Heads::new(burst, meta);
+    heads.read();
+    run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
+    for i in bits(outcome.refused.bits()) {
         if outcome.rejected.has(i) {
             tell_sender(cx, (port, port), &burst[i], &meta[i], out);
         }
+        meta[i].fate = Fate::drop(outcome.reasons[i]);
     }
     outcome.refused
 }
@@ -99,40 +104,90 @@ pub(crate) fn egress_burst<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) {
-    let outcome = run(cx, (to, filter, Way::Out), burst, meta, out);
-    if outcome.refused == Refused::NONE {
-        return;
+    let mut outcome = Outcome::NONE;
+    let mut heads = Heads::new(burst, meta);
+    heads.read();
+    egress(cx, (from, to, filter), lanes(burst.len()), &mut heads, &mut outcome, out);
+    if outcome.refused != Refused::NONE {
+        let mut i = 0..;
+        burst.retain(|_| i.next().is_some_and(|i| !outcome.refused.has(i)));
     }
-    let mut i = 0;
-    burst.retain(|frame| {
-        let (keep, reject) = (!outcome.refused.has(i), outcome.rejected.has(i));
-        if !keep {
-            cx.drop(to.idx, outcome.reasons[i], 1);
-        }
-        if reject {
-            tell_sender(cx, (from, to), frame, &meta[i], out);
-        }
-        i += 1;
-        keep
-    });
 }
 
-/// Whether one frame may leave by `to`.
+/// The frames of a burst, each to one port, that may not leave by it: they are counted there, and told of.
 #[inline(never)]
-pub(crate) fn egress<F: Frame>(
+pub(crate) fn egress_each<F: Frame>(
     cx: &Context<'_>,
     from: &Port,
+    burst: &[F],
+    meta: &[Meta],
+    out: &mut impl Output<F>,
+) -> Refused {
+    let mut asked = ArrayVec::<_, BURST>::new();
+    let mut left = lanes(burst.len());
+    while left != 0 {
+        // Those to one port together.
+        let fate = meta[left.trailing_zeros() as usize].fate;
+        let same = those(left, |i| meta[i].fate == fate);
+        left &= !same;
+        if let Verdict::Unicast(to) = fate.verdict()
+            && let Some(to) = cx.snapshot.port(to)
+            && let Some(filter) = to.filter_for(from)
+        {
+            // What can't leave by it is told why where it is sent.
+            let has = |m: &Meta| to.segments.of(m.class.vid()) == m.dst.segment();
+            let of = those(same, |i| has(&meta[i]) && check(from, to, &burst[i], &meta[i]).is_ok());
+            asked.push((to, filter, of));
+        }
+    }
+    let mut outcome = Outcome::NONE;
+    if !asked.is_empty() {
+        let mut heads = Heads::new(burst, meta);
+        heads.read();
+        for (to, filter, of) in asked {
+            egress(cx, (from, to, filter), of, &mut heads, &mut outcome, out);
+        }
+    }
+    outcome.refused
+}
+
+/// Whether a flooded frame may leave by `to`; it is read for the first port that asks. Of what is flooded nobody is
+/// told: who knows whom it was for?
+#[cold]
+pub(crate) fn egress_flooded<'a, F: Frame>(
+    cx: &Context<'_>,
     (to, filter): (&Port, &Filter),
-    frame: &F,
-    m: &Meta,
+    (frame, m): (&'a F, &'a Meta),
+    heads: &mut Option<Heads<'a, F>>,
     out: &mut impl Output<F>,
 ) -> Result<(), DropReason> {
-    let outcome = run(cx, (to, filter, Way::Out), std::slice::from_ref(frame), std::slice::from_ref(m), out);
-    // Of what is flooded, nobody knows whom it was for.
-    if outcome.rejected.has(0) && m.fate != Fate::FLOOD {
-        tell_sender(cx, (from, to), frame, m, out);
-    }
+    let heads = heads.get_or_insert_with(|| {
+        let mut heads = Heads::new(from_ref(frame), from_ref(m));
+        heads.read();
+        heads
+    });
+    let mut outcome = Outcome::NONE;
+    run(cx, (to, filter, Way::Out), 1, heads, &mut outcome, out);
     if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
+}
+
+/// Refuses what may not leave by `to`, of the frames whose bits are in `of`.
+#[inline(always)]
+fn egress<F: Frame>(
+    cx: &Context<'_>,
+    (from, to, filter): (&Port, &Port, &Filter),
+    of: u32,
+    heads: &mut Heads<'_, F>,
+    outcome: &mut Outcome,
+    out: &mut impl Output<F>,
+) {
+    run(cx, (to, filter, Way::Out), of, heads, outcome, out);
+    for i in bits(of & outcome.refused.bits()) {
+        cx.drop(to.idx, outcome.reasons[i], 1);
+        if outcome.rejected.has(i) {
+            tell_sender(cx, (from, to), &heads.frames()[i], &heads.meta()[i], out);
+        }
+    }
 }
 
 /// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
@@ -152,45 +207,59 @@ fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F
     }
 }
 
+/// The whole of it, for the frames whose bits are in `of`.
 #[inline(always)]
 fn run<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
-    burst: &[F],
-    meta: &[Meta],
+    its: (&Port, &Filter, Way),
+    of: u32,
+    heads: &mut Heads<'_, F>,
+    outcome: &mut Outcome,
     out: &mut impl Output<F>,
-) -> Outcome {
-    let mut outcome =
-        Outcome { refused: Refused::NONE, reasons: [DropReason::AclDenied; BURST], rejected: Refused::NONE };
-    let mut heads = Heads::new(burst, meta);
-    heads.read(filter.asks_macs);
-    if let (Some(security), Way::In) = (&filter.security, way) {
-        for (i, frame) in burst.iter().enumerate() {
-            let checked = security.check(&heads.row(i), frame.head(), cx.now.s);
-            cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
-            checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
-        }
+) {
+    let (_, filter, way) = its;
+    if filter.asks_macs {
+        heads.with_macs();
     }
-    let its = (port, filter, way);
+    if let (Some(security), Way::In) = (&filter.security, way) {
+        secure(cx, security, heads, outcome);
+    }
     if heads.odd {
-        sort_out(cx, its, meta, &mut heads, &mut outcome);
+        sort_out(cx, its, of, heads, outcome);
     }
     if filter.tracks {
         let mut others = ArrayVec::new();
-        sessions::track(cx, its, (burst, meta), &mut heads, &mut others, outcome.refused);
-        decide_all(cx, its, (burst, meta), &heads, &mut outcome, out);
-        sessions::go_on(cx, its, (burst, meta), &others, &mut outcome);
+        sessions::track(cx, its, of, heads, &mut others, outcome.refused);
+        decide_all(cx, its, of, heads, outcome, out);
+        sessions::go_on(cx, its, heads, &others, outcome);
     } else {
-        decide_all(cx, its, (burst, meta), &heads, &mut outcome, out);
+        decide_all(cx, its, of, heads, outcome, out);
     }
     if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
-        for (i, frame) in burst.iter().enumerate() {
-            if !outcome.refused.has(i) {
-                security.snoop(&heads.row(i), frame.head(), cx.now.s);
+        for i in bits(outcome.refused.but(of)) {
+            let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
+            if from_server && heads.columns.word(PROTOCOL)[i] == u32::from(UDP) {
+                security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s);
             }
         }
     }
-    outcome
+}
+
+/// Refuses what the station may not send.
+#[inline(always)]
+fn secure<F: Frame>(cx: &Context<'_>, security: &Security, heads: &Heads<'_, F>, outcome: &mut Outcome) {
+    let mut passed = None;
+    for (i, (frame, m)) in heads.frames().iter().zip(heads.meta()).enumerate() {
+        let checked = if heads.columns.plain() >> i & 1 != 0 {
+            let [src, protocol, sport, dport] = [SRC, PROTOCOL, SPORT, DPORT].map(|w| heads.columns.word(w)[i]);
+            let packet = V4 { src, protocol: protocol as u8, sport, dport };
+            security.check_plain(m.src.mac(), &packet, cx.now.s, &mut passed)
+        } else {
+            security.check(&heads.row(i), frame.head(), cx.now.s)
+        };
+        cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
+        checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
+    }
 }
 
 /// Lends fragments their ports, and refuses what learning would refuse (nothing is to begin with that) and what
@@ -199,11 +268,12 @@ fn run<F: Frame>(
 fn sort_out<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    meta: &[Meta],
+    of: u32,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
 ) {
-    for (i, m) in meta.iter().enumerate().take(heads.frames().len()) {
+    for i in bits(of) {
+        let m = &heads.meta()[i];
         let zone = Zone { port: port.idx, segment: m.dst.segment() };
         let is_fragment = |h: &crate::headers::Headers| h.words[FRAGMENT] != 0;
         let lend = |h: &mut crate::headers::Headers, head: &[u8]| {
@@ -229,22 +299,19 @@ fn sort_out<F: Frame>(
 fn decide_all<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    (burst, meta): (&[F], &[Meta]),
+    of: u32,
     heads: &Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
 ) {
     for acl in way.of(&filter.lists) {
-        decide(cx, (acl, way, port), lanes(burst.len()), heads, outcome, out);
+        decide(cx, (acl, way, port), of, heads, outcome, out);
     }
-    if !filter.by_segment {
-        return;
-    }
-    let mut left = lanes(burst.len());
+    let mut left = if filter.by_segment { of } else { 0 };
     while left != 0 {
         // Those of one segment together.
-        let segment = meta[left.trailing_zeros() as usize].dst.segment();
-        let of = bits(left).filter(|i| meta[*i].dst.segment() == segment).fold(0, |of, i| of | 1 << i);
+        let segment = heads.meta()[left.trailing_zeros() as usize].dst.segment();
+        let of = those(left, |i| heads.meta()[i].dst.segment() == segment);
         left &= !of;
         let lists = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
         for acl in lists.map_or(&[][..], |l| way.of(l)) {

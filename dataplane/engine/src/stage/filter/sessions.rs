@@ -17,7 +17,7 @@ use crate::{
     acl::{Acl, Action, state},
     conntrack::{Found, Full, Probe, Tracked, Zone},
     filter::Filter,
-    headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits, lanes},
+    headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits},
     pipeline::{Context, Meta, Refused},
     snapshot::Port,
 };
@@ -36,21 +36,19 @@ pub(super) struct Other {
 pub(super) fn track<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    (burst, meta): (&[F], &[Meta]),
+    of: u32,
     heads: &mut Heads<'_, F>,
     others: &mut ArrayVec<Other, BURST>,
     refused: Refused,
 ) {
     let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
-    let mut left = lanes(burst.len());
+    let mut taken = 0;
     if let Some(now_s) = goes_on {
-        let of = refused.but(left);
-        let taken = cx.sessions.take_all(&heads.columns, of, (burst, meta), (port.idx, filter.id), now_s);
-        left &= !taken;
-        heads.columns.set_states(state::number(state::ESTABLISHED));
+        taken = cx.sessions.take_all(heads, refused.but(of), (port.idx, filter.id), now_s);
+        heads.columns.set_states(taken, state::number(state::ESTABLISHED));
     }
-    if left != 0 {
-        track_others(cx, (port, filter, way), (burst, meta), heads, left, others, (goes_on, refused));
+    if of != taken {
+        track_others(cx, (port, filter, way), of & !taken, heads, others, (goes_on, refused));
     }
 }
 
@@ -59,12 +57,12 @@ pub(super) fn track<F: Frame>(
 fn track_others<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    (burst, meta): (&[F], &[Meta]),
-    heads: &mut Heads<'_, F>,
     left: u32,
+    heads: &mut Heads<'_, F>,
     others: &mut ArrayVec<Other, BURST>,
     (goes_on, refused): (Option<u32>, Refused),
 ) {
+    let (burst, meta) = (heads.frames(), heads.meta());
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
     for i in bits(left) {
         others.push(Other { i, headers: heads.row(i), probe: Probe::NONE, tracked: Tracked::No });
@@ -144,10 +142,11 @@ fn judge_again(
 pub(super) fn go_on<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    (burst, meta): (&[F], &[Meta]),
+    heads: &Heads<'_, F>,
     others: &[Other],
     outcome: &mut Outcome,
 ) {
+    let (burst, meta) = (heads.frames(), heads.meta());
     let limits = (&cx.snapshot.sessions, &filter.session_limits);
     for Other { i, headers: h, probe, tracked } in others {
         let (i, frame, f) = (*i, &burst[*i], &probe.found);
