@@ -27,6 +27,7 @@ use crate::{
 pub(crate) const DHCP_SERVER: u32 = 67;
 const DHCP_CLIENT: u32 = 68;
 pub(crate) const DHCPV6_SERVER: u32 = 547;
+const DHCPV6_CLIENT: u32 = 546;
 
 /// What is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -137,13 +138,20 @@ impl Security {
         Err(DropReason::SpoofedIp)
     }
 
+    /// Whether anything but its sender's addresses is asked of an IPv6 packet with these ports.
+    #[inline(always)]
+    pub(crate) fn asks_more_v6(protocol: u8, sport: u32, dport: u32) -> bool {
+        protocol == ICMPV6 || protocol == UDP && (sport == DHCPV6_SERVER || dport == DHCPV6_CLIENT)
+    }
+
     fn check_v6(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
         let c = &self.checks;
         let kind = h.ports().filter(|_| h.protocol() == ICMPV6).map(|(kind, _)| kind);
         if c.ra_guard && (h.broken || matches!(kind, Some(134 | 137))) {
             return Err(DropReason::RouterAdvertisement);
         }
-        if c.dhcp_guard && (h.broken || h.protocol() == UDP && h.ports().is_some_and(|(s, d)| s == 547 || d == 546)) {
+        let is_server = h.protocol() == UDP && Self::asks_more_v6(UDP, h.words[SPORT], h.words[DPORT]);
+        if c.dhcp_guard && (h.broken || is_server) {
             return Err(DropReason::DhcpServer);
         }
         let Some((IpAddr::V6(src), _)) = h.addresses() else { return Ok(()) };

@@ -155,6 +155,10 @@ impl Match {
             && (self.states == 0 || u32::from(self.states) << 1 >> h.words[STATE] & 1 != 0)
     }
 
+    fn asks_fragment_alone(&self) -> bool {
+        *self == Match { fragment: self.fragment, ..Match::default() }
+    }
+
     fn asks_l4(&self) -> bool {
         let ports = self.src_ports.is_some() || self.dst_ports.is_some();
         ports || self.icmp_type.is_some() || self.icmp_code.is_some() || self.tcp_flags.is_some()
@@ -307,7 +311,7 @@ static VERSIONS: AtomicU64 = AtomicU64::new(0);
 const LOG_PAUSE_NS: u64 = 10_000_000;
 
 /// What was read of a burst: by words, and, which is rarely needed, all of one frame.
-pub(crate) type Read<'a> = (&'a Columns, &'a dyn Fn(usize) -> Headers);
+pub(crate) type Words<'a> = (&'a Columns, &'a dyn Fn(usize) -> Headers);
 
 /// A list, ready for use.
 pub struct Acl {
@@ -382,7 +386,7 @@ impl Acl {
 
     /// Finds for each frame whose bit is in `of` the first rule that decides it: its place in `rules`, or [`NONE`].
     #[inline(always)]
-    pub(crate) fn classify(&self, (columns, row): Read<'_>, of: u32, best: &mut Best) {
+    pub(crate) fn classify(&self, (columns, row): Words<'_>, of: u32, best: &mut Best) {
         tree::first(&self.deciding, &Asked { columns, row, extras: &self.extras }, of, best);
     }
 
@@ -408,7 +412,7 @@ impl Acl {
     /// The rules before `before` that only count, for frame `i`.
     pub(crate) fn counted_before(
         &self,
-        (columns, row): Read<'_>,
+        (columns, row): Words<'_>,
         i: usize,
         before: u32,
         mut each: impl FnMut(&Decision),

@@ -152,7 +152,7 @@ fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseErro
     let acl = Acl::new("test", &rules, rules.len(), Action::Allow, 1);
     for burst in frames.chunks(crate::BURST) {
         let mut best = [0; crate::BURST];
-        let read: Read<'_> = (&Columns::of(burst), &|i| burst[i]);
+        let read: Words<'_> = (&Columns::of(burst), &|i| burst[i]);
         acl.classify(read, crate::headers::lanes(burst.len()), &mut best);
         for (i, (h, best)) in burst.iter().zip(best).enumerate() {
             let (first, counted) = by_reading(&rules, h);

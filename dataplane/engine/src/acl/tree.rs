@@ -109,7 +109,13 @@ impl Asked<'_> {
     /// Whether frame `i` is what a rule asks for beyond ranges.
     #[inline(never)]
     pub fn matches(&self, rule: u32, i: usize) -> bool {
-        self.extras[rule as usize].matches(&(self.row)(i))
+        let extra = &self.extras[rule as usize];
+        // No plain frame is a fragment: to see that, none is read again.
+        let is_whole = self.columns.plain() >> i & 1 != 0;
+        if is_whole && extra.fragment.is_some() && extra.asks_fragment_alone() {
+            return extra.fragment == Some(false);
+        }
+        extra.matches(&(self.row)(i))
     }
 
     #[inline(always)]

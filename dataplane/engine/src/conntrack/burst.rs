@@ -1,97 +1,185 @@
-//! What goes on, taken in at once: most frames of a port that tracks are of open connections, and of these nothing has to
-//! be known but where they are.
+//! What goes on, found together: most frames of a port that tracks are plain and of open connections. All their signatures
+//! are asked for first, then all entries.
+//!
+//! Frames of one connection stay in their order: from the first on that has to be looked at by itself, all are.
 
 use arrayvec::ArrayVec;
 
-use super::{Conntrack, Zone, between4, tcp};
+use super::{Conntrack, Found, Zone, between4, between6, tcp};
 use crate::{
     BURST, Frame, PortIdx,
     conntrack::{
-        table::Slot,
+        table::{Slot, Table},
         tcp::{Fit, Segment},
     },
-    headers::{DPORT, DST, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, TCP, bits},
-    pipeline::Meta,
+    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits},
     stage::egress::overhead,
 };
 
 /// Which connection a frame is of.
-#[derive(Clone, Copy)]
-struct Wanted {
+struct Wanted<const K: usize> {
     /// Its place in the burst.
     i: usize,
-    key: [u64; 3],
+    key: [u64; K],
     hash: u64,
     slot: Slot,
     from_low: bool,
 }
 
+/// A frame of a connection that goes on.
+pub(crate) struct Going {
+    /// Its place in the burst.
+    i: usize,
+    found: Found,
+}
+
 impl Conntrack {
-    /// Of the plain frames whose bits are in `of`, which passed or leave by `port`: takes in those of connections that
-    /// this filter let pass, at this second, and says which they are.
+    /// Of the plain frames whose bits are in `of`, which came or leave by `port`: finds those of connections that this
+    /// filter let pass, and says which they are. Where they go on whatever the lists say of them (`goes_on`), their
+    /// connections take them in at once, at that second; otherwise that is left to [`Conntrack::advance_all`].
     #[inline(always)]
-    pub(crate) fn take_all<F: Frame>(
+    pub(crate) fn find_all<F: Frame>(
         &self,
         heads: &Heads<'_, F>,
         of: u32,
         (port, filter): (PortIdx, u32),
-        now_s: u32,
+        goes_on: Option<u32>,
+        going: &mut ArrayVec<Going, BURST>,
     ) -> u32 {
-        let (columns, burst, meta) = (&heads.columns, heads.frames(), heads.meta());
-        let mut wanted = ArrayVec::<Wanted, BURST>::new();
-        let word = |word: usize, i: usize| u64::from(columns.word(word)[i]);
-        for i in bits(of & columns.plain()) {
-            // No port is none: 0, which NO_PORT is in 16 bits.
-            let end = |address, port| word(address, i) << 16 | word(port, i) & 0xffff;
-            let (a, b) = (end(SRC, SPORT), end(DST, DPORT));
-            let key = between4(Zone { port, segment: meta[i].dst.segment() }.bits(), (a, b), word(PROTOCOL, i));
-            let (hash, mut slot) = (self.hash4(&key), Slot::NONE);
-            self.v4.prefetch(hash, &mut slot);
-            wanted.push(Wanted { i, key, hash, slot, from_low: a <= b });
+        let mut known = self.find_v4(heads, of, (port, filter), goes_on, going);
+        if of & heads.columns.of_family(Family::V6 as usize) != 0 {
+            known |= self.find_v6(heads, of, (port, filter), goes_on, going);
         }
-        for w in &mut wanted {
-            self.v4.prefetch_entry(w.hash, &mut w.slot);
-        }
-        let mut taken = 0;
-        for w in &mut wanted {
-            let i = w.i;
-            let protocol = columns.word(PROTOCOL)[i] as u8;
-            // Type and code are no ports.
-            let has_ends = !matches!(protocol, ICMP | ICMPV6);
-            if has_ends && self.take_in(w, protocol, (&burst[i], &meta[i]), filter, now_s) {
-                taken |= 1 << i;
-            }
-        }
-        taken
+        known
     }
 
     #[inline(always)]
-    fn take_in<F: Frame>(
+    fn find_v4<F: Frame>(
         &self,
-        w: &mut Wanted,
-        protocol: u8,
-        (frame, m): (&F, &Meta),
-        filter: u32,
-        now_s: u32,
-    ) -> bool {
-        if !self.v4.find(w.hash, &w.key, &mut w.slot) {
-            return false;
+        heads: &Heads<'_, F>,
+        of: u32,
+        (port, filter): (PortIdx, u32),
+        goes_on: Option<u32>,
+        going: &mut ArrayVec<Going, BURST>,
+    ) -> u32 {
+        let [src, dst, sport, dport, protocol] = [SRC, DST, SPORT, DPORT, PROTOCOL].map(|w| heads.columns.word(w));
+        let key = |i: usize| {
+            // No port is none: 0, which NO_PORT is in 16 bits.
+            let end = |address: u32, port: u32| u64::from(address) << 16 | u64::from(port) & 0xffff;
+            let (a, b) = (end(src[i], sport[i]), end(dst[i], dport[i]));
+            let key = between4(whose(heads, port, i), (a, b), u64::from(protocol[i]));
+            (key, self.hash4(&key), a <= b)
+        };
+        self.find_family((Family::V4, &self.v4), heads, of, (filter, goes_on), key, going)
+    }
+
+    #[inline(never)]
+    fn find_v6<F: Frame>(
+        &self,
+        heads: &Heads<'_, F>,
+        of: u32,
+        (port, filter): (PortIdx, u32),
+        goes_on: Option<u32>,
+        going: &mut ArrayVec<Going, BURST>,
+    ) -> u32 {
+        let word = |word: usize, i: usize| u64::from(heads.columns.word(word)[i]);
+        let key = |i: usize| {
+            let two = |a, b| word(a, i) << 32 | word(b, i);
+            let a = [two(SRC, SRC6), two(SRC6 + 1, SRC6 + 2), word(SPORT, i) & 0xffff];
+            let b = [two(DST, DST6), two(DST6 + 1, DST6 + 2), word(DPORT, i) & 0xffff];
+            let key = between6(whose(heads, port, i), if a <= b { (a, b) } else { (b, a) }, word(PROTOCOL, i));
+            (key, self.hash(&key), a <= b)
+        };
+        self.find_family((Family::V6, &self.v6), heads, of, (filter, goes_on), key, going)
+    }
+
+    #[inline(always)]
+    fn find_family<F: Frame, const K: usize>(
+        &self,
+        (family, table): (Family, &Table<K>),
+        heads: &Heads<'_, F>,
+        of: u32,
+        (filter, goes_on): (u32, Option<u32>),
+        key: impl Fn(usize) -> ([u64; K], u64, bool),
+        going: &mut ArrayVec<Going, BURST>,
+    ) -> u32 {
+        let columns = &heads.columns;
+        let of = of & columns.of_family(family as usize);
+        let other = of & !columns.plain();
+        let before_other = (other & other.wrapping_neg()).wrapping_sub(1);
+        let mut wanted = ArrayVec::<Wanted<K>, BURST>::new();
+        for i in bits(of & before_other) {
+            // Type and code of ICMP are no ports.
+            if matches!(columns.word(PROTOCOL)[i] as u8, ICMP | ICMPV6) {
+                continue;
+            }
+            let ((key, hash, from_low), mut slot) = (key(i), Slot::NONE);
+            table.prefetch(hash, &mut slot);
+            wanted.push(Wanted { i, key, hash, slot, from_low });
         }
-        let (f, state) = self.found(w.slot, Family::V4, w.from_low);
-        if f.refused || f.filter != filter {
-            return false;
+        for w in &mut wanted {
+            table.prefetch_entry(w.hash, &mut w.slot);
         }
-        let mut segment = None;
-        if protocol == TCP {
-            let (head, l3) = (frame.head(), overhead(m.class) as usize);
-            let Some(total) = head.get(l3 + 2..).and_then(<[u8]>::first_chunk) else { return false };
-            segment = Segment::read(head, l3 as u16 + 20, l3 as u32 + u32::from(u16::from_be_bytes(*total)));
-            let fits = |t: &Segment| tcp::fits(state, f.end, t) == Fit::Yes;
-            if !segment.as_ref().is_some_and(fits) {
-                return false;
+        let mut known = 0;
+        for w in &mut wanted {
+            if !table.find(w.hash, &w.key, &mut w.slot) {
+                continue;
+            }
+            let (found, state) = self.found(w.slot, family, w.from_low);
+            if found.refused || found.filter != filter {
+                continue;
+            }
+            let protocol = columns.word(PROTOCOL)[w.i] as u8;
+            let Ok(segment) = plain_segment(protocol, family, heads, w.i) else { break };
+            if segment.as_ref().is_some_and(|t| tcp::fits(state, found.end, t) != Fit::Yes) {
+                break;
+            }
+            match goes_on {
+                Some(now_s) => self.take((&found, state), protocol, segment.as_ref(), now_s),
+                None => going.push(Going { i: w.i, found }),
+            }
+            known |= 1 << w.i;
+        }
+        known
+    }
+
+    /// Takes in those of the frames whose bits are in `of`, which were let pass.
+    pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Going], of: u32, now_s: u32) {
+        for Going { i, found } in going.iter().filter(|g| of >> g.i & 1 != 0) {
+            let protocol = heads.columns.word(PROTOCOL)[*i] as u8;
+            if let Ok(segment) = plain_segment(protocol, found.family, heads, *i)
+                && self.is_still(found)
+            {
+                self.take((found, self.state(found)), protocol, segment.as_ref(), now_s);
             }
         }
-        self.take((&f, state), protocol, segment.as_ref(), now_s);
-        true
     }
+}
+
+/// The upper half of frame `i`'s key.
+#[inline(always)]
+fn whose<F: Frame>(heads: &Heads<'_, F>, port: PortIdx, i: usize) -> u64 {
+    Zone { port, segment: heads.meta()[i].dst.segment() }.bits()
+}
+
+/// A segment that is none.
+struct Unreadable;
+
+/// The TCP segment of plain frame `i`, if it is TCP.
+#[inline(always)]
+fn plain_segment<F: Frame>(
+    protocol: u8,
+    family: Family,
+    heads: &Heads<'_, F>,
+    i: usize,
+) -> Result<Option<Segment>, Unreadable> {
+    if protocol != TCP {
+        return Ok(None);
+    }
+    let (head, l3) = (heads.frames()[i].head(), overhead(heads.meta()[i].class) as usize);
+    // IPv6's length is without its header (RFC 8200, 3).
+    let (length_at, header, counted) = if family == Family::V6 { (l3 + 4, 40, 40) } else { (l3 + 2, 20, 0) };
+    let length = head.get(length_at..).and_then(<[u8]>::first_chunk).ok_or(Unreadable)?;
+    let end = l3 as u32 + counted + u32::from(u16::from_be_bytes(*length));
+    Segment::read(head, l3 as u16 + header, end).map(Some).ok_or(Unreadable)
 }

@@ -4,7 +4,7 @@
 //! for all workers, apart for IPv4 and IPv6. A connection is kept once, by its ends in an order that does not
 //! depend on who sends, so that both directions find it. It is entered when the rules let its first frame
 //! pass, and remembers under which version of them: when they change, its next frame has them asked again
-//! (`stage/filter.rs`).
+//! (`stage/filter/`).
 //!
 //! `table.rs` is where they are kept, and what is atomic; `tcp.rs` what TCP's frames must be;
 //! `fragments.rs` lends later fragments the ports of their first one.
@@ -31,6 +31,7 @@ use crate::{
     Frame, MAX_PORTS, PortIdx, SegmentId,
     headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
+pub(crate) use burst::Going;
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
 use room::Tried;
@@ -161,6 +162,12 @@ fn segment(h: &Headers, head: &[u8]) -> Option<Segment> {
 fn between4(whose: u64, (a, b): (u64, u64), protocol: u64) -> [u64; 3] {
     let (low, high) = (a.min(b), a.max(b));
     [whose | (low & 0xffff) << 16 | high & 0xffff, (low >> 16) << 32 | high >> 16, protocol]
+}
+
+/// The same of IPv6, the lower end first.
+#[inline(always)]
+fn between6(whose: u64, (low, high): ([u64; 3], [u64; 3]), protocol: u64) -> [u64; 6] {
+    [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], protocol]
 }
 
 /// The words of a key that IPv4 has.
@@ -351,8 +358,7 @@ impl Conntrack {
             let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
             let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
             p.from_low = a <= b;
-            let (low, high) = if p.from_low { (a, b) } else { (b, a) };
-            p.key = [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], protocol];
+            p.key = between6(whose, if p.from_low { (a, b) } else { (b, a) }, protocol);
             p.hash = self.hash(&p.key);
         }
     }

@@ -30,12 +30,12 @@ pub(crate) const ETHERTYPE: usize = 5;
 pub(crate) const VLAN: usize = 6;
 /// One of [`crate::acl::state`], as a number, or 0.
 pub(crate) const STATE: usize = 7;
-/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
-pub(crate) const SRC_MAC: usize = 8;
-pub(crate) const DST_MAC: usize = 10;
 /// The other three words of an IPv6 source, and of a destination.
-pub(crate) const SRC6: usize = 12;
-pub(crate) const DST6: usize = 15;
+pub(crate) const SRC6: usize = 8;
+pub(crate) const DST6: usize = 11;
+/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
+pub(crate) const SRC_MAC: usize = 14;
+pub(crate) const DST_MAC: usize = 16;
 /// TCP flags; [`NO_PORT`] where there are none.
 pub(crate) const FLAGS: usize = 18;
 pub(crate) const FRAGMENT: usize = 19;
@@ -103,27 +103,18 @@ impl Headers {
 
     /// Reads a frame whose Ethernet header ends at `l3`, in this VLAN, with these addresses.
     pub fn read(head: &[u8], l3: usize, vid: u16, dst: MacAddr, src: MacAddr) -> Headers {
-        let mut h = Headers::EMPTY;
-        h.put_macs(dst, src);
-        h.fill(head, l3, vid);
-        h
-    }
-
-    /// The same, but for the addresses, where it is to stay, which must be [`Headers::EMPTY`]: a copy of what was just written, word
-    /// by word, has to wait for all of it.
-    #[inline(always)]
-    pub(crate) fn fill(&mut self, head: &[u8], l3: usize, vid: u16) {
-        (self.l3, self.end) = (l3 as u16, head.len() as u32);
-        let w = &mut self.words;
+        let mut h = Headers { l3: l3 as u16, end: head.len() as u32, ..Headers::EMPTY };
+        let w = &mut h.words;
+        (w[SRC_MAC], w[SRC_MAC + 1]) = ((src.bits() >> 16) as u32, src.bits() as u32 & 0xffff);
+        (w[DST_MAC], w[DST_MAC + 1]) = ((dst.bits() >> 16) as u32, dst.bits() as u32 & 0xffff);
         w[VLAN] = u32::from(vid & 0xfff);
         (w[SPORT], w[DPORT], w[FLAGS]) = (NO_PORT, NO_PORT, NO_PORT);
         let from_type = head.get(l3 - 2..).unwrap_or_default();
-        if let Some(p) = from_type.first_chunk::<42>()
-            && self.read_plain_v4(p)
-        {
-            return;
+        let is_plain = from_type.first_chunk::<42>().is_some_and(|p| h.read_plain_v4(p));
+        if !is_plain {
+            h.read_any(head);
         }
-        self.read_any(head);
+        h
     }
 
     #[inline(never)]
@@ -145,14 +136,6 @@ impl Headers {
             Some(ETHERTYPE_IPV6) => self.read_v6(head),
             _ => {}
         }
-    }
-
-    /// The addresses of layer 2, for whom that asks for them.
-    #[inline(always)]
-    pub(crate) fn put_macs(&mut self, dst: MacAddr, src: MacAddr) {
-        let w = &mut self.words;
-        (w[SRC_MAC], w[SRC_MAC + 1]) = ((src.bits() >> 16) as u32, src.bits() as u32 & 0xffff);
-        (w[DST_MAC], w[DST_MAC + 1]) = ((dst.bits() >> 16) as u32, dst.bits() as u32 & 0xffff);
     }
 
     /// What most frames are: IPv4 without options, whole, with as much behind its header as any of layer 4 takes.

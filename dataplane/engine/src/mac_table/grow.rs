@@ -89,7 +89,7 @@ impl MacTable {
 
     fn is_due(&self) -> bool {
         let in_use = self.growth.in_use();
-        self.total.load(Relaxed) as usize > in_use + in_use / 2 && in_use < self.buckets.len()
+        self.total.load(Relaxed) as usize > 2 * in_use && in_use < self.buckets.len()
     }
 
     /// Nothing moves because of growth until the result is dropped. Not for workers: it waits.

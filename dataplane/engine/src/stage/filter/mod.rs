@@ -1,5 +1,6 @@
 //! Filter: port security, access lists and connection tracking, on the way in and on the way out. Costs one
-//! look at the port where nothing of it is configured.
+//! look at the port where nothing of it is configured, and where frames of a burst leave by several ports of which any
+//! on the host filters, one look at each frame's.
 //!
 //! 1. The headers of the whole burst are read, word by word ([`Heads`]).
 //! 2. What the station may not send is refused.
@@ -15,11 +16,11 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, DropReason, Frame, Output, SegmentId,
-    acl::{Acl, Action, Best, Decision, NONE, Read, state},
+    acl::{Acl, Action, Best, Decision, NONE, Words, state},
     conntrack::Zone,
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{DPORT, FRAGMENT, Heads, PROTOCOL, SPORT, SRC, STATE, UDP, bits, lanes, those},
+    headers::{DPORT, FRAGMENT, Family, Heads, PROTOCOL, SPORT, SRC, SRC6, STATE, UDP, bits, lanes, those},
     pipeline::{Context, Fate, Meta, Refused, Verdict},
     security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
@@ -123,20 +124,22 @@ pub(crate) fn egress_each<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
+    let port = |i: usize| match meta[i].fate.verdict() {
+        Verdict::Unicast(to) => cx.snapshot.port(to).and_then(|to| Some((to, to.filter_for(from)?))),
+        _ => None,
+    };
     let mut asked = ArrayVec::<_, BURST>::new();
-    let mut left = lanes(burst.len());
+    let mut left = those(lanes(burst.len()), |i| port(i).is_some());
     while left != 0 {
         // Those to one port together.
-        let fate = meta[left.trailing_zeros() as usize].fate;
-        let same = those(left, |i| meta[i].fate == fate);
+        let first = left.trailing_zeros() as usize;
+        let same = those(left, |i| meta[i].fate == meta[first].fate);
         left &= !same;
-        if let Verdict::Unicast(to) = fate.verdict()
-            && let Some(to) = cx.snapshot.port(to)
-            && let Some(filter) = to.filter_for(from)
-        {
-            // What can't leave by it is told why where it is sent.
-            let has = |m: &Meta| to.segments.of(m.class.vid()) == m.dst.segment();
-            let of = those(same, |i| has(&meta[i]) && check(from, to, &burst[i], &meta[i]).is_ok());
+        let Some((to, filter)) = port(first) else { continue };
+        // What can't leave by it is told why where it is sent.
+        let has = |m: &Meta| to.segments.of(m.class.vid()) == m.dst.segment();
+        let of = those(same, |i| has(&meta[i]) && check(from, to, &burst[i], &meta[i]).is_ok());
+        if of != 0 {
             asked.push((to, filter, of));
         }
     }
@@ -153,6 +156,7 @@ pub(crate) fn egress_each<F: Frame>(
 
 /// Whether a flooded frame may leave by `to`; it is read for the first port that asks. Of what is flooded nobody is
 /// told: who knows whom it was for?
+// Not that it is rare: so the way of what nobody filters keeps its registers.
 #[cold]
 pub(crate) fn egress_flooded<'a, F: Frame>(
     cx: &Context<'_>,
@@ -222,16 +226,16 @@ fn run<F: Frame>(
         heads.with_macs();
     }
     if let (Some(security), Way::In) = (&filter.security, way) {
-        secure(cx, security, heads, outcome);
+        secure(cx, security, of, heads, outcome);
     }
     if heads.odd {
         sort_out(cx, its, of, heads, outcome);
     }
     if filter.tracks {
-        let mut others = ArrayVec::new();
-        sessions::track(cx, its, of, heads, &mut others, outcome.refused);
+        let mut found = sessions::Found::default();
+        sessions::track(cx, its, of, heads, &mut found, outcome.refused);
         decide_all(cx, its, of, heads, outcome, out);
-        sessions::go_on(cx, its, heads, &others, outcome);
+        sessions::go_on(cx, its, heads, &found, outcome);
     } else {
         decide_all(cx, its, of, heads, outcome, out);
     }
@@ -247,15 +251,27 @@ fn run<F: Frame>(
 
 /// Refuses what the station may not send.
 #[inline(always)]
-fn secure<F: Frame>(cx: &Context<'_>, security: &Security, heads: &Heads<'_, F>, outcome: &mut Outcome) {
-    let mut passed = None;
-    for (i, (frame, m)) in heads.frames().iter().zip(heads.meta()).enumerate() {
-        let checked = if heads.columns.plain() >> i & 1 != 0 {
-            let [src, protocol, sport, dport] = [SRC, PROTOCOL, SPORT, DPORT].map(|w| heads.columns.word(w)[i]);
-            let packet = V4 { src, protocol: protocol as u8, sport, dport };
-            security.check_plain(m.src.mac(), &packet, cx.now.s, &mut passed)
+fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: u32, heads: &Heads<'_, F>, outcome: &mut Outcome) {
+    let (columns, meta, now_s) = (&heads.columns, heads.meta(), cx.now.s);
+    let plain = |family: Family| columns.plain() & columns.of_family(family as usize);
+    let (v4, v6) = (plain(Family::V4), plain(Family::V6));
+    let (mut passed, mut passed_v6) = (None, None);
+    for i in bits(of) {
+        let (mac, word) = (meta[i].src.mac(), |w: usize| columns.word(w)[i]);
+        let (protocol, sport, dport) = (word(PROTOCOL) as u8, word(SPORT), word(DPORT));
+        let checked = if v4 >> i & 1 != 0 {
+            security.check_plain(mac, &V4 { src: word(SRC), protocol, sport, dport }, now_s, &mut passed)
         } else {
-            security.check(&heads.row(i), frame.head(), cx.now.s)
+            // Who sent the one before, if that passed: of the same there is nothing more to ask.
+            let is_known = v6 >> i & 1 != 0 && !Security::asks_more_v6(protocol, sport, dport);
+            let sender = is_known.then(|| (mac, [SRC, SRC6, SRC6 + 1, SRC6 + 2].map(word)));
+            if sender.is_some() && sender == passed_v6 {
+                Ok(())
+            } else {
+                let checked = security.check(&heads.row(i), heads.frames()[i].head(), now_s);
+                passed_v6 = sender.filter(|_| checked.is_ok());
+                checked
+            }
         };
         cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
         checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
@@ -332,7 +348,7 @@ fn decide<F: Frame>(
 ) {
     let of = outcome.refused.but(of);
     let frames = heads.frames();
-    let read: Read<'_> = (&heads.columns, &|i| heads.row(i));
+    let read: Words<'_> = (&heads.columns, &|i| heads.row(i));
     let mut best: Best = [NONE; BURST];
     match acl.established {
         // What lists that ask for states mostly begin with.

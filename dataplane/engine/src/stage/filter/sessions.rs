@@ -1,11 +1,10 @@
 //! Connections, for a filter that asks for their state.
 //!
-//! Where all lists let pass what goes on, whatever it is, plain frames of connections that go on are taken in at once,
-//! the whole burst together ([`Conntrack::take_all`]): first all their signatures are asked for, then all entries.
-//! The others are looked up one by one. A connection that was let pass under other rules has the ones of now asked
-//! again, as if it began now.
+//! Plain frames of connections that go on are found together, and where all lists let pass what goes on, whatever it is,
+//! taken in at once ([`Conntrack::find_all`]). The others are looked up after them, each by itself. A connection that was
+//! let pass under other rules has the ones of now asked again, as if it began now.
 //!
-//! [`Conntrack::take_all`]: crate::conntrack::Conntrack::take_all
+//! [`Conntrack::find_all`]: crate::conntrack::Conntrack::find_all
 
 use std::sync::Arc;
 
@@ -15,15 +14,22 @@ use super::{Outcome, Way};
 use crate::{
     BURST, DropReason, Frame, SegmentId,
     acl::{Acl, Action, state},
-    conntrack::{Found, Full, Probe, Tracked, Zone},
+    conntrack::{self, Full, Going, Probe, Tracked, Zone},
     filter::Filter,
     headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits},
     pipeline::{Context, Meta, Refused},
     snapshot::Port,
 };
 
-/// A frame that was not taken in with the burst.
-pub(super) struct Other {
+/// What was found of the frames of a burst.
+#[derive(Default)]
+pub(super) struct Found {
+    going: ArrayVec<Going, BURST>,
+    others: ArrayVec<Other, BURST>,
+}
+
+/// A frame that was looked up by itself.
+struct Other {
     /// Its place in the burst.
     i: usize,
     headers: Headers,
@@ -38,17 +44,18 @@ pub(super) fn track<F: Frame>(
     (port, filter, way): (&Port, &Filter, Way),
     of: u32,
     heads: &mut Heads<'_, F>,
-    others: &mut ArrayVec<Other, BURST>,
+    found: &mut Found,
     refused: Refused,
 ) {
     let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
-    let mut taken = 0;
-    if let Some(now_s) = goes_on {
-        taken = cx.sessions.take_all(heads, refused.but(of), (port.idx, filter.id), now_s);
-        heads.columns.set_states(taken, state::number(state::ESTABLISHED));
+    let mut known = 0;
+    // Traces are told of each.
+    if cx.trace.is_none() {
+        known = cx.sessions.find_all(heads, refused.but(of), (port.idx, filter.id), goes_on, &mut found.going);
+        heads.columns.set_states(known, state::number(state::ESTABLISHED));
     }
-    if of != taken {
-        track_others(cx, (port, filter, way), of & !taken, heads, others, (goes_on, refused));
+    if of != known {
+        track_others(cx, (port, filter, way), of & !known, heads, &mut found.others, (goes_on, refused));
     }
 }
 
@@ -101,7 +108,7 @@ fn track_others<F: Frame>(
 }
 
 /// Whether a frame would begin the connection in the direction in which it was begun before.
-fn begins(f: &Found, h: &Headers, way: Way) -> bool {
+fn begins(f: &conntrack::Found, h: &Headers, way: Way) -> bool {
     const SYN_AND_ACK: u32 = 0x12;
     f.from_port == (way == Way::In) && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
 }
@@ -111,7 +118,7 @@ fn begins(f: &Found, h: &Headers, way: Way) -> bool {
 fn judge_again(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    f: &mut Found,
+    f: &mut conntrack::Found,
     h: &Headers,
     segment: SegmentId,
 ) {
@@ -143,12 +150,15 @@ pub(super) fn go_on<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
     heads: &Heads<'_, F>,
-    others: &[Other],
+    found: &Found,
     outcome: &mut Outcome,
 ) {
+    if !found.going.is_empty() {
+        cx.sessions.advance_all(heads, &found.going, !outcome.refused.bits(), cx.now.s);
+    }
     let (burst, meta) = (heads.frames(), heads.meta());
     let limits = (&cx.snapshot.sessions, &filter.session_limits);
-    for Other { i, headers: h, probe, tracked } in others {
+    for Other { i, headers: h, probe, tracked } in &found.others {
         let (i, frame, f) = (*i, &burst[*i], &probe.found);
         if outcome.refused.has(i) {
             continue;

@@ -1,0 +1,210 @@
+//! Filters look at bursts; what becomes of a frame must not depend on its company. Random bursts go through one switch
+//! whole, and frame by frame through another: the same leaves, in the same order at each port, and the same is counted.
+//!
+//! Frames that begin or end connections are not among them: of those the next frame of the burst may not know yet.
+
+mod harness;
+
+use dunlin_engine::{
+    DropReason, MacAddr,
+    acl::{Acl, Action, Match, Prefix, Rule, state},
+    counters::PortTotals,
+    frame::HeapFrame,
+    security::Checks,
+    topology::{AclNames, PortSpec, SecuritySpec},
+    vlan::VlanMode,
+};
+use etherparse::PacketBuilder;
+use harness::{Switch, spec};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+/// Stations: the last octet of both addresses, and the port each is behind. 9 is nobody.
+const STATIONS: [(u8, usize); 6] = [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 4)];
+
+fn mac(station: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, station]
+}
+
+fn ip(station: u8) -> [u8; 4] {
+    [10, 0, 0, station]
+}
+
+fn tcp(from: u8, to: u8, ports: (u16, u16), seq: u32, syn: bool) -> Vec<u8> {
+    let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv4(ip(from), ip(to), 64).tcp(ports.0, ports.1, seq, 10_000);
+    let mut f = Vec::new();
+    if syn { b.syn() } else { b.ack(1) }.write(&mut f, b"").unwrap();
+    f
+}
+
+/// A frame that a station behind the first port sends, or pretends to.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![3 => v4_frame(), 1 => v6_frame()]
+}
+
+fn ip6(station: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, station]
+}
+
+fn tcp6(from: u8, to: u8, ports: (u16, u16), seq: u32, syn: bool) -> Vec<u8> {
+    let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv6(ip6(from), ip6(to), 64);
+    let (b, mut f) = (b.tcp(ports.0, ports.1, seq, 10_000), Vec::new());
+    if syn { b.syn() } else { b.ack(1) }.write(&mut f, b"").unwrap();
+    f
+}
+
+fn v6_frame() -> impl Strategy<Value = Vec<u8>> {
+    let ends = (select(vec![1u8, 1, 1, 2, 9]), select(vec![3u8, 3, 4, 5, 6, 7]), select(vec![1u8, 1, 2, 9]));
+    let l4 = (0u8..4, select(vec![80u16, 81, 547]), select(vec![10u32, 20, 1 << 30]));
+    (ends, l4, 0u8..12).prop_map(|((src, dst, address), (kind, port, seq), form)| {
+        let b = PacketBuilder::ethernet2(mac(src), mac(dst)).ipv6(ip6(src), ip6(dst), 64);
+        let mut f = Vec::new();
+        match kind {
+            0 | 1 => f = tcp6(src, dst, (4000 + u16::from(src), port), seq, false),
+            2 => b.udp(port, 81).write(&mut f, b"0123456789abcdefghij").unwrap(),
+            _ => b.icmpv6_echo_request(7, 8).write(&mut f, b"0123456789abcdefghij").unwrap(),
+        }
+        f[37] = address;
+        match form {
+            // Destination options, a fragment, a customer's tag, a router's word, and one that is cut.
+            0 => f.splice(54..54, [f[20], 0, 1, 4, 0, 0, 0, 0]).for_each(drop),
+            1 => f.splice(54..54, [f[20], 0, 0, 1, 0, 0, 0, 9]).for_each(drop),
+            2 => f.splice(12..12, [0x81, 0, 0, 5]).for_each(drop),
+            3 if kind == 3 => f[54] = 134,
+            4 => f.truncate(60),
+            _ => {}
+        }
+        if form < 2 {
+            (f[19], f[20]) = (f[19] + 8, if form == 0 { 60 } else { 44 });
+        }
+        f
+    })
+}
+
+fn v4_frame() -> impl Strategy<Value = Vec<u8>> {
+    let ends = (select(vec![1u8, 1, 1, 2, 9]), select(vec![3u8, 3, 4, 5, 6, 7]), select(vec![1u8, 1, 2, 9]));
+    let l4 = (0u8..4, select(vec![80u16, 81, 22, 67]), select(vec![10u32, 20, 1 << 30]));
+    (ends, l4, 0u8..16, 0usize..60).prop_map(|((src, dst, address), (kind, port, seq), form, cut)| {
+        let b = PacketBuilder::ethernet2(mac(src), mac(dst)).ipv4(ip(address), ip(dst), 64);
+        let mut f = Vec::new();
+        match kind {
+            0 | 1 => f = tcp(src, dst, (4000 + u16::from(src), port), seq, false),
+            2 => b.udp(port, if port == 67 { 68 } else { port }).write(&mut f, b"0123456789abcdefghij").unwrap(),
+            _ => b.icmpv4_echo_request(7, 8).write(&mut f, b"0123456789abcdefghij").unwrap(),
+        }
+        f[29] = address;
+        match form {
+            // Options, fragments, a customer's tag, IPv6 by its EtherType, and one that is cut.
+            0 => f.splice(34..34, [1, 1, 1, 0]).for_each(drop),
+            1 => f[20] = 0x20,
+            2 => f[21] = 3,
+            3 => f.splice(12..12, [0x81, 0, 0, 5]).for_each(drop),
+            4 => f[13] = 6,
+            5 => f.truncate(14 + cut),
+            _ => {}
+        }
+        if form == 0 {
+            f[14] = 0x46;
+        }
+        f
+    })
+}
+
+fn list(s: &mut Switch, name: &str, rules: &[(Action, Match)], default: Action) -> Vec<String> {
+    let rules: Vec<Rule> = (0..)
+        .zip(rules)
+        .map(|(number, (action, ask))| Rule { number, action: *action, ask: ask.clone(), log_every: 0 })
+        .collect();
+    s.topology.set_acl(Acl::new(name, &rules, rules.len(), default, 1));
+    vec![name.to_owned()]
+}
+
+/// The first port's stations speak as themselves; behind the second and third one connections are tracked, of the
+/// third after other rules; the fourth asks for flags and fragments, the fifth for nothing.
+fn switch() -> Switch {
+    let access = || spec(VlanMode::Access { vid: 1 });
+    let mut s = Switch::new((0..5).map(|_| access()).collect());
+    let of = |states| Match { states, ..Match::default() };
+    let tcp_to = |port: u16| Match { protocol: Some(6), dst_ports: Some(port..=port), ..Match::default() };
+    let new = |port| (Action::Allow, Match { states: state::NEW, tcp_flags: Some((18, 2)), ..tcp_to(port) });
+    let known = (Action::Allow, of(state::ESTABLISHED | state::RELATED));
+    let deny = |ask| (Action::Deny, ask);
+    let fragments = Match { fragment: Some(true), ..Match::default() };
+    let from_two = Match { src: Some(Prefix { address: ip(2).into(), len: 32 }), ..Match::default() };
+    let acked = Match { protocol: Some(6), tcp_flags: Some((16, 16)), ..Match::default() };
+    let first = list(&mut s, "first", &[(Action::Count, tcp_to(80)), deny(tcp_to(22))], Action::Allow);
+    let second = list(&mut s, "second", &[known.clone(), new(80)], Action::Deny);
+    let third = list(&mut s, "third", &[deny(from_two), known, new(80)], Action::Deny);
+    let fourth = list(&mut s, "fourth", &[deny(fragments), (Action::Allow, acked)], Action::Reject);
+    let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
+    let macs = vec![MacAddr::from_octets(mac(1)), MacAddr::from_octets(mac(2))];
+    let own = |n| [Prefix { address: ip(n).into(), len: 32 }, Prefix { address: ip6(n).into(), len: 128 }];
+    let ips = [own(1), own(2)].concat();
+    let security = Some(SecuritySpec { checks, macs, ips, snoop: false });
+    let acls = AclNames { ingress: first, egress: Vec::new() };
+    s.topology.set_port("p0", PortSpec { security, acls, ..access() }).unwrap();
+    for (name, egress) in [("p1", second), ("p2", third), ("p3", fourth)] {
+        let acls = AclNames { ingress: Vec::new(), egress };
+        s.topology.set_port(name, PortSpec { acls, ..access() }).unwrap();
+    }
+    for (station, port) in STATIONS {
+        let hello = PacketBuilder::ethernet2(mac(station), mac(8)).ipv4(ip(station), ip(8), 64).udp(1, 2);
+        let mut f = Vec::new();
+        hello.write(&mut f, b"").unwrap();
+        s.run(port, [HeapFrame::new(f)]);
+    }
+    // Open connections, the ones that frames go on with.
+    for (from, to) in [(1u8, 3u8), (2, 3), (1, 4)] {
+        let port = STATIONS.iter().find(|s| s.0 == to).unwrap().1;
+        s.run(0, [HeapFrame::new(tcp(from, to, (4000 + u16::from(from), 80), 0, true))]);
+        s.run(port, [HeapFrame::new(tcp(to, from, (80, 4000 + u16::from(from)), 1, false))]);
+        s.run(0, [HeapFrame::new(tcp6(from, to, (4000 + u16::from(from), 80), 0, true))]);
+        s.run(port, [HeapFrame::new(tcp6(to, from, (80, 4000 + u16::from(from)), 1, false))]);
+    }
+    s
+}
+
+/// All that is counted.
+fn counted(s: &Switch) -> (Vec<PortTotals>, Vec<Vec<(u64, u64)>>, u64) {
+    let ports = s.ports.iter().map(|p| {
+        let mut t = PortTotals::default();
+        t.add(s.counters.port(*p));
+        t
+    });
+    (ports.collect(), s.topology.acls().map(|a| a.counts()).collect(), s.sessions.statistics().begun)
+}
+
+proptest! {
+    #[test]
+    fn company_changes_nothing(bursts in vec(vec(frame(), 1..32), 1..4)) {
+        let (mut whole, mut single) = (switch(), switch());
+        for burst in bursts {
+            let together = whole.run(0, burst.iter().cloned().map(HeapFrame::new)).sent;
+            let alone = burst.iter().flat_map(|f| single.run(0, [HeapFrame::new(f.clone())]).sent);
+            let (mut together, mut alone) = (together, alone.collect::<Vec<_>>());
+            together.sort_by_key(|(port, _)| *port);
+            alone.sort_by_key(|(port, _)| *port);
+            prop_assert_eq!(together, alone);
+            prop_assert_eq!(counted(&whole), counted(&single));
+        }
+    }
+}
+
+/// That the frames above meet all of it.
+#[test]
+fn frames_meet_every_reason() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let (mut s, mut runner) = (switch(), TestRunner::deterministic());
+    for _ in 0..200 {
+        let burst = vec(frame(), 32).new_tree(&mut runner).unwrap().current();
+        s.run(0, burst.into_iter().map(HeapFrame::new));
+    }
+    use DropReason::{AclDenied, DhcpServer, EgressAclDenied, EgressAclRejected, EgressUnreadable};
+    use DropReason::{RouterAdvertisement, SpoofedIp, SpoofedMac, Unreadable};
+    let security = [DhcpServer, RouterAdvertisement, SpoofedIp, SpoofedMac];
+    let lists = [AclDenied, EgressAclDenied, EgressAclRejected, EgressUnreadable, Unreadable];
+    for reason in security.into_iter().chain(lists) {
+        assert!(s.drops(reason) > 0, "{reason:?}");
+    }
+    let counts: Vec<_> = s.topology.acls().flat_map(|a| a.counts()).collect();
+    assert!(counts.iter().all(|c| c.0 > 0), "{counts:?}");
+}
