@@ -8,6 +8,7 @@ mod harness;
 use dunlin_engine::{
     DropReason, MacAddr,
     acl::{Acl, Action, Match, Prefix, Rule, state},
+    conntrack::Statistics,
     counters::PortTotals,
     frame::HeapFrame,
     security::Checks,
@@ -163,14 +164,17 @@ fn switch() -> Switch {
     s
 }
 
+/// Of each list, frames and octets of its rules.
+type RuleCounts = Vec<Vec<(u64, u64)>>;
+
 /// All that is counted.
-fn counted(s: &Switch) -> (Vec<PortTotals>, Vec<Vec<(u64, u64)>>, u64) {
+fn counted(s: &Switch) -> (Vec<PortTotals>, RuleCounts, Statistics) {
     let ports = s.ports.iter().map(|p| {
         let mut t = PortTotals::default();
         t.add(s.counters.port(*p));
         t
     });
-    (ports.collect(), s.topology.acls().map(|a| a.counts()).collect(), s.sessions.statistics().begun)
+    (ports.collect(), s.topology.acls().map(|a| a.counts()).collect(), s.sessions.statistics())
 }
 
 proptest! {

@@ -85,7 +85,10 @@ impl Columns {
     /// One word of each frame; 0 where no frame has it.
     #[inline(always)]
     pub fn word(&self, word: usize) -> &[u32; BURST] {
-        &self.words.get(word).unwrap_or(&Column::ZERO).0
+        match self.words.as_slice().get(word) {
+            Some(column) => &column.0,
+            None => absent(),
+        }
     }
 
     /// A bit for each frame of a family.
@@ -177,6 +180,12 @@ impl Columns {
         }
         L::inside(&is_plain, 1, 0)
     }
+}
+
+/// Of a word that no frame has: apart, so that it is a branch that is never taken.
+#[cold]
+fn absent() -> &'static [u32; BURST] {
+    &[0; BURST]
 }
 
 /// 32 octets of each of some frames, word by word as they lie in memory.
