@@ -183,7 +183,7 @@ proptest! {
     /// So few that they are compared with whole bursts.
     #[test]
     fn it_finds_what_reading_finds_among_few(
-        rules in proptest::collection::vec(rule(), 0..40),
+        rules in proptest::collection::vec(rule(), 0..140),
         frames in proptest::collection::vec(frame(), 1..100),
     ) {
         agrees(rules, headers(frames))?;

@@ -20,10 +20,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{
-    Match,
-    few::{self, Few},
-};
+use super::{Match, few::Few};
 use crate::{
     BURST,
     headers::{COLUMNS, Columns, Headers, bits},
@@ -147,7 +144,7 @@ impl Job for First<'_, '_> {
                 continue;
             }
             match &group.few {
-                Some(few) if of.count_ones() >= few::FRAMES => few.first::<L>(self.asked, of, self.best),
+                Some(few) if few.is_for(of.count_ones()) => few.first::<L>(self.asked, of, self.best),
                 _ => group.first::<L>(self.asked, of, self.best),
             }
         }
