@@ -135,7 +135,7 @@ else:
 fn ipv6_and_fragments_and_sctp_through_stateful_rules() {
     let (host, client, server) = client_and_server();
     for (ns, address) in [(&client, "fd20::1/64"), (&server, "fd20::2/64")] {
-        ns.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0");
+        ns.allow_ipv6();
         ns.run(&format!("ip addr add {address} dev eth0 nodad"));
     }
     for acl in ["to-web", "from-web"] {
@@ -173,39 +173,22 @@ fn ipv6_and_fragments_and_sctp_through_stateful_rules() {
     }
 
     // The kernel here need not know SCTP: scapy speaks for both ends.
-    let scapy = |ns: &Netns, packet: &str| {
-        let file = host.path("sctp.py");
-        std::fs::write(&file, format!("from scapy.all import *\nsendp({packet}, iface='eth0', verbose=0)\n")).unwrap();
-        ns.run(&format!("/usr/bin/python3 {file}"));
-    };
     let (there, back) = (server.mac(), client.mac());
     let passed = |host: &Host| host.json("session list --protocol sctp");
-    scapy(
-        &client,
-        &format!(
-            "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3869)/SCTPChunkInit()"
-        ),
-    );
+    client.scapy(&format!(
+        "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3869)/SCTPChunkInit()"
+    ));
     assert_eq!(passed(&host).as_array().map(Vec::len), Some(0), "no rule lets it begin");
-    scapy(
-        &server,
-        &format!(
-            "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
-        ),
-    );
+    server.scapy(&format!(
+        "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
+    ));
     assert_eq!(passed(&host).as_array().map(Vec::len), Some(0), "nobody asked");
-    scapy(
-        &client,
-        &format!(
-            "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3868)/SCTPChunkInit()"
-        ),
-    );
-    scapy(
-        &server,
-        &format!(
-            "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
-        ),
-    );
+    client.scapy(&format!(
+        "Ether(dst='{there}')/IP(src='10.20.0.1', dst='10.20.0.2')/SCTP(sport=5000, dport=3868)/SCTPChunkInit()"
+    ));
+    server.scapy(&format!(
+        "Ether(dst='{back}')/IP(src='10.20.0.2', dst='10.20.0.1')/SCTP(sport=3868, dport=5000)/SCTPChunkInitAck()"
+    ));
     let sessions = passed(&host);
     assert_eq!((&sessions[0]["to_port"], &sessions[0]["state"]), (&3868.into(), &"answered".into()), "{sessions}");
 }
@@ -262,7 +245,7 @@ fn impostors_are_told_apart_and_stopped() {
     assert!(good.reaches("10.21.0.2", 3), "as itself it may speak");
     let drops = |reason: &str| host.drops("bad", reason);
     for ns in [&good, &bad] {
-        ns.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0");
+        ns.allow_ipv6();
     }
     good.run("ip addr add fd21::1/64 dev eth0 nodad");
     bad.run("ip addr add fd21::2/64 dev eth0 nodad");
@@ -275,24 +258,19 @@ fn impostors_are_told_apart_and_stopped() {
         "arping -c 2 -w 2 -U -S 10.21.0.1 -i eth0 10.21.0.1 || arping -c 2 -w 2 -S 10.21.0.77 -i eth0 10.21.0.1",
     );
     assert!(drops("spoofed_arp") >= 1);
-    let scapy = |packet: &str| {
-        let file = host.path("impostor.py");
-        std::fs::write(&file, format!("from scapy.all import *\nsendp({packet}, iface='eth0', verbose=0)\n")).unwrap();
-        bad.run(&format!("/usr/bin/python3 {file}"));
-    };
     let target = good.mac();
-    scapy(&format!("Ether(src='02:aa:aa:aa:aa:aa', dst='{target}')/IP(src='10.21.0.2', dst='10.21.0.1')/UDP()"));
+    bad.scapy(&format!("Ether(src='02:aa:aa:aa:aa:aa', dst='{target}')/IP(src='10.21.0.2', dst='10.21.0.1')/UDP()"));
     assert!(drops("spoofed_mac") >= 1);
     let before = drops("spoofed_ip");
-    scapy(&format!(
+    bad.scapy(&format!(
         "[Ether(dst='{target}')/IP(src='10.21.0.9', dst='10.21.0.1')/UDP(), Ether(dst='{target}')/IPv6(src='fd21::9', dst='fd21::1')/UDP()]"
     ));
     assert_eq!(drops("spoofed_ip"), before + 2);
-    scapy(&format!(
+    bad.scapy(&format!(
         "Ether(dst='{target}')/IPv6(src='fd21::2', dst='fd21::1')/ICMPv6ND_NA(tgt='fd21::1', O=1)/ICMPv6NDOptDstLLAddr(lladdr='{}')",
         bad.mac()
     ));
-    scapy(&format!(
+    bad.scapy(&format!(
         "Ether(dst='{target}')/IPv6(src='fd21::2', dst='fd21::1')/IPv6ExtHdrDestOpt()/ICMPv6ND_NA(tgt='fd21::2', O=1)/ICMPv6NDOptDstLLAddr(lladdr='{target}')"
     ));
     assert!(drops("spoofed_nd") >= 2);
@@ -314,12 +292,7 @@ fn impostors_are_told_apart_and_stopped() {
     drop(radvd);
 
     // A DHCP server that nobody asked for, until it is allowed to be one.
-    let _dnsmasq = bad.spawn(&format!(
-        "/usr/sbin/dnsmasq -k --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --dhcp-range=10.21.0.100,10.21.0.120,1h \
-         --dhcp-leasefile={} --pid-file={} --user=root",
-        host.path("leases"),
-        host.path("dnsmasq.pid")
-    ));
+    let _dnsmasq = bad.serve_dhcp("10.21.0.100,10.21.0.120", &host.path(""));
     let lease = |ns: &Netns| ns.try_run("busybox udhcpc -i eth0 -n -q -f -t 4 -T 1 -s /bin/true").status.success();
     eventually("it offers", 20.0, || lease(&good) || drops("dhcp_server") >= 1);
     assert!(drops("dhcp_server") >= 1);
@@ -337,12 +310,7 @@ fn an_address_from_dhcp_may_be_used_for_its_lease() {
     client.run("ip addr add 10.22.0.50/24 dev eth0");
     assert!(!client.reaches("10.22.0.1", 1), "nobody gave it that address");
     assert!(host.drops("client", "spoofed_arp") + host.drops("client", "spoofed_ip") > 0);
-    let _dnsmasq = server.spawn(&format!(
-        "/usr/sbin/dnsmasq -k --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --dhcp-range=10.22.0.50,10.22.0.50,1h \
-         --dhcp-leasefile={} --pid-file={} --user=root",
-        host.path("leases"),
-        host.path("dnsmasq.pid")
-    ));
+    let _dnsmasq = server.serve_dhcp("10.22.0.50,10.22.0.50", &host.path(""));
     eventually("a lease", 20.0, || {
         client.try_run("busybox udhcpc -i eth0 -n -q -f -t 4 -T 1 -s /bin/true").status.success()
     });
@@ -367,18 +335,13 @@ fn an_address_from_dhcpv6_may_be_used_for_its_lease() {
     let checks = format!("--security mac,ip,nd,dhcp-guard,dhcp-snooping --macs {}", client.mac());
     host.add_host("client", &client, &checks);
     for ns in [&server, &client] {
-        ns.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0");
+        ns.allow_ipv6();
     }
     server.run("ip addr add fd22::1/64 dev eth0 nodad");
     client.run("ip addr add fd22::50/128 dev eth0 nodad && ip route add fd22::/64 dev eth0");
     assert!(!client.reaches("fd22::1", 1), "nobody gave it that address");
     assert!(host.drops("client", "spoofed_nd") + host.drops("client", "spoofed_ip") > 0);
-    let _dnsmasq = server.spawn(&format!(
-        "/usr/sbin/dnsmasq -k --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --dhcp-range=fd22::50,fd22::50,64,1h \
-         --dhcp-leasefile={} --pid-file={} --user=root",
-        host.path("leases"),
-        host.path("dnsmasq.pid")
-    ));
+    let _dnsmasq = server.serve_dhcp("fd22::50,fd22::50,64", &host.path(""));
     let files = format!("-lf {} -pf {}", host.path("client.leases"), host.path("client.pid"));
     eventually("a lease", 30.0, || {
         client.try_run(&format!("timeout 8 dhclient -6 -1 -sf /bin/true {files} eth0")).status.success()

@@ -61,6 +61,30 @@ impl Netns {
         ns
     }
 
+    /// It starts without IPv6, so that it sends nothing unasked.
+    pub fn allow_ipv6(&self) {
+        let eth0 = "net.ipv6.conf.eth0";
+        self.run(&format!("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 {eth0}.disable_ipv6=0 {eth0}.accept_dad=0"));
+    }
+
+    /// Sends a packet, written as scapy has it, by its layer 2.
+    pub fn scapy(&self, packet: &str) {
+        let script = format!("from scapy.all import *; sendp({packet}, iface=\"eth0\", verbose=0)");
+        let out = Command::new("ip")
+            .args(["netns", "exec", &self.name, "/usr/bin/python3", "-c", &script])
+            .output()
+            .expect("ip is there");
+        assert!(out.status.success(), "{packet}: {}", text(&out.stderr));
+    }
+
+    /// A DHCP server that gives addresses of `range` ("10.1.0.100,10.1.0.120") and keeps its files in `folder`.
+    pub fn serve_dhcp(&self, range: &str, folder: &str) -> Background {
+        self.spawn(&format!(
+            "/usr/sbin/dnsmasq -k --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --user=root \
+             --dhcp-range={range},1h --dhcp-leasefile={folder}/dnsmasq.leases --pid-file={folder}/dnsmasq.pid"
+        ))
+    }
+
     /// Runs a command in it.
     pub fn run(&self, command: &str) -> String {
         sh(&self.inside(command))

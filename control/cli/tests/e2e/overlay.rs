@@ -12,9 +12,7 @@ use crate::{
 /// in the overlay behind it.
 fn kernel_vtep(underlay: &str, vxlan: &str, overlay: &str) -> Netns {
     let ns = Netns::new();
-    ns.run(
-        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
-    );
+    ns.allow_ipv6();
     // What the kernel leaves to its device is not left to a switch.
     ns.run("ethtool -K eth0 tx off >/dev/null");
     ns.run(&format!("ip addr add {underlay} dev eth0"));
@@ -309,9 +307,7 @@ fn arp_is_answered_at_the_edge() {
     let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
     peer.run("ip -6 addr add fd09::2/64 dev vx nodad");
     let web = guest("192.168.9.1/24");
-    web.run(
-        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
-    );
+    web.allow_ipv6();
     web.run("ip -6 addr add fd09::1/64 dev eth0 nodad");
     let host = Host::start();
     host.add_host("up", &peer, "");
@@ -499,9 +495,7 @@ fn a_path_mtu_is_discovered() {
     let peer = kernel_vtep("10.50.0.2/24", "id 100 local 10.50.0.2 remote 10.50.0.1", "192.168.9.2/24");
     peer.run("ip -6 addr add fd09::2/64 dev vx nodad");
     let web = Netns::with_address("192.168.9.1/24");
-    web.run(
-        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 net.ipv6.conf.eth0.accept_dad=0",
-    );
+    web.allow_ipv6();
     web.run("ip -6 addr add fd09::1/64 dev eth0 nodad");
     let host = beside(&peer);
     host.add_host("web", &web, "--network blue");

@@ -21,7 +21,7 @@
 //! choose their addresses: with a fixed hash they could choose each other's buckets too.
 //!
 //! **It grows.** Memory for the capacity is there from the start, but only so many buckets are in
-//! use as hold the entries at 1.5 a bucket: see `grow.rs`. A host with few stations keeps them in
+//! use as hold the entries at two a bucket: see `grow.rs`. A host with few stations keeps them in
 //! the cache, and in few pages, however large the table may become.
 //!
 //! **When it is full** the port that holds most pays: see `evict.rs`.
