@@ -8,7 +8,7 @@ mod harness;
 use dunlin_engine::{
     DropReason, MacAddr,
     acl::{Acl, Action, Match, Prefix, Rule, state},
-    conntrack::Statistics,
+    conntrack::{Session, Settings, Statistics},
     counters::PortTotals,
     frame::HeapFrame,
     security::Checks,
@@ -30,10 +30,11 @@ fn ip(station: u8) -> [u8; 4] {
     [10, 0, 0, station]
 }
 
-fn tcp(from: u8, to: u8, ports: (u16, u16), seq: u32, syn: bool) -> Vec<u8> {
+fn tcp(from: u8, to: u8, ports: (u16, u16), seq: u32, flags: &str) -> Vec<u8> {
     let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv4(ip(from), ip(to), 64).tcp(ports.0, ports.1, seq, 10_000);
-    let mut f = Vec::new();
-    if syn { b.syn() } else { b.ack(1) }.write(&mut f, b"").unwrap();
+    let (b, mut f) = (if flags.contains('S') { b.syn() } else { b }, Vec::new());
+    let b = if flags.contains('A') { b.ack(1) } else { b };
+    b.write(&mut f, b"").unwrap();
     f
 }
 
@@ -46,10 +47,12 @@ fn ip6(station: u8) -> [u8; 16] {
     [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, station]
 }
 
-fn tcp6(from: u8, to: u8, ports: (u16, u16), seq: u32, syn: bool) -> Vec<u8> {
+fn tcp6(from: u8, to: u8, ports: (u16, u16), seq: u32, flags: &str) -> Vec<u8> {
     let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv6(ip6(from), ip6(to), 64);
     let (b, mut f) = (b.tcp(ports.0, ports.1, seq, 10_000), Vec::new());
-    if syn { b.syn() } else { b.ack(1) }.write(&mut f, b"").unwrap();
+    let b = if flags.contains('S') { b.syn() } else { b };
+    let b = if flags.contains('A') { b.ack(1) } else { b };
+    b.write(&mut f, b"").unwrap();
     f
 }
 
@@ -60,7 +63,7 @@ fn v6_frame() -> impl Strategy<Value = Vec<u8>> {
         let b = PacketBuilder::ethernet2(mac(src), mac(dst)).ipv6(ip6(src), ip6(dst), 64);
         let mut f = Vec::new();
         match kind {
-            0 | 1 => f = tcp6(src, dst, (4000 + u16::from(src), port), seq, false),
+            0 | 1 => f = tcp6(src, dst, (4000 + u16::from(src), port), seq, "A"),
             2 => b.udp(port, 81).write(&mut f, b"0123456789abcdefghij").unwrap(),
             _ => b.icmpv6_echo_request(7, 8).write(&mut f, b"0123456789abcdefghij").unwrap(),
         }
@@ -88,7 +91,7 @@ fn v4_frame() -> impl Strategy<Value = Vec<u8>> {
         let b = PacketBuilder::ethernet2(mac(src), mac(dst)).ipv4(ip(address), ip(dst), 64);
         let mut f = Vec::new();
         match kind {
-            0 | 1 => f = tcp(src, dst, (4000 + u16::from(src), port), seq, false),
+            0 | 1 => f = tcp(src, dst, (4000 + u16::from(src), port), seq, "A"),
             2 => b.udp(port, if port == 67 { 68 } else { port }).write(&mut f, b"0123456789abcdefghij").unwrap(),
             _ => b.icmpv4_echo_request(7, 8).write(&mut f, b"0123456789abcdefghij").unwrap(),
         }
@@ -156,10 +159,12 @@ fn switch() -> Switch {
     // Open connections, the ones that frames go on with.
     for (from, to) in [(1u8, 3u8), (2, 3), (1, 4)] {
         let port = STATIONS.iter().find(|s| s.0 == to).unwrap().1;
-        s.run(0, [HeapFrame::new(tcp(from, to, (4000 + u16::from(from), 80), 0, true))]);
-        s.run(port, [HeapFrame::new(tcp(to, from, (80, 4000 + u16::from(from)), 1, false))]);
-        s.run(0, [HeapFrame::new(tcp6(from, to, (4000 + u16::from(from), 80), 0, true))]);
-        s.run(port, [HeapFrame::new(tcp6(to, from, (80, 4000 + u16::from(from)), 1, false))]);
+        let ports = (4000 + u16::from(from), 80);
+        for (by, at, flags, seq) in [(0, (from, to), "S", 0), (port, (to, from), "SA", 0), (0, (from, to), "A", 1)] {
+            let ports = if by == 0 { ports } else { (ports.1, ports.0) };
+            s.run(by, [HeapFrame::new(tcp(at.0, at.1, ports, seq, flags))]);
+            s.run(by, [HeapFrame::new(tcp6(at.0, at.1, ports, seq, flags))]);
+        }
     }
     s
 }
@@ -167,21 +172,24 @@ fn switch() -> Switch {
 /// Of each list, frames and octets of its rules.
 type RuleCounts = Vec<Vec<(u64, u64)>>;
 
-/// All that is counted.
-fn counted(s: &Switch) -> (Vec<PortTotals>, RuleCounts, Statistics) {
+/// All that is counted, and the connections.
+fn counted(s: &Switch) -> (Vec<PortTotals>, RuleCounts, Statistics, Vec<Session>) {
+    let mut sessions = Vec::new();
+    s.sessions.sessions((0, 1), &Settings::default(), s.now_s, |one| sessions.push(one));
     let ports = s.ports.iter().map(|p| {
         let mut t = PortTotals::default();
         t.add(s.counters.port(*p));
         t
     });
-    (ports.collect(), s.topology.acls().map(|a| a.counts()).collect(), s.sessions.statistics())
+    (ports.collect(), s.topology.acls().map(|a| a.counts()).collect(), s.sessions.statistics(), sessions)
 }
 
 proptest! {
     #[test]
     fn company_changes_nothing(bursts in vec(vec(frame(), 1..32), 1..4)) {
         let (mut whole, mut single) = (switch(), switch());
-        for burst in bursts {
+        for (burst, now_s) in bursts.into_iter().zip(2..) {
+            (whole.now_s, single.now_s) = (now_s, now_s);
             let together = whole.run(0, burst.iter().cloned().map(HeapFrame::new)).sent;
             let alone = burst.iter().flat_map(|f| single.run(0, [HeapFrame::new(f.clone())]).sent);
             let (mut together, mut alone) = (together, alone.collect::<Vec<_>>());
@@ -191,6 +199,18 @@ proptest! {
             prop_assert_eq!(counted(&whole), counted(&single));
         }
     }
+}
+
+/// Behind rules that are asked before what is established too.
+#[test]
+fn a_connection_that_goes_on_stays_young() {
+    let mut s = switch();
+    s.now_s = 50;
+    let frames = [tcp(1, 3, (4001, 80), 10, "A"), tcp(1, 4, (4001, 80), 10, "A"), tcp6(1, 4, (4001, 80), 10, "A")];
+    s.run(0, frames.map(HeapFrame::new));
+    let (_, _, _, sessions) = counted(&s);
+    let young = |port: usize| sessions.iter().filter(|c| c.zone.port == s.ports[port] && c.idle_s == 0).count();
+    assert_eq!((young(1), young(2)), (1, 2), "{sessions:#?}");
 }
 
 /// That the frames above meet all of it.

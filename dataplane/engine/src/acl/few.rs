@@ -68,7 +68,8 @@ impl Few {
                     few.ranges.push(Range { word: *word, low, width: high - low });
                 }
             }
-            few.ranges[from..].sort_by(|a, b| a.share().total_cmp(&b.share()));
+            // Of the words of an address the last first: the others are its neighbours' too.
+            few.ranges[from..].sort_by(|a, b| a.share().total_cmp(&b.share()).then(b.word.cmp(&a.word)));
             few.rules.push((item.id_and_extra(), few.ranges.len()));
         }
         Some(few)

@@ -117,16 +117,15 @@ impl Conntrack {
             table.prefetch(hash, &mut slot);
             wanted.push(Wanted { i, key, hash, slot, from_low });
         }
-        for w in &mut wanted {
-            table.prefetch_entry(w.hash, &mut w.slot);
-        }
+        wanted.iter_mut().for_each(|w| table.prefetch_entry(w.hash, &mut w.slot));
         let mut known = 0;
         for w in &mut wanted {
             if !table.find(w.hash, &w.key, &mut w.slot) {
                 continue;
             }
             let (found, state) = self.found(w.slot, family, w.from_low);
-            if found.refused || found.filter != filter {
+            // Nor if its slot was given to another one, whose flags these are.
+            if found.refused || found.filter != filter || !table.is_still(w.slot) {
                 continue;
             }
             let protocol = columns.word(PROTOCOL)[w.i] as u8;

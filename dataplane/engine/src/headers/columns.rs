@@ -1,8 +1,8 @@
 //! The headers of a burst, word by word: what one word is in each frame stands side by side, so that all frames are
 //! compared at once.
 //!
-//! Most frames are plain: IPv4 without options, in one piece, or IPv6 without extension headers, with as much behind
-//! the header as its protocol takes and 20 octets at least. They are not read one after the other: 32 octets of each
+//! Most frames are plain: IPv4 without options, in one piece, or TCP, UDP, SCTP or ICMP right behind IPv6's header, with
+//! as much behind that as its protocol takes and 20 octets at least. They are not read one after the other: 32 octets of each
 //! from before the EtherType on, and of IPv6 the next 32, are rows that the processor turns into columns, 16 at
 //! once. The others are read by [`Headers::read`].
 //!
@@ -326,7 +326,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
                 let (m, head) = (&meta[i], burst[i].head());
                 let l3 = overhead(m.class) as usize;
                 columns.words[VLAN].0[i] = u32::from(m.class.vid());
-                *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_multicast();
+                *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_nobodys();
                 // As much as IPv4's header and TCP's take.
                 if let Some(at) = head.get(l3 - 4..)
                     && at.len() >= 44

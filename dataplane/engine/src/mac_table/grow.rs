@@ -1,5 +1,5 @@
 //! How the table comes to use more of its buckets: by doubling, a few buckets at a time, while all
-//! workers go on.
+//! workers go on. It doubles at two addresses a bucket, and when one finds no room before.
 //!
 //! A hash names its bucket modulo the number in use. When that doubles, an entry of bucket b belongs
 //! to b or to b + the old number. Each address that is learned from then on takes a few old buckets
@@ -32,6 +32,8 @@ pub(super) struct Growth {
     /// Old buckets done.
     moved: AtomicUsize,
     moving: AtomicBool,
+    /// Somebody found no room since it was doubled last.
+    crowded: AtomicBool,
 }
 
 /// The right to move entries, given back when dropped.
@@ -51,12 +53,18 @@ impl Growth {
             before: AtomicUsize::new(start),
             moved: AtomicUsize::new(0),
             moving: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
         }
     }
 
     #[inline(always)]
     pub(super) fn in_use(&self) -> usize {
         self.in_use.load(Acquire)
+    }
+
+    /// Somebody found no room: it is to be doubled, however few there are.
+    pub(super) fn is_crowded(&self) {
+        self.crowded.store(true, Relaxed);
     }
 
     /// `None` if another thread is at it.
@@ -84,6 +92,7 @@ impl MacTable {
             Some(before) => self.move_some(before, STEP),
             None if self.is_due() => {
                 g.moved.store(0, Relaxed);
+                g.crowded.store(false, Relaxed);
                 g.in_use.store(g.in_use() * 2, Release);
             }
             None => {}
@@ -92,7 +101,8 @@ impl MacTable {
 
     fn is_due(&self) -> bool {
         let in_use = self.growth.in_use();
-        self.total.load(Relaxed) as usize > 2 * in_use && in_use < self.buckets.len()
+        let is_full = self.total.load(Relaxed) as usize > 2 * in_use;
+        (is_full || self.growth.crowded.load(Relaxed)) && in_use < self.buckets.len()
     }
 
     /// Nothing moves because of growth until the result is dropped. Not for workers: it waits.

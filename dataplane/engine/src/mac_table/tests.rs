@@ -40,6 +40,30 @@ fn holds_its_whole_capacity_without_eviction() {
     assert_eq!((s.entries, s.evictions, s.refused_full), (u64::from(n), 0, 0));
 }
 
+/// Whatever the seed is: addresses that are counted up find room in a table that is far from full, soon if not at once.
+#[test]
+fn counted_addresses_find_room_with_every_seed() {
+    let mut state = 1u64;
+    let mut random = || {
+        // Steele, Lea and Flood's SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    };
+    for seed in 0..200 {
+        let (stride, n) = ([1, 256, 65_536][seed % 3], [2_000, 4_000, 7_900][seed / 3 % 3]);
+        let t = MacTable::new(16_384, [random(), random()]);
+        let round = || {
+            let mac = |i: u64| MacAddr::from_bits(0x5254_0000_0000 + i * stride);
+            let learned = (0..n).map(|i| learn(&t, Key::new(mac(i), SegmentId(1)), (i % 4) as usize, 1));
+            learned.filter(|l| *l != Learned::Known).count()
+        };
+        let rounds: Vec<usize> = (0..5).map(|_| round()).collect();
+        assert_eq!(rounds[4], 0, "seed {seed}, {n} addresses {stride} apart, learned anew: {rounds:?}");
+    }
+}
+
 /// Whoever is known is found at every moment, however often the table doubles meanwhile, and a
 /// worker that holds a view of before finds it too.
 #[test]

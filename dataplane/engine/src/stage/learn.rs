@@ -5,7 +5,7 @@
 //! these is ever known, so the frames of a station that is known are not asked.
 
 use crate::{
-    DropReason, MacAddr, Output, SegmentId,
+    DropReason, Output, SegmentId,
     frame::MacLearned,
     mac_table::Learned,
     pipeline::{Context, Fate, Meta, Refused},
@@ -35,7 +35,7 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);
     }
-    if m.src.is_multicast() || m.src.mac() == MacAddr::default() {
+    if m.src.is_nobodys() {
         return Err(DropReason::InvalidSource);
     }
     if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {

@@ -300,7 +300,7 @@ fn sort_out<F: Frame>(
         let broken = heads.change(i, lend);
         if way == Way::In && m.src.segment() == SegmentId::NONE {
             outcome.refuse(i, DropReason::IngressVlan);
-        } else if way == Way::In && m.src.is_multicast() {
+        } else if way == Way::In && m.src.is_nobodys() {
             outcome.refuse(i, DropReason::InvalidSource);
         } else if broken && filter.asks_layer4 && !outcome.refused.has(i) {
             cx.tell(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
