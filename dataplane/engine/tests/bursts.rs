@@ -15,7 +15,7 @@ use dunlin_engine::{
     topology::{AclNames, PortSpec, SecuritySpec},
     vlan::VlanMode,
 };
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
 use harness::{Switch, spec};
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -31,9 +31,15 @@ fn ip(station: u8) -> [u8; 4] {
 }
 
 fn tcp(from: u8, to: u8, ports: (u16, u16), seq: u32, flags: &str) -> Vec<u8> {
-    let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv4(ip(from), ip(to), 64).tcp(ports.0, ports.1, seq, 10_000);
-    let (b, mut f) = (if flags.contains('S') { b.syn() } else { b }, Vec::new());
-    let b = if flags.contains('A') { b.ack(1) } else { b };
+    let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv4(ip(from), ip(to), 64);
+    flagged(b.tcp(ports.0, ports.1, seq, 10_000), flags)
+}
+
+fn flagged(mut b: PacketBuilderStep<TcpHeader>, flags: &str) -> Vec<u8> {
+    for flag in flags.chars() {
+        b = if flag == 'S' { b.syn() } else { b.ack(1) };
+    }
+    let mut f = Vec::new();
     b.write(&mut f, b"").unwrap();
     f
 }
@@ -49,11 +55,7 @@ fn ip6(station: u8) -> [u8; 16] {
 
 fn tcp6(from: u8, to: u8, ports: (u16, u16), seq: u32, flags: &str) -> Vec<u8> {
     let b = PacketBuilder::ethernet2(mac(from), mac(to)).ipv6(ip6(from), ip6(to), 64);
-    let (b, mut f) = (b.tcp(ports.0, ports.1, seq, 10_000), Vec::new());
-    let b = if flags.contains('S') { b.syn() } else { b };
-    let b = if flags.contains('A') { b.ack(1) } else { b };
-    b.write(&mut f, b"").unwrap();
-    f
+    flagged(b.tcp(ports.0, ports.1, seq, 10_000), flags)
 }
 
 fn v6_frame() -> impl Strategy<Value = Vec<u8>> {

@@ -155,10 +155,6 @@ impl Match {
             && (self.states == 0 || u32::from(self.states) << 1 >> h.words[STATE] & 1 != 0)
     }
 
-    fn asks_fragment_alone(&self) -> bool {
-        *self == Match { fragment: self.fragment, ..Match::default() }
-    }
-
     fn asks_l4(&self) -> bool {
         let ports = self.src_ports.is_some() || self.dst_ports.is_some();
         ports || self.icmp_type.is_some() || self.icmp_code.is_some() || self.tcp_flags.is_some()

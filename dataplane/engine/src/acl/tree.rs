@@ -109,10 +109,7 @@ impl Asked<'_> {
         let extra = &self.extras[rule as usize];
         // No plain frame is a fragment: to see that, none is read again.
         let is_whole = self.columns.plain() >> i & 1 != 0;
-        if is_whole && extra.fragment.is_some() && extra.asks_fragment_alone() {
-            return extra.fragment == Some(false);
-        }
-        extra.matches(&(self.row)(i))
+        !(is_whole && extra.fragment == Some(true)) && extra.matches(&(self.row)(i))
     }
 
     #[inline(always)]

@@ -74,12 +74,18 @@ impl Columns {
     /// Frame `i` is what was read of it.
     fn put(&mut self, i: usize, h: &Headers) {
         self.complete();
-        for (column, word) in self.words.iter_mut().zip(&h.words) {
-            column.0[i] = *word;
-        }
         self.families[h.family as usize] |= 1 << i;
         self.places[i] = self.rows.len() as u8;
         self.rows.push(*h);
+        self.replace(i, h);
+    }
+
+    /// Frame `i`, which was put before, is this instead.
+    fn replace(&mut self, i: usize, h: &Headers) {
+        self.rows[usize::from(self.places[i])] = *h;
+        for (column, word) in self.words.iter_mut().zip(&h.words) {
+            column.0[i] = *word;
+        }
     }
 
     /// One word of each frame; 0 where no frame has it.
@@ -284,14 +290,9 @@ impl<'a, F: Frame> Heads<'a, F> {
         if self.columns.plain >> i & 1 != 0 {
             return false;
         }
-        let fresh = self.read_one(i);
-        let c = &mut self.columns;
-        let h = &mut c.rows[usize::from(c.places[i])];
-        *h = fresh;
-        change(h, self.burst[i].head());
-        for (column, word) in c.words.iter_mut().zip(&h.words) {
-            column.0[i] = *word;
-        }
+        let mut h = self.read_one(i);
+        change(&mut h, self.burst[i].head());
+        self.columns.replace(i, &h);
         h.broken
     }
 

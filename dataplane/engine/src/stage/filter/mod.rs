@@ -20,7 +20,7 @@ use crate::{
     conntrack::Zone,
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{DPORT, FRAGMENT, Family, Heads, PROTOCOL, SPORT, SRC, SRC6, STATE, UDP, bits, lanes, those},
+    headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, STATE, UDP, bits, lanes, those},
     pipeline::{Context, Fate, Meta, Refused, Verdict},
     security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
@@ -291,9 +291,8 @@ fn sort_out<F: Frame>(
     for i in bits(of) {
         let m = &heads.meta()[i];
         let zone = Zone { port: port.idx, segment: m.dst.segment() };
-        let is_fragment = |h: &crate::headers::Headers| h.words[FRAGMENT] != 0;
-        let lend = |h: &mut crate::headers::Headers, head: &[u8]| {
-            if is_fragment(h) {
+        let lend = |h: &mut Headers, head: &[u8]| {
+            if h.words[FRAGMENT] != 0 {
                 h.broken |= !cx.sessions.follow_fragment(h, head, zone, cx.now.s, cx.trace.is_none());
             }
         };
