@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 
 use super::{
     few::Few,
-    tree::{EXTRA, Group, LAST, NONE, Node, Row, To},
+    tree::{EXTRA, Group, LAST, NONE, Node, Row, To, Tree},
 };
 use crate::{
     headers::{COLUMNS, DST, DST_MAC, SRC, SRC_MAC},
@@ -49,6 +49,11 @@ impl Item {
         (self.low[word], self.high[word])
     }
 
+    /// Whether it asks nothing of a word that a cell does not say already.
+    fn holds(&self, word: usize, cell: &Cell) -> bool {
+        self.low[word] <= cell.low[word] && self.high[word] >= cell.high[word]
+    }
+
     /// Its place, and whether it asks for more than ranges.
     pub fn id_and_extra(&self) -> u32 {
         self.id | if self.extra { EXTRA } else { 0 }
@@ -76,17 +81,8 @@ pub(super) fn group(items: &[Item], first: bool) -> Group {
         let each = if i + 1 == PARTINGS.len() { COPIES_LAST } else { COPIES_EACH };
         let budget = each * items.len() + COPIES;
         let mut b = Builder::new(items, first, budget, i + 1 == PARTINGS.len());
-        let built = parting.iter().try_for_each(|sorts| {
-            let part: Vec<u32> =
-                (0..items.len() as u32).filter(|i| sorts.contains(&items[*i as usize].sort())).collect();
-            let root = b.node(part, Cell::ALL, 0)?;
-            if root != To::NOWHERE {
-                b.group.roots.push(root);
-            }
-            Some(())
-        });
-        if built.is_some() {
-            b.group.few = if first { Few::new(items, &b.group.words) } else { None };
+        if parting.iter().try_for_each(|sorts| b.tree(sorts)).is_some() {
+            b.group.few = if first { Few::new(items) } else { None };
             return b.group;
         }
     }
@@ -113,6 +109,8 @@ struct Cut {
 
 struct Builder<'a> {
     items: &'a [Item],
+    /// The words that any rule of the tree asks about.
+    words: ArrayVec<u8, COLUMNS>,
     group: Group,
     first: bool,
     budget: usize,
@@ -122,11 +120,23 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(items: &'a [Item], first: bool, budget: usize, last: bool) -> Self {
-        let asked = |w: &usize| items.iter().any(|i| i.low[*w] != 0 || i.high[*w] != u32::MAX);
-        let words = (0..COLUMNS).filter(asked).map(|w| w as u8).collect();
         // Node 0 is nowhere.
         let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
-        Builder { items, group: Group { words, nodes, ..Group::default() }, first, budget, last }
+        let group = Group { nodes, ..Group::default() };
+        Builder { items, words: ArrayVec::new(), group, first, budget, last }
+    }
+
+    /// The tree of all rules of some sorts; `None` if the budget is spent.
+    fn tree(&mut self, sorts: &[usize]) -> Option<()> {
+        let rules: Vec<u32> =
+            (0..self.items.len() as u32).filter(|i| sorts.contains(&self.items[*i as usize].sort())).collect();
+        let asked = |w: &u8| rules.iter().any(|r| !self.items[*r as usize].holds(usize::from(*w), &Cell::ALL));
+        self.words = (0..COLUMNS as u8).filter(asked).collect();
+        let root = self.node(rules, Cell::ALL, 0)?;
+        if root != To::NOWHERE {
+            self.group.trees.push(Tree { root, words: self.words.clone() });
+        }
+        Some(())
     }
 
     /// The way to these rules within a cell; `None` if the budget is spent.
@@ -172,16 +182,12 @@ impl<'a> Builder<'a> {
     }
 
     fn takes_all(&self, item: &Item, cell: &Cell) -> bool {
-        let holds = |w: &u8| {
-            let w = usize::from(*w);
-            item.low[w] <= cell.low[w] && item.high[w] >= cell.high[w]
-        };
-        !item.extra && self.group.words.iter().all(holds)
+        !item.extra && self.words.iter().all(|w| item.holds(usize::from(*w), cell))
     }
 
     /// Where to cut, if that makes less of it.
     fn best_cut(&self, rules: &[u32], cell: &Cell) -> Option<Cut> {
-        let cuts = self.group.words.iter().filter_map(|w| self.cut(usize::from(*w), rules, cell));
+        let cuts = self.words.iter().filter_map(|w| self.cut(usize::from(*w), rules, cell));
         let best = cuts.min_by(|a, b| a.cost.total_cmp(&b.cost))?;
         // At least an eighth of the rules must be gone from where a frame gets to.
         (best.cost < rules.len() as f64 * 0.875).then_some(best)
@@ -238,10 +244,10 @@ impl<'a> Builder<'a> {
             None if !self.last => return None,
             left => left.unwrap_or(0),
         };
-        let first = self.group.rows.len() / (2 * self.group.words.len() + 1);
+        let first = self.group.rows.len();
         let mut blocks = rules.chunks(LANES).peekable();
         while let Some(block) = blocks.next() {
-            for word in self.group.words.iter().map(|w| usize::from(*w)) {
+            for word in self.words.iter().map(|w| usize::from(*w)) {
                 let (mut lows, mut widths) = ([u32::MAX; LANES], [0; LANES]);
                 for (i, r) in block.iter().enumerate() {
                     let item = &self.items[*r as usize];

@@ -6,16 +6,14 @@
 //! benchmark; TSC cycles a frame, headers and counting included, down a tree and so): 50 rules 32 and 18, 100 rules 37
 //! and 31, 200 rules 38 and 42. With AVX2 in place of AVX-512: 41 and 23, 47 and 35 at 100, 46 and 37 at 128.
 
-use arrayvec::ArrayVec;
-
 use super::{
     build::Item,
-    tree::{Asked, EXTRA},
+    tree::{Asked, Best, EXTRA},
 };
 use crate::{
     BURST,
     headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, those},
-    intrinsics::{LANES, Lanes},
+    intrinsics::{Job, LANES, Lanes, widest},
 };
 
 /// The longest such list.
@@ -55,17 +53,17 @@ impl Range {
 
 impl Few {
     /// For these rules, which are in their order, if they are few.
-    pub fn new(items: &[Item], words: &ArrayVec<u8, COLUMNS>) -> Option<Few> {
+    pub fn new(items: &[Item]) -> Option<Few> {
         if items.len() > RULES {
             return None;
         }
         let mut few = Few { rules: Vec::new(), ranges: Vec::new() };
         for item in items {
             let from = few.ranges.len();
-            for word in words {
-                let (low, high) = item.range(usize::from(*word));
+            for word in 0..COLUMNS {
+                let (low, high) = item.range(word);
                 if (low, high) != (0, u32::MAX) {
-                    few.ranges.push(Range { word: *word, low, width: high - low });
+                    few.ranges.push(Range { word: word as u8, low, width: high - low });
                 }
             }
             // Of the words of an address the last first: the others are its neighbours' too.
@@ -81,13 +79,27 @@ impl Few {
         frames as usize >= FRAMES.max(self.rules.len() / RULES_A_FRAME)
     }
 
-    /// The first rule of each frame whose bit is in `left`.
+    /// Fills `best` for the frames whose bits are in `of`.
+    pub fn first(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
+        widest(First { few: self, asked, of, best });
+    }
+}
+
+struct First<'a, 'b> {
+    few: &'a Few,
+    asked: &'a Asked<'b>,
+    of: u32,
+    best: &'a mut Best,
+}
+
+impl Job for First<'_, '_> {
     #[inline(always)]
-    pub fn first<L: Lanes>(&self, asked: &Asked<'_>, mut left: u32, best: &mut [u32; BURST]) {
+    fn run<L: Lanes>(self) {
+        let First { few, asked, of: mut left, best } = self;
         let mut from = 0;
-        for (id, to) in &self.rules {
+        for (id, to) in &few.rules {
             let mut hits = left;
-            for r in &self.ranges[from..*to] {
+            for r in &few.ranges[from..*to] {
                 hits &= inside::<L>(asked.columns.word(usize::from(r.word)), r);
                 if hits == 0 {
                     break;

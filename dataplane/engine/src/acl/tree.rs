@@ -2,8 +2,8 @@
 //! and blocks of 16 rules at the leaves, all of which are compared at once.
 //!
 //! **A frame's way**: at each node one cache line of bounds is compared with one word, and how many of them
-//! it reaches says which child; three nodes are enough for 10,000 rules. At the leaf, for each word that any
-//! rule asks about, 16 lower ends and 16 widths are compared with it; what is left after all words is a bit
+//! it reaches says which child; three nodes are enough for 10,000 rules. At the first node, which is all frames', it is the
+//! whole burst that is compared with each bound. At the leaf, for each word that any rule of the tree asks about, 16 lower ends and 16 widths are compared with it; what is left after all words is a bit
 //! for each rule that matches, the first rule lowest. A burst goes down level by level, so that the lines of
 //! 32 frames are fetched together.
 //!
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) const NONE: u32 = u32::MAX;
 
 /// Where a way down leads: nowhere (0); bit 31 clear, to a node: a word's number in bits 24 to 28, the
-/// node's in the lower 24; bit 31 set, to blocks, the first one's number in the bits below.
+/// node's in the lower 24; bit 31 set, to blocks, the number of the first one's first row in the bits below.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct To(u32);
 
@@ -43,8 +43,9 @@ impl To {
         To((word as u32) << 24 | number as u32)
     }
 
-    pub fn blocks(first: usize) -> To {
-        To(1 << 31 | first as u32)
+    pub fn blocks(row: usize) -> To {
+        debug_assert!(row < 1 << 31);
+        To(1 << 31 | row as u32)
     }
 
     #[inline(always)]
@@ -52,7 +53,7 @@ impl To {
         self.0 >> 31 == 0 && self.0 != 0
     }
 
-    /// The number of the first block.
+    /// The number of the blocks' first row.
     #[inline(always)]
     fn leaf(self) -> Option<usize> {
         (self.0 >> 31 == 1).then_some((self.0 & !(1 << 31)) as usize)
@@ -71,15 +72,19 @@ pub(super) struct Node {
 #[repr(align(64))]
 pub(super) struct Row(pub [u32; LANES]);
 
+/// Some of the rules: where the way to them begins, and the words that any of them asks about.
+pub(super) struct Tree {
+    pub root: To,
+    pub words: ArrayVec<u8, COLUMNS>,
+}
+
 /// The rules for one family of frames.
 #[derive(Default)]
 pub(super) struct Group {
-    /// The words that any rule asks about.
-    pub words: ArrayVec<u8, COLUMNS>,
-    pub roots: ArrayVec<To, 4>,
+    pub trees: ArrayVec<Tree, 4>,
     pub nodes: Vec<Node>,
-    /// Blocks: for each word a row of lower ends and one of widths, then a row of rules, [`NONE`] where there
-    /// is none; [`EXTRA`] is set for those that ask for more, [`LAST`] for the first of a leaf's last block.
+    /// Blocks: for each word of their tree a row of lower ends and one of widths, then a row of rules, [`NONE`] where
+    /// there is none; [`EXTRA`] is set for those that ask for more, [`LAST`] for the first of a leaf's last block.
     pub rows: Vec<Row>,
     /// The same for bursts, if the rules are few.
     pub few: Option<Few>,
@@ -119,102 +124,75 @@ impl Asked<'_> {
 }
 
 /// Fills `best` for the frames whose bits are in `of`, with [`NONE`] for all others.
-#[inline(always)]
 pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: u32, best: &mut Best) {
-    widest(First { groups, asked, of, best });
-}
-
-struct First<'a, 'b> {
-    groups: &'a [Group; 3],
-    asked: &'a Asked<'b>,
-    of: u32,
-    best: &'a mut Best,
-}
-
-impl Job for First<'_, '_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        self.best.fill(NONE);
-        for (family, group) in self.groups.iter().enumerate() {
-            let of = self.of & self.asked.columns.of_family(family);
-            if of == 0 {
-                continue;
-            }
-            match &group.few {
-                Some(few) if few.is_for(of.count_ones()) => few.first::<L>(self.asked, of, self.best),
-                _ => group.first::<L>(self.asked, of, self.best),
-            }
+    best.fill(NONE);
+    for (family, group) in groups.iter().enumerate() {
+        let of = of & asked.columns.of_family(family);
+        match &group.few {
+            _ if of == 0 => {}
+            Some(few) if few.is_for(of.count_ones()) => few.first(asked, of, best),
+            _ => group.first(asked, of, best),
         }
+    }
+}
+
+/// One word of a burst.
+type Column = [u32; BURST];
+
+impl Tree {
+    #[inline(always)]
+    fn columns<'a>(&self, asked: &Asked<'a>) -> ArrayVec<&'a Column, COLUMNS> {
+        let mut columns = ArrayVec::new();
+        for word in &self.words {
+            columns.push(asked.columns.word(usize::from(*word)));
+        }
+        columns
     }
 }
 
 impl Group {
     /// The same for frames that are all of its family.
+    fn first(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
+        for tree in &self.trees {
+            let mut at = [tree.root; BURST];
+            // Each by itself: together they had too few registers.
+            widest(Descend { group: self, asked, of, at: &mut at });
+            widest(Scan { group: self, asked, of, at: &at, tree, best });
+        }
+    }
+
+    /// What is there, and the word that it cuts.
     #[inline(always)]
-    fn first<L: Lanes>(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
-        let mut frames = ArrayVec::<u8, BURST>::new();
-        for i in bits(of) {
-            frames.push(i as u8);
-        }
-        let mut at = [To::NOWHERE; BURST];
-        for root in &self.roots {
-            at.fill(*root);
-            let mut going = root.is_node();
-            while going {
-                going = false;
-                for (at, i) in at.iter_mut().zip(&frames) {
-                    if at.is_node() {
-                        *at = self.step::<L>(*at, asked, usize::from(*i));
-                        going |= at.is_node();
-                    }
-                }
-            }
-            for (at, i) in at.iter().zip(&frames) {
-                if let Some(leaf) = at.leaf() {
-                    let best = &mut best[usize::from(*i)];
-                    self.scan::<L>(leaf, asked, usize::from(*i), |id| {
-                        *best = id.min(*best);
-                        false
-                    });
-                }
-            }
-        }
+    fn node(&self, at: To) -> (&Node, usize) {
+        (&self.nodes[at.0 as usize & 0xff_ffff], at.0 as usize >> 24 & 31)
     }
 
     #[inline(always)]
     fn step<L: Lanes>(&self, at: To, asked: &Asked<'_>, i: usize) -> To {
-        let node = &self.nodes[at.0 as usize & 0xff_ffff];
-        let word = asked.word(at.0 as usize >> 24 & 31, i);
+        let (node, word) = self.node(at);
         // The last bound is none.
-        let reached = L::at_most(&node.bounds, word) & ((1 << (LANES - 1)) - 1);
+        let reached = L::at_most(&node.bounds, asked.word(word, i)) & ((1 << (LANES - 1)) - 1);
         node.children[reached.count_ones() as usize & (LANES - 1)]
     }
 
+    /// Tells of the rules of a leaf, from a row on, that match frame `i`, in their order, for as long as it is wanted.
     #[inline(always)]
-    fn block(&self, number: usize) -> &[Row] {
-        let rows = 2 * self.words.len() + 1;
-        &self.rows[number * rows..][..rows]
-    }
-
-    /// A bit for each rule of a block whose ranges hold the words of frame `i`.
-    #[inline(always)]
-    fn hits<L: Lanes>(&self, block: &[Row], asked: &Asked<'_>, i: usize) -> u32 {
-        let mut hits = u32::MAX >> (32 - LANES);
-        for (word, rows) in self.words.iter().zip(block.chunks_exact(2)) {
-            hits = L::within(&rows[0].0, &rows[1].0, asked.word(usize::from(*word), i), hits);
-        }
-        hits
-    }
-
-    /// Tells of the rules of a leaf that match frame `i`, in their order, for as long as it is wanted.
-    #[inline(always)]
-    fn scan<L: Lanes>(&self, leaf: usize, asked: &Asked<'_>, i: usize, mut each: impl FnMut(u32) -> bool) {
-        for number in leaf.. {
-            let block = self.block(number);
-            let mut hits = self.hits::<L>(block, asked, i);
-            let ids = &block[block.len() - 1].0;
+    fn scan<L: Lanes>(
+        &self,
+        (mut row, columns): (usize, &[&Column]),
+        asked: &Asked<'_>,
+        i: usize,
+        mut each: impl FnMut(u32) -> bool,
+    ) {
+        while let Some([ranges @ .., Row(ids)]) = self.rows.get(row..row + 2 * columns.len() + 1) {
+            row += 2 * columns.len() + 1;
+            // A bit for each rule whose ranges hold the frame's words.
+            let mut hits = u32::MAX >> (32 - LANES);
+            for (column, [low, width]) in columns.iter().zip(ranges.as_chunks().0) {
+                hits = L::within(&low.0, &width.0, column[i], hits);
+            }
             while hits != 0 {
-                let id = ids[hits.trailing_zeros() as usize];
+                let id = ids[hits.trailing_zeros() as usize % LANES];
                 if id == NONE {
                     break;
                 }
@@ -240,6 +218,77 @@ impl Group {
     }
 }
 
+/// Takes the frames, which are all at the root, to their leaves.
+struct Descend<'a, 'b> {
+    group: &'a Group,
+    asked: &'a Asked<'b>,
+    of: u32,
+    at: &'a mut [To; BURST],
+}
+
+impl Job for Descend<'_, '_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Descend { group, asked, of, at } = self;
+        if !at[0].is_node() {
+            return;
+        }
+        let (node, word) = group.node(at[0]);
+        let mut reached = [0; BURST];
+        for bound in &node.bounds[..LANES - 1] {
+            for (reached, x) in reached.iter_mut().zip(asked.columns.word(word)) {
+                *reached += u32::from(bound <= x);
+            }
+        }
+        for (at, reached) in at.iter_mut().zip(&reached) {
+            *at = node.children[*reached as usize % LANES];
+        }
+        for i in bits(of) {
+            while at[i].is_node() {
+                at[i] = group.step::<L>(at[i], asked, i);
+            }
+        }
+    }
+}
+
+/// Finds the first rule of each frame's leaf.
+struct Scan<'a, 'b> {
+    group: &'a Group,
+    asked: &'a Asked<'b>,
+    of: u32,
+    at: &'a [To; BURST],
+    tree: &'a Tree,
+    best: &'a mut Best,
+}
+
+impl Job for Scan<'_, '_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let columns = self.tree.columns(self.asked);
+        // With a number of words that is known here.
+        match columns.as_slice() {
+            &[a, b, c] => self.compare::<L>(&[a, b, c]),
+            &[a, b, c, d] => self.compare::<L>(&[a, b, c, d]),
+            &[a, b, c, d, e] => self.compare::<L>(&[a, b, c, d, e]),
+            columns => self.compare::<L>(columns),
+        }
+    }
+}
+
+impl Scan<'_, '_> {
+    #[inline(always)]
+    fn compare<L: Lanes>(self, columns: &[&Column]) {
+        for i in bits(self.of) {
+            if let Some(row) = self.at[i].leaf() {
+                self.group.scan::<L>((row, columns), self.asked, i, |id| {
+                    self.best[i] = id.min(self.best[i]);
+                    false
+                });
+            }
+        }
+    }
+}
+
 struct All<'a, 'b, F> {
     group: &'a Group,
     asked: &'a Asked<'b>,
@@ -250,13 +299,13 @@ struct All<'a, 'b, F> {
 impl<F: FnMut(u32)> Job for All<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
-        for root in &self.group.roots {
-            let mut at = *root;
+        for tree in &self.group.trees {
+            let mut at = tree.root;
             while at.is_node() {
                 at = self.group.step::<L>(at, self.asked, self.i);
             }
-            if let Some(leaf) = at.leaf() {
-                self.group.scan::<L>(leaf, self.asked, self.i, |id| {
+            if let Some(row) = at.leaf() {
+                self.group.scan::<L>((row, &tree.columns(self.asked)), self.asked, self.i, |id| {
                     (self.each)(id);
                     true
                 });
