@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Conntrack, Found, Zone, between4, between6, tcp};
+use super::{Conntrack, Ends4, Found, Zone, between6, tcp};
 use crate::{
     BURST, Frame, PortIdx,
     conntrack::{
@@ -46,14 +46,18 @@ impl Conntrack {
         goes_on: Option<u32>,
         going: &mut ArrayVec<Going, BURST>,
     ) -> u32 {
-        let mut known = self.find_v4(heads, of, (port, filter), goes_on, going);
-        if of & heads.columns.of_family(Family::V6 as usize) != 0 {
+        let some_are = |family: Family| of & heads.columns.of_family(family as usize) != 0;
+        let mut known = 0;
+        if some_are(Family::V4) {
+            known |= self.find_v4(heads, of, (port, filter), goes_on, going);
+        }
+        if some_are(Family::V6) {
             known |= self.find_v6(heads, of, (port, filter), goes_on, going);
         }
         known
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn find_v4<F: Frame>(
         &self,
         heads: &Heads<'_, F>,
@@ -63,12 +67,16 @@ impl Conntrack {
         going: &mut ArrayVec<Going, BURST>,
     ) -> u32 {
         let [src, dst, sport, dport, protocol] = [SRC, DST, SPORT, DPORT, PROTOCOL].map(|w| heads.columns.word(w));
+        // By columns, so that vectors do it. No port is none: 0, which NO_PORT is in 16 bits.
+        let (mut low, mut high, mut ports, mut from_low) = ([0; BURST], [0; BURST], [0; BURST], [0; BURST]);
+        for i in 0..BURST {
+            let ends = Ends4::new((src[i], sport[i] & 0xffff), (dst[i], dport[i] & 0xffff));
+            (low[i], high[i], ports[i], from_low[i]) = (ends.low, ends.high, ends.ports, u32::from(ends.from_low));
+        }
         let key = |i: usize| {
-            // No port is none: 0, which NO_PORT is in 16 bits.
-            let end = |address: u32, port: u32| u64::from(address) << 16 | u64::from(port) & 0xffff;
-            let (a, b) = (end(src[i], sport[i]), end(dst[i], dport[i]));
-            let key = between4(whose(heads, port, i), (a, b), u64::from(protocol[i]));
-            (key, self.hash4(&key), a <= b)
+            let ends = Ends4 { low: low[i], high: high[i], ports: ports[i], from_low: from_low[i] != 0 };
+            let key = ends.key(whose(heads, port, i), protocol[i]);
+            (key, self.hash4(&key), ends.from_low)
         };
         self.find_family((Family::V4, &self.v4), heads, of, (filter, goes_on), key, going)
     }

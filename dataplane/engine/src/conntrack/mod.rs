@@ -157,14 +157,34 @@ fn segment(h: &Headers, head: &[u8]) -> Option<Segment> {
     if has_segment(h) { Segment::read(head, h.l4, h.end) } else { None }
 }
 
-/// The key of IPv4 between two ends, address before port, of whom the upper half of `whose` says.
-#[inline(always)]
-fn between4(whose: u64, (a, b): (u64, u64), protocol: u64) -> [u64; 3] {
-    let (low, high) = (a.min(b), a.max(b));
-    [whose | (low & 0xffff) << 16 | high & 0xffff, (low >> 16) << 32 | high >> 16, protocol]
+/// Both ends of an IPv4 frame, in the order that its connection has them: by address, then by port.
+#[derive(Clone, Copy)]
+struct Ends4 {
+    low: u32,
+    high: u32,
+    /// The lower end's in the upper half.
+    ports: u32,
+    /// The lower end sent it.
+    from_low: bool,
 }
 
-/// The same of IPv6, the lower end first.
+impl Ends4 {
+    /// Ports are below 65,536. Without a branch: for whole bursts, the compiler makes vectors of it.
+    #[inline(always)]
+    fn new((src, sport): (u32, u32), (dst, dport): (u32, u32)) -> Ends4 {
+        let from_low = (src < dst) | ((src == dst) & (sport <= dport));
+        let ports = if from_low { sport << 16 | dport } else { dport << 16 | sport };
+        Ends4 { low: src.min(dst), high: src.max(dst), ports, from_low }
+    }
+
+    /// The key of a connection between them, of whom the upper half of `whose` says.
+    #[inline(always)]
+    fn key(&self, whose: u64, protocol: u32) -> [u64; 3] {
+        [whose | u64::from(self.ports), u64::from(self.low) << 32 | u64::from(self.high), u64::from(protocol)]
+    }
+}
+
+/// The key of IPv6 between two ends, the lower one first, of whom the upper half of `whose` says.
 #[inline(always)]
 fn between6(whose: u64, (low, high): ([u64; 3], [u64; 3]), protocol: u64) -> [u64; 6] {
     [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], protocol]
@@ -349,9 +369,9 @@ impl Conntrack {
         let (w, protocol) = (|i: usize| u64::from(h.words[i]), u64::from(h.protocol()));
         p.family = h.family;
         if h.family == Family::V4 {
-            let (a, b) = (w(SRC) << 16 | u64::from(sport), w(DST) << 16 | u64::from(dport));
-            p.from_low = a <= b;
-            let key = between4(whose, (a, b), protocol);
+            let ends = Ends4::new((h.words[SRC], sport), (h.words[DST], dport));
+            p.from_low = ends.from_low;
+            let key = ends.key(whose, h.protocol().into());
             *p.key.first_chunk_mut().expect("six are more than three") = key;
             p.hash = self.hash4(&key);
         } else {
@@ -546,21 +566,24 @@ impl Conntrack {
             tcp::advance(state, f.end, t);
         }
         if state[FLAGS].load(Relaxed) & SETTLED == 0 {
-            self.settle(f, protocol);
+            self.settle((f.slot, f.family, f.end), protocol);
         }
     }
 
     /// Notes of a connection that is only tried that it was answered, and goes on, if this frame says so.
     #[cold]
-    fn settle(&self, f: &Found, protocol: u8) {
-        let flags = &self.state(f)[FLAGS];
-        let now = if f.end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
+    fn settle(&self, (slot, family, end): (Slot, Family, usize), protocol: u8) {
+        let flags = match family {
+            Family::V6 => &self.v6.state(slot)[FLAGS],
+            _ => &self.v4.state(slot)[FLAGS],
+        };
+        let now = if end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
         if !tcp::is_settled(protocol, now) {
             return;
         }
-        let answered = match f.family {
-            Family::V6 => self.v6.answered(f.slot),
-            _ => self.v4.answered(f.slot),
+        let answered = match family {
+            Family::V6 => self.v6.answered(slot),
+            _ => self.v4.answered(slot),
         };
         if let Ok(news) = answered {
             flags.fetch_or(SETTLED, Relaxed);
