@@ -49,14 +49,12 @@ pub struct Checks {
 /// One port's.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
-    /// What is looked at.
-    pub checks: Checks,
-    /// Its addresses of layer 2.
-    pub macs: Vec<MacAddr>,
-    /// Its addresses of layer 3.
-    pub ips: Vec<Prefix>,
-    /// And those that DHCP gave it, if they are to be learned.
-    pub snooped: Option<Arc<Snooped>>,
+    checks: Checks,
+    /// Rising.
+    macs: Vec<MacAddr>,
+    /// Rising, none within another: what holds an address is the last one that begins at it or before.
+    ips: Vec<Prefix>,
+    pub(crate) snooped: Option<Arc<Snooped>>,
 }
 
 /// What is asked of an IPv4 packet: its source, its protocol, and ports as [`Headers`] have them.
@@ -80,11 +78,26 @@ impl V4 {
 }
 
 impl Security {
+    /// What is looked at, the station's addresses of layer 2 and 3, however many, and those of layer 3 that DHCP gave it, if
+    /// they are to be learned.
+    pub fn new(checks: Checks, mut macs: Vec<MacAddr>, mut ips: Vec<Prefix>, snooped: Option<Arc<Snooped>>) -> Self {
+        macs.sort_unstable();
+        // The wider one first: what is in it is left out.
+        ips.sort_unstable();
+        ips.dedup_by(|next, kept| kept.contains(next.address));
+        Security { checks, macs, ips, snooped }
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, mac: MacAddr) -> bool {
+        self.macs.binary_search(&mac).is_ok()
+    }
+
     /// Whether a frame that the station sent may pass.
     pub(crate) fn check(&self, h: &Headers, head: &[u8], now_s: u32) -> Result<(), DropReason> {
         let c = &self.checks;
         let (src, _) = h.macs();
-        if c.mac && !self.macs.contains(&src) {
+        if c.mac && !self.has_mac(src) {
             return Err(DropReason::SpoofedMac);
         }
         match h.family {
@@ -112,7 +125,7 @@ impl Security {
             return Ok(());
         }
         *passed = None;
-        if self.checks.mac && !self.macs.contains(&mac) {
+        if self.checks.mac && !self.has_mac(mac) {
             return Err(DropReason::SpoofedMac);
         }
         self.check_v4(p, now_s)?;
@@ -122,7 +135,8 @@ impl Security {
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
-        self.ips.iter().any(|p| p.contains(address)) || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
+        let before = &self.ips[..self.ips.partition_point(|p| p.address <= address)];
+        before.last().is_some_and(|p| p.contains(address)) || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
     }
 
     fn check_v4(&self, p: &V4, now_s: u32) -> Result<(), DropReason> {
@@ -227,16 +241,15 @@ impl Security {
             return;
         }
         let Some(message) = head.get(usize::from(h.l4) + 8..) else { return };
-        let its_own = |mac: MacAddr| self.macs.contains(&mac);
         match h.ports() {
             Some((67, 68)) => {
                 if let Some((mac, address, lease_s)) = dhcp_ack(message)
-                    && its_own(MacAddr::from_octets(mac))
+                    && self.has_mac(MacAddr::from_octets(mac))
                 {
                     snooped.note(address.into(), now_s.saturating_add(lease_s));
                 }
             }
-            Some((547, 546)) if its_own(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
+            Some((547, 546)) if self.has_mac(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
                 snooped.note(address.into(), now_s.saturating_add(lease_s));
             }),
             _ => {}
@@ -356,5 +369,34 @@ impl Snooped {
 impl std::fmt::Debug for Snooped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Snooped({:?})", self.all(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        // Near each other, so that some are within others.
+        let v4 = (0u32..64, 24u8..=32).prop_map(|(a, len)| (IpAddr::from((10 << 24 | a).to_be_bytes()), len));
+        let v6 = (0u128..64, 120u8..=128).prop_map(|(a, len)| (IpAddr::from((0xfd << 120 | a).to_be_bytes()), len));
+        prop_oneof![v4, v6].prop_map(|(address, len)| match address {
+            IpAddr::V4(a) => Prefix { address: (a & Ipv4Addr::from_bits(u32::MAX << (32 - len))).into(), len },
+            IpAddr::V6(a) => Prefix { address: (a & Ipv6Addr::from_bits(u128::MAX << (128 - len))).into(), len },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_has_what_any_of_its_prefixes_has(ips in proptest::collection::vec(prefix(), 0..8)) {
+            let security = Security::new(Checks::default(), Vec::new(), ips.clone(), None);
+            for n in 0u8..80 {
+                for address in [IpAddr::from([10, 0, 0, n]), IpAddr::from((0xfd << 120 | u128::from(n)).to_be_bytes())] {
+                    prop_assert_eq!(security.has(address, 0), ips.iter().any(|p| p.contains(address)), "{}", address);
+                }
+            }
+        }
     }
 }

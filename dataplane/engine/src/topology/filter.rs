@@ -117,7 +117,7 @@ impl Topology {
         let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
         let security = p.spec.security.as_ref().map(|s| {
             let snooped = s.snoop.then(|| p.snooped.clone());
-            Arc::new(Security { checks: s.checks, macs: s.macs.clone(), ips: s.ips.clone(), snooped })
+            Arc::new(Security::new(s.checks, s.macs.clone(), s.ips.clone(), snooped))
         });
         let carried = p.spec.vlan.carried();
         let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
