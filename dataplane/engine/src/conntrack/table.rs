@@ -13,11 +13,11 @@
 //! by its age.
 //!
 //! **Measured** (TSC cycles a frame over none, connections met at random): signatures apart from entries and of
-//! half the size took 1,000,000 connections from 145 to 99, 100,000 from 104 to 77; asking for the entry in the other bucket too,
-//! where two in a hundred are, took 9 of that. Not kept: chunks of 8 frames whose keys, entries and states take turns (nothing),
-//! passing the entries by the outer caches (20 more); one place that a
-//! connection prefers, looked at without signatures (every fourth is elsewhere, and then waits twice; in a table that is
-//! mostly empty few are, and nothing could be measured either); both lines asked for at once. Larger pages are worth 20.
+//! half the size took 1,000,000 connections from 145 to 99, 100,000 from 104 to 77; asking for the entry where the other
+//! bucket has it, as for two in a hundred, took 9 of the latter. Not kept: one place that a connection prefers, looked at
+//! without signatures (every fourth is elsewhere, and then waits twice; in a table that is mostly empty few are, and
+//! nothing could be measured either); both lines asked for at once; entries that leave the outer caches alone (20 more).
+//! Larger pages are worth 20.
 
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
