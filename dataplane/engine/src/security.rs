@@ -136,7 +136,8 @@ impl Security {
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
         let before = &self.ips[..self.ips.partition_point(|p| p.address <= address)];
-        before.last().is_some_and(|p| p.contains(address)) || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
+        before.last().is_some_and(|p| p.contains(address))
+            || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
     }
 
     fn check_v4(&self, p: &V4, now_s: u32) -> Result<(), DropReason> {

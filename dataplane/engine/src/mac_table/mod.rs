@@ -310,14 +310,23 @@ impl MacTable {
         over
     }
 
-    /// The buckets that may hold a key: the two of now, and while the table grows, the two of before.
-    fn candidates(&self, hash: Hash) -> impl Iterator<Item = &Bucket> {
-        let before = self.growth.in_use_before().map(|n| View { buckets: &self.buckets[..n], ..self.view() });
-        [Some(self.view()), before].into_iter().flatten().flat_map(move |v| [v.first(hash), v.second(hash)])
+    /// What was in use before, while the table grows.
+    fn before(&self) -> Option<View<'_>> {
+        self.growth.in_use_before().map(|n| View { buckets: &self.buckets[..n], ..self.view() })
     }
 
+    /// The buckets that may hold a key: the two of now, and the two of before.
+    fn candidates(&self, hash: Hash) -> impl Iterator<Item = &Bucket> {
+        [Some(self.view()), self.before()].into_iter().flatten().flat_map(move |v| [v.first(hash), v.second(hash)])
+    }
+
+    /// Searches the same. On the way of what is flooded: by hand, so that it is compiled to little whatever is around it.
     fn find_anywhere(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
-        self.candidates(hash).find_map(|b| find(b, key, hash))
+        let now = self.view();
+        find(now.first(hash), key, hash).or_else(|| find(now.second(hash), key, hash)).or_else(|| {
+            let before = self.before()?;
+            find(before.first(hash), key, hash).or_else(|| find(before.second(hash), key, hash))
+        })
     }
 
     /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
