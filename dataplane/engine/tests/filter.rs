@@ -370,6 +370,21 @@ fn a_trace_knows_limits() {
 
 /// Rules about ports, and everything else let pass: what hides its ports must not be everything else.
 #[test]
+fn a_trace_knows_that_a_closed_connection_makes_room() {
+    let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
+    s.topology.set_sessions(Settings { port_max: 1, ..Settings::default() });
+    let (a, b) = open(&mut s, 4000);
+    let begins = |port| tcp(0, (port, 80), "S", 9_000_000, 0, b"");
+    says(&traced(&mut s, 0, begins(4001)), "there are too many to begin one");
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "FA", a, b, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "FA", b, a + 1, b"")));
+    says(&traced(&mut s, 0, begins(4001)), "there are too many to begin one");
+    says(&traced(&mut s, 0, begins(4000)), "it would begin one");
+    assert!(!passes(&mut s, 0, begins(4001)));
+    assert!(passes(&mut s, 0, begins(4000)));
+}
+
+#[test]
 fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
     let rules = vec![rule(Action::Deny, to_port(22))];
     let mut s = switch(None, Some((rules, Action::Allow)));

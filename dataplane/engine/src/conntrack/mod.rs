@@ -502,7 +502,7 @@ impl Conntrack {
             // One of before, that was closed.
             self.forget(f.family, f.slot);
         }
-        if let Some((full, any)) = self.is_too_much(zone.port, limits)
+        if let Some((full, any)) = self.is_too_much(zone.port, limits, (0, 0))
             && !self.displace(p, zone.port, any)
         {
             self.refused.fetch_add(1, Relaxed);

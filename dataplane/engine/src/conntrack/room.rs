@@ -3,9 +3,13 @@
 //! Some hundred that nobody has answered are noted of each port: where to find one, in a table that may be a
 //! thousand times as large.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::{Conntrack, Full, Probe, SessionLimits, Settings, table::Slot};
+use super::{
+    Conntrack, Full, Probe, SessionLimits, Settings,
+    table::Slot,
+    tcp::{FLAGS, SETTLED},
+};
 use crate::{MAX_PORTS, PortIdx, headers::Family, intrinsics::zeroed};
 
 /// Buckets that are looked through for an unanswered connection when there are too many.
@@ -100,15 +104,22 @@ impl Conntrack {
     }
 
     /// Whether a connection more is too much for its port, or for all ports, and why; and then also, whether one of
-    /// any port may make room. What a port has too much of, it makes room for itself.
-    pub(super) fn is_too_much(&self, port: PortIdx, (s, limits): (&Settings, &SessionLimits)) -> Option<(Full, bool)> {
+    /// any port may make room. What a port has too much of, it makes room for itself. `going` are about to go from it: how
+    /// many, and how many of them nobody has answered.
+    pub(super) fn is_too_much(
+        &self,
+        port: PortIdx,
+        (s, limits): (&Settings, &SessionLimits),
+        going: (u32, u32),
+    ) -> Option<(Full, bool)> {
         let (all, unanswered) = &self.ports[port.get()];
-        if all.load(Relaxed) >= limits.all.unwrap_or(s.port_max) {
+        let left = |n: &AtomicU32, going: u32| n.load(Relaxed).saturating_sub(going);
+        if left(all, going.0) >= limits.all.unwrap_or(s.port_max) {
             Some((Full::Connections, false))
-        } else if unanswered.load(Relaxed) >= limits.unanswered.unwrap_or(s.unanswered_max) {
+        } else if left(unanswered, going.1) >= limits.unanswered.unwrap_or(s.unanswered_max) {
             Some((Full::Unanswered, false))
         } else {
-            (self.all.load(Relaxed) >= s.max.min(self.capacity)).then_some((Full::Connections, true))
+            (left(&self.all, going.0) >= s.max.min(self.capacity)).then_some((Full::Connections, true))
         }
     }
 
@@ -119,7 +130,9 @@ impl Conntrack {
         port: PortIdx,
         limits: (&Settings, &SessionLimits),
     ) -> Result<bool, Full> {
-        match self.is_too_much(port, limits) {
+        // A closed one between the same ends would go first.
+        let before = self.find(p).map(|(_, state)| u32::from(state[FLAGS].load(Relaxed) & SETTLED == 0));
+        match self.is_too_much(port, limits, before.map_or((0, 0), |unanswered| (1, unanswered))) {
             None => Ok(false),
             Some((_, any)) if self.in_the_way(p, port, any).is_some() => Ok(true),
             Some((full, _)) => Err(full),

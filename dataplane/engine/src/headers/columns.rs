@@ -13,8 +13,8 @@
 use arrayvec::ArrayVec;
 
 use super::{
-    COLUMNS, DPORT, DST, DST_MAC, DST6, ETHERTYPE, Family, Headers, ICMP, ICMPV6, NO_PORT, PROTOCOL, SCTP, SPORT, SRC,
-    SRC_MAC, SRC6, STATE, TCP, UDP, VLAN,
+    COLUMNS, DPORT, DST, DST_MAC, DST6, ETHERTYPE, Family, Headers, Layer4, PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE,
+    VLAN,
 };
 use crate::{
     BURST, Frame, SegmentId,
@@ -196,29 +196,6 @@ fn absent() -> &'static [u32; BURST] {
 
 /// 32 octets of each of some frames, word by word as they lie in memory.
 type Rows = [[u32; LANES]; ROW / 4];
-
-/// What the first word behind an IP header says.
-struct Layer4 {
-    /// Octets that its header takes; 0 if nothing is known of the protocol.
-    needed: u32,
-    sport: u32,
-    dport: u32,
-}
-
-impl Layer4 {
-    #[inline(always)]
-    fn of(protocol: u32, first: u32) -> Layer4 {
-        let tcp = u32::from(protocol == u32::from(TCP));
-        let udp = u32::from(protocol == u32::from(UDP));
-        let sctp = u32::from(protocol == u32::from(SCTP));
-        let icmp = u32::from(protocol == u32::from(ICMP)) | u32::from(protocol == u32::from(ICMPV6));
-        let needed = 20 * tcp + 8 * udp + 12 * sctp + 4 * icmp;
-        let has_ports = (tcp | udp | sctp) != 0;
-        let (sport, dport) = if has_ports { (first >> 16, first & 0xffff) } else { (NO_PORT, NO_PORT) };
-        let (sport, dport) = if icmp != 0 { (first >> 24, first >> 16 & 0xff) } else { (sport, dport) };
-        Layer4 { needed, sport, dport }
-    }
-}
 
 /// The frames of a burst, and what filters ask of them.
 pub(crate) struct Heads<'a, F> {

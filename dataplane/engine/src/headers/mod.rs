@@ -146,8 +146,8 @@ impl Headers {
         let total = word(2) & 0xffff;
         let fragment = word(6) & 0x3fff;
         let protocol = p[11];
-        let kind = kind(protocol);
-        if word(0) >> 8 != 0x08_0045 || fragment != 0 || total < 20 + u32::from(kind.needed) {
+        let l4 = Layer4::of(u32::from(protocol), word(22));
+        if word(0) >> 8 != 0x08_0045 || fragment != 0 || total < 20 + l4.needed {
             return false;
         }
         self.family = Family::V4;
@@ -155,10 +155,7 @@ impl Headers {
         let w = &mut self.words;
         w[ETHERTYPE] = u32::from(ETHERTYPE_IPV4);
         (w[SRC], w[DST], w[PROTOCOL]) = (word(14), word(18), u32::from(protocol));
-        let ports = word(22);
-        let [a, b] = kind.shift;
-        (w[SPORT], w[DPORT]) = (ports >> a & kind.mask | kind.none, ports >> b & kind.mask | kind.none);
-        w[FLAGS] = u32::from(p[35]) & kind.flags | kind.no_flags;
+        l4.put(w, p[35]);
         true
     }
 
@@ -238,17 +235,15 @@ impl Headers {
     #[inline(always)]
     fn read_l4(&mut self, head: &[u8], at: usize, protocol: u8) {
         self.l4 = at as u16;
-        let kind = kind(protocol);
         // What is behind the packet's own end is padding, whatever it looks like.
         let packet = &head[..head.len().min(self.end as usize)];
-        let Some(l4) = packet.get(at..).filter(|l4| l4.len() >= usize::from(kind.needed)) else {
+        let behind = packet.get(at..).unwrap_or_default();
+        let first = behind.first_chunk().map_or(0, |p| u32::from_be_bytes(*p));
+        let l4 = Layer4::of(u32::from(protocol), first);
+        if at > packet.len() || behind.len() < l4.needed as usize {
             return self.broken = true;
-        };
-        let Some(p) = l4.first_chunk::<4>() else { return };
-        let (ports, [a, b]) = (u32::from_be_bytes(*p), kind.shift);
-        (self.words[SPORT], self.words[DPORT]) =
-            (ports >> a & kind.mask | kind.none, ports >> b & kind.mask | kind.none);
-        self.words[FLAGS] = l4.get(13).map_or(0, |f| u32::from(*f)) & kind.flags | kind.no_flags;
+        }
+        l4.put(&mut self.words, behind.get(13).copied().unwrap_or(0));
     }
 
     /// IP protocol.
@@ -305,42 +300,37 @@ impl Headers {
     }
 }
 
-/// How the first word of layer 4 is read: which one it is, frame by frame, can't be foretold, so numbers say it
-/// and no branch.
-#[derive(Clone, Copy)]
-struct Kind {
-    /// Octets that its header takes.
-    needed: u8,
-    /// Of both ports, or of type and code.
-    shift: [u8; 2],
-    mask: u32,
-    /// [`NO_PORT`] where there are none.
-    none: u32,
-    /// The same of TCP's flags.
-    flags: u32,
-    no_flags: u32,
+/// What the first word behind an IP header says. Which protocol it is, frame by frame, can't be foretold: so numbers say it
+/// and no branch, and for many frames, vectors.
+struct Layer4 {
+    /// Octets that its header takes; 0 if nothing is known of the protocol.
+    needed: u32,
+    /// As [`SPORT`] and [`DPORT`] have them.
+    sport: u32,
+    dport: u32,
+    is_tcp: bool,
 }
 
-/// By [`KIND`]: few, so that they stay in the cache.
-const KINDS: [Kind; 8] = {
-    let none = Kind { needed: 0, shift: [0, 0], mask: 0, none: NO_PORT, flags: 0, no_flags: NO_PORT };
-    let ports = Kind { shift: [16, 0], mask: 0xffff, none: 0, ..none };
-    let icmp = Kind { needed: 4, shift: [24, 16], mask: 0xff, none: 0, ..none };
-    let tcp = Kind { needed: 20, flags: 0xff, no_flags: 0, ..ports };
-    [none, tcp, Kind { needed: 8, ..ports }, Kind { needed: 12, ..ports }, icmp, none, none, none]
-};
+impl Layer4 {
+    #[inline(always)]
+    fn of(protocol: u32, first: u32) -> Layer4 {
+        let tcp = u32::from(protocol == u32::from(TCP));
+        let udp = u32::from(protocol == u32::from(UDP));
+        let sctp = u32::from(protocol == u32::from(SCTP));
+        let icmp = u32::from(protocol == u32::from(ICMP)) | u32::from(protocol == u32::from(ICMPV6));
+        let needed = 20 * tcp + 8 * udp + 12 * sctp + 4 * icmp;
+        let has_ports = (tcp | udp | sctp) != 0;
+        let (sport, dport) = if has_ports { (first >> 16, first & 0xffff) } else { (NO_PORT, NO_PORT) };
+        let (sport, dport) = if icmp != 0 { (first >> 24, first >> 16 & 0xff) } else { (sport, dport) };
+        Layer4 { needed, sport, dport, is_tcp: tcp != 0 }
+    }
 
-/// Of each protocol its place in [`KINDS`].
-const KIND: [u8; 256] = {
-    let mut k = [0; 256];
-    (k[TCP as usize], k[UDP as usize], k[SCTP as usize]) = (1, 2, 3);
-    (k[ICMP as usize], k[ICMPV6 as usize]) = (4, 4);
-    k
-};
-
-#[inline(always)]
-fn kind(protocol: u8) -> &'static Kind {
-    &KINDS[usize::from(KIND[usize::from(protocol)]) & 7]
+    /// Takes it over; `flags` are TCP's, if it is that.
+    #[inline(always)]
+    fn put(&self, words: &mut [u32; WORDS], flags: u8) {
+        (words[SPORT], words[DPORT]) = (self.sport, self.dport);
+        words[FLAGS] = if self.is_tcp { u32::from(flags) } else { NO_PORT };
+    }
 }
 
 fn is_tag(ethertype: Option<u16>) -> bool {
