@@ -9,7 +9,11 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Conntrack, Ends4, Found, Zone, between6, tcp};
+use super::{
+    Conntrack, Found, Zone,
+    key::{Ends4, between6},
+    tcp,
+};
 use crate::{
     BURST, Frame, PortIdx,
     conntrack::{

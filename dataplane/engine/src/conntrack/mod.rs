@@ -6,7 +6,7 @@
 //! pass, and remembers under which version of them: when they change, its next frame has them asked again
 //! (`stage/filter/`).
 //!
-//! `table.rs` is where they are kept, and what is atomic; `tcp.rs` what TCP's frames must be;
+//! `table.rs` is where they are kept, and what is atomic; `key.rs` what they are found by; `tcp.rs` what TCP's frames must be;
 //! `fragments.rs` lends later fragments the ports of their first one.
 //!
 //! **When there are many.** A port may have so many, and so many of them unanswered. Above that, and when no
@@ -18,6 +18,7 @@ mod burst;
 mod census;
 mod fragments;
 mod icmp;
+mod key;
 mod room;
 mod table;
 mod tcp;
@@ -34,6 +35,7 @@ use crate::{
 pub(crate) use burst::Going;
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
+use key::{Ends4, between6, key4};
 use room::Tried;
 use table::{Slot, State, Table};
 use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, put};
@@ -155,45 +157,6 @@ fn has_segment(h: &Headers) -> bool {
 #[inline(always)]
 fn segment(h: &Headers, head: &[u8]) -> Option<Segment> {
     if has_segment(h) { Segment::read(head, h.l4, h.end) } else { None }
-}
-
-/// Both ends of an IPv4 frame, in the order that its connection has them: by address, then by port.
-#[derive(Clone, Copy)]
-struct Ends4 {
-    low: u32,
-    high: u32,
-    /// The lower end's in the upper half.
-    ports: u32,
-    /// The lower end sent it.
-    from_low: bool,
-}
-
-impl Ends4 {
-    /// Ports are below 65,536. Without a branch: for whole bursts, the compiler makes vectors of it.
-    #[inline(always)]
-    fn new((src, sport): (u32, u32), (dst, dport): (u32, u32)) -> Ends4 {
-        let from_low = (src < dst) | ((src == dst) & (sport <= dport));
-        let ports = if from_low { sport << 16 | dport } else { dport << 16 | sport };
-        Ends4 { low: src.min(dst), high: src.max(dst), ports, from_low }
-    }
-
-    /// The key of a connection between them, of whom the upper half of `whose` says.
-    #[inline(always)]
-    fn key(&self, whose: u64, protocol: u32) -> [u64; 3] {
-        [whose | u64::from(self.ports), u64::from(self.low) << 32 | u64::from(self.high), u64::from(protocol)]
-    }
-}
-
-/// The key of IPv6 between two ends, the lower one first, of whom the upper half of `whose` says.
-#[inline(always)]
-fn between6(whose: u64, (low, high): ([u64; 3], [u64; 3]), protocol: u64) -> [u64; 6] {
-    [whose | low[2] << 16 | high[2], low[0], low[1], high[0], high[1], protocol]
-}
-
-/// The words of a key that IPv4 has.
-#[inline(always)]
-fn key4(key: &[u64; 6]) -> &[u64; 3] {
-    key.first_chunk().expect("six are more than three")
 }
 
 /// A connection that was found.
