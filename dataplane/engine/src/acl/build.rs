@@ -2,8 +2,8 @@
 //!
 //! A node cuts where it leaves the least work, by the ends of its rules' ranges. A rule that goes over a cut
 //! is in both parts, so rules of many sorts (some by source alone, some by destination alone) would be copied
-//! into each other's parts; when that takes more than the budget, the rules are parted by which addresses
-//! they are narrow in, and each part gets a tree of its own: at most four.
+//! into each other's parts. When that takes more than the budget, or is no use, so that a leaf grows, those that are narrow
+//! in one word get a tree of their own, and so on with the rest, up to six: each costs every frame a way down.
 
 use arrayvec::ArrayVec;
 
@@ -12,20 +12,30 @@ use super::{
     tree::{EXTRA, Group, LAST, NONE, Node, Row, To, Tree},
 };
 use crate::{
-    headers::{COLUMNS, DST, DST_MAC, SRC, SRC_MAC},
+    headers::{COLUMNS, DPORT, DST, DST_MAC, DST6, SPORT, SRC, SRC_MAC, SRC6, VLAN},
     intrinsics::LANES,
 };
 
 /// Copies of rules, for each rule and for all, above which trees are parted: what stays within a core's cache.
 const COPIES_EACH: usize = 8;
 const COPIES: usize = 16_384;
-/// The same for the last try, which takes leaves as they come above it.
+/// The same for the last try.
 const COPIES_LAST: usize = 32;
 const MAX_DEPTH: usize = 12;
+/// The most trees.
+pub(super) const TREES: usize = 6;
+/// A leaf of more blocks has rules that no cut separates: then another parting is tried.
+const SMALL_LEAF: usize = 2;
 /// Of so many rules at a node, some are asked where to cut.
 const SAMPLE: usize = 512;
 /// A range is narrow that is less than one in so many of all.
 const NARROW: u32 = 64;
+
+/// What rules are parted by first.
+const ADDRESSES: [usize; 12] =
+    [DST, SRC, DST6, DST6 + 1, DST6 + 2, SRC6, SRC6 + 1, SRC6 + 2, DST_MAC, DST_MAC + 1, SRC_MAC, SRC_MAC + 1];
+/// What they are parted by if addresses don't tell many apart.
+const OTHERS: [usize; 3] = [DPORT, SPORT, VLAN];
 
 /// A rule: its place, and what it asks of each word.
 pub(super) struct Item {
@@ -60,33 +70,68 @@ impl Item {
     }
 
     fn is_narrow(&self, word: usize) -> bool {
-        // Addresses of layer 2 have their lower 16 bits in a word of their own.
-        self.high[word] - self.low[word] < u32::MAX / NARROW
-    }
-
-    /// Which addresses it is narrow in: of source (1) or destination (2), of layer 3 or 2.
-    fn sort(&self) -> usize {
-        let either = |a, b| usize::from(self.is_narrow(a) || self.is_narrow(b));
-        either(SRC, SRC_MAC) | either(DST, DST_MAC) << 1
+        let all = match word {
+            SPORT | DPORT | VLAN => 0xffff,
+            // Addresses of layer 2 have their lower 16 bits in a word of their own.
+            w if w == SRC_MAC + 1 || w == DST_MAC + 1 => 0xffff,
+            _ => u32::MAX,
+        };
+        self.high[word] - self.low[word] < all / NARROW
     }
 }
 
-/// Which sorts of rules share a tree, the fewest trees first.
-const PARTINGS: [&[&[usize]]; 4] =
-    [&[&[0, 1, 2, 3]], &[&[2, 3], &[0, 1]], &[&[2, 3], &[1], &[0]], &[&[3], &[2], &[1], &[0]]];
-
 /// The trees for these rules, which are in their order; `first` if only the first that matches is asked for.
 pub(super) fn group(items: &[Item], first: bool) -> Group {
-    for (i, parting) in PARTINGS.iter().enumerate() {
-        let each = if i + 1 == PARTINGS.len() { COPIES_LAST } else { COPIES_EACH };
-        let budget = each * items.len() + COPIES;
-        let mut b = Builder::new(items, first, budget, i + 1 == PARTINGS.len());
-        if parting.iter().try_for_each(|sorts| b.tree(sorts)).is_some() {
-            b.group.few = if first { Few::new(items) } else { None };
-            return b.group;
+    let mut best: Option<(usize, Group)> = None;
+    let mut parts: Vec<Vec<u32>> = vec![(0..items.len() as u32).collect()];
+    loop {
+        if try_parts(items, first, &parts, false, &mut best) {
+            break;
         }
+        let left = parts.pop().unwrap_or_default();
+        let word = if parts.len() + 1 < TREES { telling_apart(items, &left) } else { None };
+        let Some(word) = word else {
+            parts.push(left);
+            try_parts(items, first, &parts, true, &mut best);
+            break;
+        };
+        let (its_own, others) = left.into_iter().partition(|r| items[*r as usize].is_narrow(word));
+        parts.extend::<[Vec<u32>; 2]>([its_own, others]);
     }
-    unreachable!("the last parting takes what comes")
+    let (_, mut group) = best.expect("the last try takes what comes");
+    group.few = if first { Few::new(items) } else { None };
+    group
+}
+
+/// Builds a tree for each part, and keeps them if they are better than what was there; whether they are good enough. The
+/// `last` try has more room, and takes leaves as they come when that is spent.
+fn try_parts(items: &[Item], first: bool, parts: &[Vec<u32>], last: bool, best: &mut Option<(usize, Group)>) -> bool {
+    let each = if last { COPIES_LAST } else { COPIES_EACH };
+    let mut b = Builder::new(items, first, each * items.len() + COPIES, last);
+    if parts.iter().try_for_each(|rules| b.tree(rules)).is_none() {
+        return false;
+    }
+    let is_good = b.biggest_of_all <= SMALL_LEAF;
+    if best.as_ref().is_none_or(|(cost, _)| b.cost < *cost) {
+        *best = Some((b.cost, b.group));
+    }
+    is_good
+}
+
+/// The word in which most rules are narrow, each in another place, if those are many.
+fn telling_apart(items: &[Item], rules: &[u32]) -> Option<usize> {
+    let places = |word: usize| {
+        let narrow = rules.iter().map(|r| &items[*r as usize]).filter(|i| i.is_narrow(word));
+        let mut lows: Vec<u32> = narrow.map(|i| i.low[word]).collect();
+        lows.sort_unstable();
+        lows.dedup();
+        lows.len()
+    };
+    let most = |words: &[usize]| {
+        let many = words.iter().rev().map(|w| (places(*w), *w)).filter(|(n, _)| *n > LANES);
+        many.max_by_key(|(n, _)| *n).map(|(_, w)| w)
+    };
+    most(&ADDRESSES).or_else(|| most(&OTHERS))
 }
 
 /// The part of all frames that a node is asked about.
@@ -116,6 +161,11 @@ struct Builder<'a> {
     budget: usize,
     /// Leaves grow when the budget is spent; otherwise it is given up.
     last: bool,
+    /// The most blocks of a leaf: of the tree, and of all.
+    biggest: usize,
+    biggest_of_all: usize,
+    /// Of all trees, what the frame pays that pays most.
+    cost: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -123,18 +173,20 @@ impl<'a> Builder<'a> {
         // Node 0 is nowhere.
         let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
         let group = Group { nodes, ..Group::default() };
-        Builder { items, words: ArrayVec::new(), group, first, budget, last }
+        Builder { items, words: ArrayVec::new(), group, first, budget, last, biggest: 0, biggest_of_all: 0, cost: 0 }
     }
 
-    /// The tree of all rules of some sorts; `None` if the budget is spent.
-    fn tree(&mut self, sorts: &[usize]) -> Option<()> {
-        let rules: Vec<u32> =
-            (0..self.items.len() as u32).filter(|i| sorts.contains(&self.items[*i as usize].sort())).collect();
+    /// A tree of these rules; `None` if the budget is spent.
+    fn tree(&mut self, rules: &[u32]) -> Option<()> {
         let asked = |w: &u8| rules.iter().any(|r| !self.items[*r as usize].holds(usize::from(*w), &Cell::ALL));
         self.words = (0..COLUMNS as u8).filter(asked).collect();
-        let root = self.node(rules, Cell::ALL, 0)?;
+        let root = self.node(rules.to_vec(), Cell::ALL, 0)?;
         if root != To::NOWHERE {
             self.group.trees.push(Tree { root, words: self.words.clone() });
+            let biggest = std::mem::take(&mut self.biggest);
+            self.biggest_of_all = self.biggest_of_all.max(biggest);
+            // The way down costs about as much as a block.
+            self.cost += 1 + biggest;
         }
         Some(())
     }
@@ -245,6 +297,7 @@ impl<'a> Builder<'a> {
             left => left.unwrap_or(0),
         };
         let first = self.group.rows.len();
+        self.biggest = self.biggest.max(rules.len().div_ceil(LANES));
         let mut blocks = rules.chunks(LANES).peekable();
         while let Some(block) = blocks.next() {
             for word in self.words.iter().map(|w| usize::from(*w)) {

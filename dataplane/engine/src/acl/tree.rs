@@ -24,7 +24,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Match, few::Few};
+use super::{Match, build::TREES, few::Few};
 use crate::{
     BURST,
     headers::{COLUMNS, Columns, Headers, bits},
@@ -85,7 +85,7 @@ pub(super) struct Tree {
 /// The rules for one family of frames.
 #[derive(Default)]
 pub(super) struct Group {
-    pub trees: ArrayVec<Tree, 4>,
+    pub trees: ArrayVec<Tree, TREES>,
     pub nodes: Vec<Node>,
     /// Blocks: for each word of their tree a row of lower ends and one of widths, then a row of rules, [`NONE`] where
     /// there is none; [`EXTRA`] is set for those that ask for more, [`LAST`] for the first of a leaf's last block.
@@ -140,12 +140,9 @@ pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: u32, best: &mut 
     }
 }
 
-/// One word of a burst.
-type Column = [u32; BURST];
-
 impl Tree {
     #[inline(always)]
-    fn columns<'a>(&self, asked: &Asked<'a>) -> ArrayVec<&'a Column, COLUMNS> {
+    fn columns<'a>(&self, asked: &Asked<'a>) -> ArrayVec<&'a [u32; BURST], COLUMNS> {
         let mut columns = ArrayVec::new();
         for word in &self.words {
             columns.push(asked.columns.word(usize::from(*word)));
@@ -155,7 +152,7 @@ impl Tree {
 }
 
 impl Group {
-    /// The same for frames that are all of its family.
+    /// Fills `best` for frames that are all of its family.
     fn first(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
         for tree in &self.trees {
             let mut at = [tree.root; BURST];
@@ -183,7 +180,7 @@ impl Group {
     #[inline(always)]
     fn scan<L: Lanes>(
         &self,
-        (mut row, columns): (usize, &[&Column]),
+        (mut row, columns): (usize, &[&[u32; BURST]]),
         asked: &Asked<'_>,
         i: usize,
         mut each: impl FnMut(u32) -> bool,
@@ -281,7 +278,7 @@ impl Job for Scan<'_, '_> {
 
 impl Scan<'_, '_> {
     #[inline(always)]
-    fn compare<L: Lanes>(self, columns: &[&Column]) {
+    fn compare<L: Lanes>(self, columns: &[&[u32; BURST]]) {
         for i in bits(self.of) {
             if let Some(row) = self.at[i].leaf() {
                 self.group.scan::<L>((row, columns), self.asked, i, |id| {
