@@ -78,8 +78,8 @@ impl V4 {
 }
 
 impl Security {
-    /// What is looked at, the station's addresses of layer 2 and 3, however many, and those of layer 3 that DHCP gave it, if
-    /// they are to be learned.
+    /// What is looked at, the station's addresses of layer 2 and 3, however many (no bit behind a prefix's length is set),
+    /// and those of layer 3 that DHCP gave it, if they are to be learned.
     pub fn new(checks: Checks, mut macs: Vec<MacAddr>, mut ips: Vec<Prefix>, snooped: Option<Arc<Snooped>>) -> Self {
         macs.sort_unstable();
         // The wider one first: what is in it is left out.

@@ -368,7 +368,6 @@ fn a_trace_knows_limits() {
     assert_eq!(s.sessions.statistics().displaced, 0);
 }
 
-/// Rules about ports, and everything else let pass: what hides its ports must not be everything else.
 #[test]
 fn a_trace_knows_that_a_closed_connection_makes_room() {
     let mut s = switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)));
@@ -382,8 +381,17 @@ fn a_trace_knows_that_a_closed_connection_makes_room() {
     says(&traced(&mut s, 0, begins(4000)), "it would begin one");
     assert!(!passes(&mut s, 0, begins(4001)));
     assert!(passes(&mut s, 0, begins(4000)));
+    // Two are there, and only one may be: the closed one that goes makes no room for itself.
+    s.topology.set_sessions(Settings::default());
+    assert!(passes(&mut s, 0, tcp(0, (4002, 80), "S", 100, 0, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4002), "RA", 0, 101, b"")));
+    open(&mut s, 4001);
+    s.topology.set_sessions(Settings { port_max: 1, ..Settings::default() });
+    let would = traced(&mut s, 0, begins(4002));
+    assert_eq!(would.iter().any(|t| t.contains("it would begin one")), passes(&mut s, 0, begins(4002)), "{would:?}");
 }
 
+/// Rules about ports, and everything else let pass: what hides its ports must not be everything else.
 #[test]
 fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
     let rules = vec![rule(Action::Deny, to_port(22))];

@@ -24,8 +24,8 @@ use crate::{
     stage::egress::overhead,
 };
 
-/// So many frames later, a frame's signatures are there.
-const BEFORE: usize = 8;
+/// A frame's signatures are there when those of the seventh behind it were asked for.
+const LAG: usize = 7;
 
 /// Which connection a frame is of.
 struct Wanted<const K: usize> {
@@ -135,11 +135,11 @@ impl Conntrack {
             let ((key, hash, from_low), mut slot) = (key(i), Slot::NONE);
             table.prefetch(hash, &mut slot);
             wanted.push(Wanted { i, key, hash, slot, from_low });
-            if let Some(w) = wanted.len().checked_sub(BEFORE).and_then(|before| wanted.get_mut(before)) {
+            if let Some(w) = wanted.len().checked_sub(LAG + 1).and_then(|before| wanted.get_mut(before)) {
                 table.prefetch_entry(w.hash, &mut w.slot);
             }
         }
-        let last = wanted.len().saturating_sub(BEFORE - 1);
+        let last = wanted.len().saturating_sub(LAG);
         wanted[last..].iter_mut().for_each(|w| table.prefetch_entry(w.hash, &mut w.slot));
         let mut known = 0;
         for w in &mut wanted {

@@ -390,9 +390,14 @@ impl Conntrack {
 
     #[inline(always)]
     fn state(&self, f: &Found) -> &State {
-        match f.family {
-            Family::V6 => self.v6.state(f.slot),
-            _ => self.v4.state(f.slot),
+        self.state_of(f.family, f.slot)
+    }
+
+    #[inline(always)]
+    fn state_of(&self, family: Family, slot: Slot) -> &State {
+        match family {
+            Family::V6 => self.v6.state(slot),
+            _ => self.v4.state(slot),
         }
     }
 
@@ -536,10 +541,7 @@ impl Conntrack {
     /// Notes of a connection that is only tried that it was answered, and goes on, if this frame says so.
     #[cold]
     fn settle(&self, (slot, family, end): (Slot, Family, usize), protocol: u8) {
-        let flags = match family {
-            Family::V6 => &self.v6.state(slot)[FLAGS],
-            _ => &self.v4.state(slot)[FLAGS],
-        };
+        let flags = &self.state_of(family, slot)[FLAGS];
         let now = if end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
         if !tcp::is_settled(protocol, now) {
             return;

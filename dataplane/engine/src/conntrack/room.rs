@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::{
     Conntrack, Full, Probe, SessionLimits, Settings,
-    table::Slot,
+    table::{Slot, State},
     tcp::{FLAGS, SETTLED},
 };
 use crate::{MAX_PORTS, PortIdx, headers::Family, intrinsics::zeroed};
@@ -69,7 +69,7 @@ impl Conntrack {
     /// Takes out an unanswered connection of a port, or of any if all together are too many.
     #[cold]
     pub(super) fn displace(&self, p: &Probe, port: PortIdx, any: bool) -> bool {
-        let gone = self.in_the_way(p, port, any).is_some_and(|(family, slot)| self.forget(family, slot));
+        let gone = self.in_the_way(p, port, any, None).is_some_and(|(family, slot)| self.forget(family, slot));
         self.displaced.fetch_add(u64::from(gone), Relaxed);
         gone
     }
@@ -77,25 +77,38 @@ impl Conntrack {
     /// The same of one that stands where the new one must.
     #[cold]
     pub(super) fn displace_there(&self, p: &Probe) -> bool {
-        let gone = self.one(p.family, p, 0, None).is_some_and(|slot| self.forget(p.family, slot));
+        let gone = self.one(p.family, p, 0, None, None).is_some_and(|slot| self.forget(p.family, slot));
         self.displaced.fetch_add(u64::from(gone), Relaxed);
         gone
     }
 
-    /// An unanswered connection, of a port or of any, in the buckets of a probe and some further ones.
-    fn one(&self, family: Family, p: &Probe, further: usize, port: Option<PortIdx>) -> Option<Slot> {
-        let meant = |(of, unanswered): (PortIdx, bool)| unanswered && port.is_none_or(|p| p == of);
+    /// An unanswered connection, of a port or of any, in the buckets of a probe and some further ones; not the one in the
+    /// slot `but`.
+    fn one(
+        &self,
+        family: Family,
+        p: &Probe,
+        further: usize,
+        port: Option<PortIdx>,
+        but: Option<(Family, Slot)>,
+    ) -> Option<Slot> {
+        let meant = |slot: Slot, (of, unanswered): (PortIdx, bool)| {
+            unanswered && port.is_none_or(|p| p == of) && !is_at(&(family, slot), but)
+        };
         match family {
             Family::V6 => self.v6.one(p.hash, further, meant),
             _ => self.v4.one(p.hash, further, meant),
         }
     }
 
-    fn in_the_way(&self, p: &Probe, port: PortIdx, any: bool) -> Option<(Family, Slot)> {
-        let found = |family| self.one(family, p, SEARCHED, (!any).then_some(port)).map(|slot| (family, slot));
-        let is_there = |(family, slot): &(Family, Slot)| match family {
-            Family::V6 => self.v6.is_unanswered(*slot, port),
-            _ => self.v4.is_unanswered(*slot, port),
+    fn in_the_way(&self, p: &Probe, port: PortIdx, any: bool, but: Option<(Family, Slot)>) -> Option<(Family, Slot)> {
+        let found = |family| self.one(family, p, SEARCHED, (!any).then_some(port), but).map(|slot| (family, slot));
+        let is_there = |noted: &(Family, Slot)| {
+            !is_at(noted, but)
+                && match noted {
+                    (Family::V6, slot) => self.v6.is_unanswered(*slot, port),
+                    (_, slot) => self.v4.is_unanswered(*slot, port),
+                }
         };
         let other = if p.family == Family::V6 { Family::V4 } else { Family::V6 };
         found(p.family)
@@ -131,11 +144,18 @@ impl Conntrack {
         limits: (&Settings, &SessionLimits),
     ) -> Result<bool, Full> {
         // A closed one between the same ends would go first.
-        let before = self.find(p).map(|(_, state)| u32::from(state[FLAGS].load(Relaxed) & SETTLED == 0));
-        match self.is_too_much(port, limits, before.map_or((0, 0), |unanswered| (1, unanswered))) {
+        let before = self.find(p);
+        let unanswered = |state: &State| u32::from(state[FLAGS].load(Relaxed) & SETTLED == 0);
+        let going = before.as_ref().map_or((0, 0), |(_, state)| (1, unanswered(state)));
+        let its_slot = before.as_ref().map(|(f, _)| (f.family, f.slot));
+        match self.is_too_much(port, limits, going) {
             None => Ok(false),
-            Some((_, any)) if self.in_the_way(p, port, any).is_some() => Ok(true),
+            Some((_, any)) if self.in_the_way(p, port, any, its_slot).is_some() => Ok(true),
             Some((full, _)) => Err(full),
         }
     }
+}
+
+fn is_at((family, slot): &(Family, Slot), other: Option<(Family, Slot)>) -> bool {
+    other.is_some_and(|(f, s)| f == *family && s.is_same_place(*slot))
 }

@@ -70,6 +70,11 @@ impl Slot {
     /// Of none.
     pub const NONE: Slot = Slot { at: 0, mark: 0 };
 
+    /// Whatever connection is there.
+    pub fn is_same_place(self, other: Slot) -> bool {
+        self.at == other.at
+    }
+
     /// In a word, with the family of its table.
     pub fn packed(self, family: Family) -> u64 {
         let v6 = if family == Family::V6 { IN_V6 } else { 0 };
@@ -285,10 +290,10 @@ impl<const K: usize> Table<K> {
 
     /// The first slot that is meant, by its port and whether its connection is unanswered, of both buckets of a
     /// hash and so many further ones.
-    pub fn one(&self, hash: u64, further: usize, meant: impl Fn((PortIdx, bool)) -> bool) -> Option<Slot> {
+    pub fn one(&self, hash: u64, further: usize, meant: impl Fn(Slot, (PortIdx, bool)) -> bool) -> Option<Slot> {
         let [first, second] = self.places(hash);
         let all = [first, second].into_iter().chain((1..=further).map(|i| first + i));
-        all.flat_map(|b| self.slots(b)).find(|s| meant(holder(s.mark)))
+        all.flat_map(|b| self.slots(b)).find(|s| meant(*s, holder(s.mark)))
     }
 
     /// Key and state as they were while its slot had this mark.
