@@ -7,6 +7,8 @@
 //! Half by source and half by destination, 1,000 rules took 158 ns a frame in one leaf and take 21 in two trees; 10,000
 //! rules 1,580 and 37.
 
+use std::cmp::Reverse;
+
 use arrayvec::ArrayVec;
 
 use super::{
@@ -84,43 +86,37 @@ impl Item {
 
 /// The trees for these rules, which are in their order; `first` if only the first that matches is asked for.
 pub(super) fn group(items: &[Item], first: bool) -> Group {
-    let mut best: Option<(usize, Group)> = None;
+    let mut best: Option<Builder<'_>> = None;
     let mut parts: Vec<Vec<u32>> = vec![(0..items.len() as u32).collect()];
+    let mut last = false;
     loop {
-        if try_parts(items, first, &parts, false, &mut best) {
+        let built = Builder::build(items, first, &parts, last);
+        let is_good = built.as_ref().is_some_and(Builder::is_good);
+        best = best.into_iter().chain(built).min_by_key(Builder::cost);
+        if is_good || last {
             break;
         }
-        let left = parts.pop().unwrap_or_default();
-        let word = if parts.len() + 1 < TREES { telling_apart(items, &left) } else { None };
-        let Some(word) = word else {
-            parts.push(left);
-            try_parts(items, first, &parts, true, &mut best);
-            break;
-        };
-        let (its_own, others) = left.into_iter().partition(|r| items[*r as usize].is_narrow(word));
-        parts.extend::<[Vec<u32>; 2]>([its_own, others]);
+        last = !part(items, &mut parts);
     }
-    let (_, mut group) = best.expect("the last try takes what comes");
+    let mut group = best.expect("the last try takes what comes").group;
     group.few = if first { Few::new(items) } else { None };
     group
 }
 
-/// Builds a tree for each part, and keeps them if they are better than what was there; whether they are good enough. The
-/// `last` try has more room, and takes leaves as they come when that is spent.
-fn try_parts(items: &[Item], first: bool, parts: &[Vec<u32>], last: bool, best: &mut Option<(usize, Group)>) -> bool {
-    let each = if last { COPIES_LAST } else { COPIES_EACH };
-    let mut b = Builder::new(items, first, each * items.len() + COPIES, last);
-    if parts.iter().try_for_each(|rules| b.tree(rules)).is_none() {
+/// Parts the last of some parts once more; whether there is a word to do it by.
+fn part(items: &[Item], parts: &mut Vec<Vec<u32>>) -> bool {
+    if parts.len() == TREES {
         return false;
     }
-    let is_good = b.biggest_of_all <= SMALL_LEAF;
-    if best.as_ref().is_none_or(|(cost, _)| b.cost < *cost) {
-        *best = Some((b.cost, b.group));
-    }
-    is_good
+    let Some(left) = parts.last_mut() else { return false };
+    let Some(word) = telling_apart(items, left) else { return false };
+    let (its_own, others) = left.iter().copied().partition(|r| items[*r as usize].is_narrow(word));
+    *left = its_own;
+    parts.push(others);
+    true
 }
 
-/// The word in which most rules are narrow, each in another place, if those are many.
+/// The first word in which most rules are narrow, each in another place, if those are many.
 fn telling_apart(items: &[Item], rules: &[u32]) -> Option<usize> {
     let places = |word: usize| {
         let narrow = rules.iter().map(|r| &items[*r as usize]).filter(|i| i.is_narrow(word));
@@ -130,8 +126,8 @@ fn telling_apart(items: &[Item], rules: &[u32]) -> Option<usize> {
         lows.len()
     };
     let most = |words: &[usize]| {
-        let many = words.iter().rev().map(|w| (places(*w), *w)).filter(|(n, _)| *n > LANES);
-        many.max_by_key(|(n, _)| *n).map(|(_, w)| w)
+        let many = words.iter().map(|w| (places(*w), *w)).filter(|(n, _)| *n > LANES);
+        many.min_by_key(|(n, _)| Reverse(*n)).map(|(_, w)| w)
     };
     most(&ADDRESSES).or_else(|| most(&OTHERS))
 }
@@ -163,33 +159,44 @@ struct Builder<'a> {
     budget: usize,
     /// Leaves grow when the budget is spent; otherwise it is given up.
     last: bool,
-    /// The most blocks of a leaf: of the tree, and of all.
-    biggest: usize,
-    biggest_of_all: usize,
-    /// Of all trees, what the frame pays that pays most.
-    cost: usize,
+    /// Of each tree that was begun, the most blocks of a leaf.
+    biggest: ArrayVec<usize, TREES>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(items: &'a [Item], first: bool, budget: usize, last: bool) -> Self {
+    /// A tree for each part; `None` if the budget is spent. The `last` try has more room, and takes leaves as they come
+    /// when that is spent.
+    fn build(items: &'a [Item], first: bool, parts: &[Vec<u32>], last: bool) -> Option<Self> {
         // Node 0 is nowhere.
         let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
         let group = Group { nodes, ..Group::default() };
-        Builder { items, words: ArrayVec::new(), group, first, budget, last, biggest: 0, biggest_of_all: 0, cost: 0 }
+        let each = if last { COPIES_LAST } else { COPIES_EACH };
+        let budget = each * items.len() + COPIES;
+        let (words, biggest) = (ArrayVec::new(), ArrayVec::new());
+        let mut b = Builder { items, words, group, first, budget, last, biggest };
+        parts.iter().try_for_each(|rules| b.tree(rules))?;
+        Some(b)
     }
 
-    /// A tree of these rules; `None` if the budget is spent.
+    fn is_good(&self) -> bool {
+        self.biggest.iter().all(|b| *b <= SMALL_LEAF)
+    }
+
+    /// In blocks, what the frame pays that pays most: the way down costs about as much as one.
+    fn cost(&self) -> usize {
+        self.biggest.iter().map(|b| 1 + b).sum()
+    }
+
+    /// A tree of these rules, if there are any; `None` if the budget is spent.
     fn tree(&mut self, rules: &[u32]) -> Option<()> {
+        if rules.is_empty() {
+            return Some(());
+        }
         let asked = |w: &u8| rules.iter().any(|r| !self.items[*r as usize].holds(usize::from(*w), &Cell::ALL));
         self.words = (0..COLUMNS as u8).filter(asked).collect();
+        self.biggest.push(0);
         let root = self.node(rules.to_vec(), Cell::ALL, 0)?;
-        if root != To::NOWHERE {
-            self.group.trees.push(Tree { root, words: self.words.clone() });
-            let biggest = std::mem::take(&mut self.biggest);
-            self.biggest_of_all = self.biggest_of_all.max(biggest);
-            // The way down costs about as much as a block.
-            self.cost += 1 + biggest;
-        }
+        self.group.trees.push(Tree { root, words: self.words.clone() });
         Some(())
     }
 
@@ -299,7 +306,7 @@ impl<'a> Builder<'a> {
             left => left.unwrap_or(0),
         };
         let first = self.group.rows.len();
-        self.biggest = self.biggest.max(rules.len().div_ceil(LANES));
+        self.biggest.last_mut().into_iter().for_each(|b| *b = rules.len().div_ceil(LANES).max(*b));
         let mut blocks = rules.chunks(LANES).peekable();
         while let Some(block) = blocks.next() {
             for word in self.words.iter().map(|w| usize::from(*w)) {
