@@ -37,8 +37,8 @@ pub const MAX_QUEUE_PAIRS: u16 = 16;
 pub const MAX_PATH: usize = 107;
 
 const NO_DEVICE: i32 = -1;
-/// Frames that rte_vhost_enqueue_burst takes at most.
-const MAX_ENQUEUE: usize = 32;
+/// Frames that rte_vhost_enqueue_burst and rte_vhost_dequeue_burst move at most.
+const AT_ONCE: usize = 32;
 
 /// Who listens on the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -244,14 +244,21 @@ impl VhostRxQueue {
             return 0;
         }
         let mut raw = [MaybeUninit::uninit(); N];
-        let first = raw.as_mut_ptr().cast();
-        // SAFETY: vid is a started device, which destroy_device keeps until the guard is gone;
-        // the pool lives; raw has room for N. DPDK itself locks the ring and checks what the
-        // guest wrote into it.
-        let n = unsafe { sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), first, N as u16) };
-        // SAFETY: the first n pointers are new buffers, handed over.
-        unsafe { adopt(&raw[..n as usize], burst) };
-        n as usize
+        let mut n = 0;
+        for part in raw.chunks_mut(AT_ONCE) {
+            let (first, most) = (part.as_mut_ptr().cast(), part.len() as u16);
+            // SAFETY: vid is a started device, which destroy_device keeps until the guard is gone;
+            // the pool lives; the part has room for so many. DPDK itself locks the ring and checks what the
+            // guest wrote into it.
+            let got = unsafe { sys::rte_vhost_dequeue_burst(vid, ring, self.pool.as_ptr(), first, most) };
+            n += usize::from(got);
+            if got < most {
+                break;
+            }
+        }
+        // SAFETY: the first n pointers are new buffers, handed over: every part before the last one is full.
+        unsafe { adopt(&raw[..n], burst) };
+        n
     }
 }
 
@@ -286,7 +293,7 @@ impl VhostTxQueue {
         let ring = self.spread % pairs * 2;
         let mut sent = 0;
         // DPDK takes no more than so many at a time.
-        for part in raw[..n].chunks_mut(MAX_ENQUEUE) {
+        for part in raw[..n].chunks_mut(AT_ONCE) {
             // SAFETY: vid as in receive(); the chains are ours and only read: the frames are
             // copied into the guest's memory, whatever it does there meanwhile.
             let took = unsafe { sys::rte_vhost_enqueue_burst(vid, ring, part.as_mut_ptr().cast(), part.len() as u16) };

@@ -21,6 +21,6 @@ fn main() {
     println!(
         "{} frames left, {:.2} ns a frame received",
         s.sink.frames,
-        begun.elapsed().as_nanos() as f64 / bursts as f64 / 32.0
+        begun.elapsed().as_nanos() as f64 / (bursts * dunlin_engine::BURST as u64) as f64
     );
 }

@@ -51,7 +51,10 @@ use crate::{
 };
 
 /// The most frames taken through the stages together.
-pub const BURST: usize = 32;
+pub const BURST: usize = 64;
+
+/// A bit for each frame of a burst, the first one lowest.
+pub(crate) type Mask = u64;
 
 /// The frames of one burst.
 pub type Burst<F> = ArrayVec<F, BURST>;
@@ -101,9 +104,9 @@ impl Fate {
 
 /// Frames of a burst that go no further: bit i is frame i, whose reason is its fate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Refused(u32);
+pub(crate) struct Refused(Mask);
 
-const _: () = assert!(BURST <= u32::BITS as usize);
+const _: () = assert!(BURST == Mask::BITS as usize);
 
 impl Refused {
     pub(crate) const NONE: Refused = Refused(0);
@@ -117,13 +120,13 @@ impl Refused {
         self.0 >> i & 1 == 1
     }
 
-    pub(crate) fn bits(self) -> u32 {
+    pub(crate) fn bits(self) -> Mask {
         self.0
     }
 
     /// Those of the frames whose bits are in `of` that go further.
     #[inline(always)]
-    pub(crate) fn but(self, of: u32) -> u32 {
+    pub(crate) fn but(self, of: Mask) -> Mask {
         of & !self.0
     }
 }

@@ -6,7 +6,7 @@
 mod harness;
 
 use dunlin_engine::{
-    DropReason, MacAddr,
+    BURST, DropReason, MacAddr,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::{Session, Settings, Statistics},
     counters::PortTotals,
@@ -188,7 +188,7 @@ fn counted(s: &Switch) -> (Vec<PortTotals>, RuleCounts, Statistics, Vec<Session>
 
 proptest! {
     #[test]
-    fn company_changes_nothing(bursts in vec(vec(frame(), 1..32), 1..4)) {
+    fn company_changes_nothing(bursts in vec(vec(frame(), 1..=BURST), 1..4)) {
         let (mut whole, mut single) = (switch(), switch());
         for (burst, now_s) in bursts.into_iter().zip(2..) {
             (whole.now_s, single.now_s) = (now_s, now_s);
@@ -221,7 +221,7 @@ fn frames_meet_every_reason() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let (mut s, mut runner) = (switch(), TestRunner::deterministic());
     for _ in 0..200 {
-        let burst = vec(frame(), 32).new_tree(&mut runner).unwrap().current();
+        let burst = vec(frame(), BURST).new_tree(&mut runner).unwrap().current();
         s.run(0, burst.into_iter().map(HeapFrame::new));
     }
     use DropReason::{AclDenied, DhcpServer, EgressAclDenied, EgressAclRejected, EgressUnreadable};

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     BURST,
-    headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, those},
+    headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, parts, set, those},
     intrinsics::{Job, LANES, Lanes, widest},
+    pipeline::Mask,
 };
 
 /// The longest such list.
@@ -80,7 +81,7 @@ impl Few {
     }
 
     /// Fills `best` for the frames whose bits are in `of`.
-    pub fn first(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
+    pub fn first(&self, asked: &Asked<'_>, of: Mask, best: &mut Best) {
         widest(First { few: self, asked, of, best });
     }
 }
@@ -88,7 +89,7 @@ impl Few {
 struct First<'a, 'b> {
     few: &'a Few,
     asked: &'a Asked<'b>,
-    of: u32,
+    of: Mask,
     best: &'a mut Best,
 }
 
@@ -96,11 +97,11 @@ impl Job for First<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let First { few, asked, of: mut left, best } = self;
-        let mut from = 0;
+        let (parts, mut from) = (parts(left), 0);
         for (id, to) in &few.rules {
             let mut hits = left;
             for r in &few.ranges[from..*to] {
-                hits &= inside::<L>(asked.columns.word(usize::from(r.word)), r);
+                hits &= inside::<L>(asked.columns.word(usize::from(r.word)), parts, r);
                 if hits == 0 {
                     break;
                 }
@@ -112,10 +113,7 @@ impl Job for First<'_, '_> {
             if hits == 0 {
                 continue;
             }
-            // Not bit by bit: mostly there are many, and they are set at once.
-            for (i, best) in best.iter_mut().enumerate() {
-                *best = if hits >> i & 1 != 0 { *id & !EXTRA } else { *best };
-            }
+            set(best, hits, *id & !EXTRA);
             left &= !hits;
             if left == 0 {
                 return;
@@ -124,18 +122,18 @@ impl Job for First<'_, '_> {
     }
 }
 
-/// A bit for each frame whose word is in the range.
+/// A bit for each frame whose word is in the range, of so many [`LANES`] of them.
 #[inline(always)]
-fn inside<L: Lanes>(column: &[u32; BURST], r: &Range) -> u32 {
+fn inside<L: Lanes>(column: &[u32; BURST], parts: usize, r: &Range) -> Mask {
     let mut hits = 0;
-    for (i, half) in column.as_chunks::<LANES>().0.iter().enumerate() {
-        hits |= L::inside(half, r.low, r.width) << (i * LANES);
+    for (i, part) in column.as_chunks::<LANES>().0.iter().enumerate().take(parts) {
+        hits |= Mask::from(L::inside(part, r.low, r.width)) << (i * LANES);
     }
     hits
 }
 
 /// Those of `hits` that match the rest too.
 #[inline(never)]
-fn with_extra(hits: u32, asked: &Asked<'_>, rule: u32) -> u32 {
+fn with_extra(hits: Mask, asked: &Asked<'_>, rule: u32) -> Mask {
     those(hits, |i| asked.matches(rule, i))
 }

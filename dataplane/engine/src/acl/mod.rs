@@ -35,6 +35,7 @@ use crate::{
         Columns, DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT,
         PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE, VLAN,
     },
+    pipeline::Mask,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 use build::Item;
@@ -382,7 +383,7 @@ impl Acl {
 
     /// Finds for each frame whose bit is in `of` the first rule that decides it: its place in `rules`, or [`NONE`].
     #[inline(always)]
-    pub(crate) fn classify(&self, (columns, row): Words<'_>, of: u32, best: &mut Best) {
+    pub(crate) fn classify(&self, (columns, row): Words<'_>, of: Mask, best: &mut Best) {
         tree::first(&self.deciding, &Asked { columns, row, extras: &self.extras }, of, best);
     }
 

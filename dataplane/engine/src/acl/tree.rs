@@ -29,6 +29,7 @@ use crate::{
     BURST,
     headers::{COLUMNS, Columns, Headers, bits},
     intrinsics::{Job, LANES, Lanes, widest},
+    pipeline::Mask,
 };
 
 /// No rule.
@@ -128,7 +129,7 @@ impl Asked<'_> {
 }
 
 /// Fills `best` for the frames whose bits are in `of`, with [`NONE`] for all others.
-pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: u32, best: &mut Best) {
+pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: Mask, best: &mut Best) {
     best.fill(NONE);
     for (family, group) in groups.iter().enumerate() {
         let of = of & asked.columns.of_family(family);
@@ -153,7 +154,7 @@ impl Tree {
 
 impl Group {
     /// Fills `best` for frames that are all of its family.
-    fn first(&self, asked: &Asked<'_>, of: u32, best: &mut Best) {
+    fn first(&self, asked: &Asked<'_>, of: Mask, best: &mut Best) {
         for tree in &self.trees {
             let mut at = [tree.root; BURST];
             // Each by itself: together they had too few registers.
@@ -223,7 +224,7 @@ impl Group {
 struct Descend<'a, 'b> {
     group: &'a Group,
     asked: &'a Asked<'b>,
-    of: u32,
+    of: Mask,
     at: &'a mut [To; BURST],
 }
 
@@ -256,7 +257,7 @@ impl Job for Descend<'_, '_> {
 struct Scan<'a, 'b> {
     group: &'a Group,
     asked: &'a Asked<'b>,
-    of: u32,
+    of: Mask,
     at: &'a [To; BURST],
     tree: &'a Tree,
     best: &'a mut Best,

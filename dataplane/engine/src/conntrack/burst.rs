@@ -1,40 +1,45 @@
-//! What goes on, found together: most frames of a port that tracks are plain and of open connections. Their signatures
-//! are asked for one by one, each one's entry a few frames later, and what is there is looked at when all were asked for.
+//! What goes on, found together: most frames of a port that tracks are plain and of open connections. Their keys and hashes
+//! are made together; then their signatures are asked for one by one, each one's entry a few frames later, and what is
+//! there is looked at when all were asked for.
 //!
-//! Frames of one connection stay in their order: from the first on that has to be looked at by itself, all are.
+//! Frames of one connection stay in their order: from the first segment on that has to be looked at by itself, all are.
 //!
-//! **Measured** (the engine's benchmark, ns a frame): ends ordered by columns 19.2 to 17.1; entries asked for between keys,
-//! not behind all of them, 22.7 to 21.5 with 50,000 connections. Not kept: looking at the first entries before the last
-//! ones are asked for, by frames (4 more) or by chunks of 8 (nothing).
+//! **Measured** (the engine's benchmark `track`, ns a frame): keys and hashes made by columns, and state read with the key,
+//! 16.8 to 16.3; with that, entries asked for between signatures, not behind all of them, 16.3 to 14.9. Not kept: looking at
+//! the first entries before the last ones are asked for (nothing).
 
 use arrayvec::ArrayVec;
 
 use super::{
     Conntrack, Found, Zone,
-    key::{Ends4, between6},
-    tcp,
+    key::{Keys, between6},
 };
 use crate::{
     BURST, Frame, PortIdx,
     conntrack::{
         table::{Slot, Table},
-        tcp::{Fit, Segment},
+        tcp::{self, Fit, Segment, What},
     },
-    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits},
+    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts},
+    intrinsics::{Job, LANES, Lanes, widest},
+    pipeline::Mask,
     stage::egress::overhead,
 };
 
 /// A frame's signatures are there when those of the seventh behind it were asked for.
 const LAG: usize = 7;
 
-/// Which connection a frame is of.
-struct Wanted<const K: usize> {
-    /// Its place in the burst.
-    i: usize,
-    key: [u64; K],
-    hash: u64,
-    slot: Slot,
-    from_low: bool,
+/// What is asked of the connections of a burst.
+pub(crate) struct Wanted<'a, 'b, F> {
+    pub heads: &'a Heads<'b, F>,
+    /// Of these frames.
+    pub of: Mask,
+    /// They came or leave by this port.
+    pub port: PortIdx,
+    /// It let them pass.
+    pub filter: u32,
+    /// They go on whatever the lists say of them, at this second.
+    pub goes_on: Option<u32>,
 }
 
 /// A frame of a connection that goes on.
@@ -45,163 +50,188 @@ pub(crate) struct Going {
 }
 
 impl Conntrack {
-    /// Of the plain frames whose bits are in `of`, which came or leave by `port`: finds those of connections that this
-    /// filter let pass, and says which they are. Where they go on whatever the lists say of them (`goes_on`), their
-    /// connections take them in at once, at that second; otherwise that is left to [`Conntrack::advance_all`].
+    /// Finds the connections of plain frames that go on, and says which frames those are. What goes on whatever the lists
+    /// say is taken in at once; otherwise that is left to [`Conntrack::advance_all`].
     #[inline(always)]
-    pub(crate) fn find_all<F: Frame>(
-        &self,
-        heads: &Heads<'_, F>,
-        of: u32,
-        (port, filter): (PortIdx, u32),
-        goes_on: Option<u32>,
-        going: &mut ArrayVec<Going, BURST>,
-    ) -> u32 {
-        let some_are = |family: Family| of & heads.columns.of_family(family as usize) != 0;
+    pub(crate) fn find_all<F: Frame>(&self, wanted: &Wanted<'_, '_, F>, going: &mut ArrayVec<Going, BURST>) -> Mask {
         let mut known = 0;
-        if some_are(Family::V4) {
-            known |= self.find_v4(heads, of, (port, filter), goes_on, going);
-        }
-        if some_are(Family::V6) {
-            known |= self.find_v6(heads, of, (port, filter), goes_on, going);
-        }
-        known
-    }
-
-    #[inline(never)]
-    fn find_v4<F: Frame>(
-        &self,
-        heads: &Heads<'_, F>,
-        of: u32,
-        (port, filter): (PortIdx, u32),
-        goes_on: Option<u32>,
-        going: &mut ArrayVec<Going, BURST>,
-    ) -> u32 {
-        let [src, dst, sport, dport, protocol] = [SRC, DST, SPORT, DPORT, PROTOCOL].map(|w| heads.columns.word(w));
-        // By columns, so that vectors do it. No port is none: 0, which NO_PORT is in 16 bits.
-        let (mut low, mut high, mut ports, mut from_low) = ([0; BURST], [0; BURST], [0; BURST], [0; BURST]);
-        for i in 0..BURST {
-            let ends = Ends4::new((src[i], sport[i] & 0xffff), (dst[i], dport[i] & 0xffff));
-            (low[i], high[i], ports[i], from_low[i]) = (ends.low, ends.high, ends.ports, u32::from(ends.from_low));
-        }
-        let key = |i: usize| {
-            let ends = Ends4 { low: low[i], high: high[i], ports: ports[i], from_low: from_low[i] != 0 };
-            let key = ends.key(whose(heads, port, i), protocol[i]);
-            (key, self.hash4(&key), ends.from_low)
-        };
-        self.find_family((Family::V4, &self.v4), heads, of, (filter, goes_on), key, going)
-    }
-
-    #[inline(never)]
-    fn find_v6<F: Frame>(
-        &self,
-        heads: &Heads<'_, F>,
-        of: u32,
-        (port, filter): (PortIdx, u32),
-        goes_on: Option<u32>,
-        going: &mut ArrayVec<Going, BURST>,
-    ) -> u32 {
-        let word = |word: usize, i: usize| u64::from(heads.columns.word(word)[i]);
-        let key = |i: usize| {
-            let two = |a, b| word(a, i) << 32 | word(b, i);
-            let a = [two(SRC, SRC6), two(SRC6 + 1, SRC6 + 2), word(SPORT, i) & 0xffff];
-            let b = [two(DST, DST6), two(DST6 + 1, DST6 + 2), word(DPORT, i) & 0xffff];
-            let key = between6(whose(heads, port, i), if a <= b { (a, b) } else { (b, a) }, word(PROTOCOL, i));
-            (key, self.hash(&key), a <= b)
-        };
-        self.find_family((Family::V6, &self.v6), heads, of, (filter, goes_on), key, going)
-    }
-
-    #[inline(always)]
-    fn find_family<F: Frame, const K: usize>(
-        &self,
-        (family, table): (Family, &Table<K>),
-        heads: &Heads<'_, F>,
-        of: u32,
-        (filter, goes_on): (u32, Option<u32>),
-        key: impl Fn(usize) -> ([u64; K], u64, bool),
-        going: &mut ArrayVec<Going, BURST>,
-    ) -> u32 {
-        let columns = &heads.columns;
-        let of = of & columns.of_family(family as usize);
-        let other = of & !columns.plain();
-        let before_other = (other & other.wrapping_neg()).wrapping_sub(1);
-        let mut wanted = ArrayVec::<Wanted<K>, BURST>::new();
-        for i in bits(of & before_other) {
-            // Type and code of ICMP are no ports.
-            if matches!(columns.word(PROTOCOL)[i] as u8, ICMP | ICMPV6) {
-                continue;
+        for family in [Family::V4, Family::V6] {
+            if wanted.of & wanted.heads.columns.of_family(family as usize) != 0 {
+                widest(Find { all: self, wanted, family, going, known: &mut known });
             }
-            let ((key, hash, from_low), mut slot) = (key(i), Slot::NONE);
-            table.prefetch(hash, &mut slot);
-            wanted.push(Wanted { i, key, hash, slot, from_low });
-            if let Some(w) = wanted.len().checked_sub(LAG + 1).and_then(|before| wanted.get_mut(before)) {
-                table.prefetch_entry(w.hash, &mut w.slot);
-            }
-        }
-        let last = wanted.len().saturating_sub(LAG);
-        wanted[last..].iter_mut().for_each(|w| table.prefetch_entry(w.hash, &mut w.slot));
-        let mut known = 0;
-        for w in &mut wanted {
-            if !table.find(w.hash, &w.key, &mut w.slot) {
-                continue;
-            }
-            let (found, state) = self.found(w.slot, family, w.from_low);
-            // Nor if its slot was given to another one, whose flags these are.
-            if found.refused || found.filter != filter || !table.is_still(w.slot) {
-                continue;
-            }
-            let protocol = columns.word(PROTOCOL)[w.i] as u8;
-            let Ok(segment) = plain_segment(protocol, family, heads, w.i) else { break };
-            if segment.as_ref().is_some_and(|t| tcp::fits(state, found.end, t) != Fit::Yes) {
-                break;
-            }
-            match goes_on {
-                Some(now_s) => self.take((&found, state), protocol, segment.as_ref(), now_s),
-                None => going.push(Going { i: w.i, found }),
-            }
-            known |= 1 << w.i;
         }
         known
     }
 
     /// Takes in those of the frames whose bits are in `of`, which were let pass.
-    pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Going], of: u32, now_s: u32) {
+    pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Going], of: Mask, now_s: u32) {
         for Going { i, found } in going.iter().filter(|g| of >> g.i & 1 != 0) {
-            let protocol = heads.columns.word(PROTOCOL)[*i] as u8;
-            if let Ok(segment) = plain_segment(protocol, found.family, heads, *i)
-                && self.is_still(found)
-            {
-                self.take((found, self.state(found)), protocol, segment.as_ref(), now_s);
-            }
+            let is_segment = heads.columns.word(PROTOCOL)[*i] == TCP.into();
+            let segment = if is_segment { plain_segment(found.family, heads, *i) } else { None };
+            self.advance_plain(heads, (*i, found), segment.as_ref(), now_s);
+        }
+    }
+
+    /// Takes in plain frame `i`.
+    #[inline(always)]
+    fn advance_plain<F: Frame>(
+        &self,
+        heads: &Heads<'_, F>,
+        (i, found): (usize, &Found),
+        segment: Option<&Segment>,
+        now_s: u32,
+    ) {
+        if self.is_still(found) {
+            self.take((found, self.state(found)), heads.columns.word(PROTOCOL)[i] as u8, segment, now_s);
         }
     }
 }
 
-/// The upper half of frame `i`'s key.
-#[inline(always)]
-fn whose<F: Frame>(heads: &Heads<'_, F>, port: PortIdx, i: usize) -> u64 {
-    Zone { port, segment: heads.meta()[i].dst.segment() }.bits()
+/// See [`Conntrack::find_all`].
+struct Find<'a, 'b, 'c, F> {
+    all: &'a Conntrack,
+    wanted: &'a Wanted<'b, 'c, F>,
+    family: Family,
+    going: &'a mut ArrayVec<Going, BURST>,
+    known: &'a mut Mask,
 }
 
-/// A segment that is none.
-struct Unreadable;
-
-/// The TCP segment of plain frame `i`, if it is TCP.
-#[inline(always)]
-fn plain_segment<F: Frame>(
-    protocol: u8,
-    family: Family,
-    heads: &Heads<'_, F>,
-    i: usize,
-) -> Result<Option<Segment>, Unreadable> {
-    if protocol != TCP {
-        return Ok(None);
+impl<F: Frame> Job for Find<'_, '_, '_, F> {
+    #[inline(always)]
+    fn run<L: Lanes>(mut self) {
+        let (all, of) = (self.all, self.plain::<L>());
+        *self.known |= match self.family {
+            Family::V6 => self.find::<L, _>(&all.v6, of, &self.keys_v6(of)),
+            _ => self.find::<L, _>(&all.v4, of, &self.keys_v4::<L>(of)),
+        };
     }
+}
+
+impl<F: Frame> Find<'_, '_, '_, F> {
+    /// The plain frames before the first one that is not.
+    #[inline(always)]
+    fn plain<L: Lanes>(&self) -> Mask {
+        let Wanted { heads, of, .. } = self.wanted;
+        let of = of & heads.columns.of_family(self.family as usize);
+        let other = of & !heads.columns.plain();
+        let before_other = (other & other.wrapping_neg()).wrapping_sub(1);
+        // Type and code of ICMP are no ports.
+        of & before_other & !self.with::<L>(ICMP) & !self.with::<L>(ICMPV6)
+    }
+
+    #[inline(always)]
+    fn with<L: Lanes>(&self, protocol: u8) -> Mask {
+        self.wanted.heads.columns.with::<L>(PROTOCOL, protocol.into())
+    }
+
+    #[inline(always)]
+    fn zone(&self, i: usize) -> Zone {
+        Zone { port: self.wanted.port, segment: self.wanted.heads.meta()[i].dst.segment() }
+    }
+
+    #[inline(always)]
+    fn keys_v4<L: Lanes>(&self, of: Mask) -> Keys<3> {
+        let mut whose = [0; BURST];
+        for i in bits(of) {
+            whose[i] = self.zone(i).bits();
+        }
+        let mut keys = Keys::ZERO;
+        keys.make::<L>(parts(of), &self.wanted.heads.columns, &whose, &self.all.secrets);
+        keys
+    }
+
+    #[inline(always)]
+    fn keys_v6(&self, of: Mask) -> Keys<6> {
+        let mut keys = Keys::ZERO;
+        for i in bits(of) {
+            let word = |word: usize| u64::from(self.wanted.heads.columns.word(word)[i]);
+            let two = |a, b| word(a) << 32 | word(b);
+            let a = [two(SRC, SRC6), two(SRC6 + 1, SRC6 + 2), word(SPORT) & 0xffff];
+            let b = [two(DST, DST6), two(DST6 + 1, DST6 + 2), word(DPORT) & 0xffff];
+            let key = between6(self.zone(i), if a <= b { (a, b) } else { (b, a) }, word(PROTOCOL));
+            keys.put(i, key, self.all.hash(&key), a <= b);
+        }
+        keys
+    }
+
+    #[inline(always)]
+    fn find<L: Lanes, const K: usize>(&mut self, table: &Table<K>, of: Mask, keys: &Keys<K>) -> Mask {
+        let Wanted { heads, filter, goes_on, .. } = *self.wanted;
+        let at = ask::<L, K>(table, of, keys);
+        let (mut slots, mut flags) = ([Slot::NONE; BURST], [0; BURST]);
+        let (mut known, mut news) = (0, 0);
+        for i in bits(of) {
+            let (slot, what, is_there) = table.look(at[i], |w| keys.words[w][i]);
+            (slots[i], flags[i]) = (slot, what.flags);
+            if !(is_there & what.passes(filter)) {
+                continue;
+            }
+            known |= 1 << i;
+            if goes_on.is_none_or(|now_s| what.is_news(now_s)) {
+                news |= 1 << i;
+            }
+        }
+        let family = self.family;
+        let found = |i: usize| {
+            let what = What { flags: flags[i], filter, seen_s: 0 };
+            Found::new(slots[i], family, what, keys.from_low >> i & 1 != 0)
+        };
+        let segments = self.with::<L>(TCP);
+        for i in bits(known & segments) {
+            let found = found(i);
+            let fits = |t: &Segment| tcp::fits(table.state(found.slot), found.end, t) == Fit::Yes;
+            let Some(t) = plain_segment(family, heads, i).filter(fits) else {
+                known &= !segments | ((1 << i) - 1);
+                break;
+            };
+            self.go_on(i, found, Some(&t));
+        }
+        for i in bits(known & news & !segments) {
+            self.go_on(i, found(i), None);
+        }
+        known
+    }
+
+    #[inline(always)]
+    fn go_on(&mut self, i: usize, found: Found, segment: Option<&Segment>) {
+        match self.wanted.goes_on {
+            None => self.going.push(Going { i, found }),
+            Some(now_s) => self.all.advance_plain(self.wanted.heads, (i, &found), segment, now_s),
+        }
+    }
+}
+
+/// Where what is asked for is likely: their entries were asked for.
+#[inline(always)]
+fn ask<L: Lanes, const K: usize>(table: &Table<K>, of: Mask, keys: &Keys<K>) -> [u32; BURST] {
+    let (mut at, mut signatures) = ([0; BURST], [0; BURST]);
+    for from in (0..parts(of)).map(|p| p * LANES) {
+        for i in from..from + LANES {
+            (at[i], signatures[i]) = table.likely(keys.hashes[i]);
+        }
+    }
+    let mut behind = bits(of);
+    for (n, i) in bits(of).enumerate() {
+        table.prefetch(at[i]);
+        if n >= LAG
+            && let Some(i) = behind.next()
+        {
+            at[i] = table.prefetch_entry(keys.hashes[i], (at[i], signatures[i]));
+        }
+    }
+    for i in behind {
+        at[i] = table.prefetch_entry(keys.hashes[i], (at[i], signatures[i]));
+    }
+    at
+}
+
+/// The TCP segment of plain frame `i`, if it can be read.
+#[inline(always)]
+fn plain_segment<F: Frame>(family: Family, heads: &Heads<'_, F>, i: usize) -> Option<Segment> {
     let (head, l3) = (heads.frames()[i].head(), overhead(heads.meta()[i].class) as usize);
     // IPv6's length is without its header (RFC 8200, 3).
     let (length_at, header, counted) = if family == Family::V6 { (l3 + 4, 40, 40) } else { (l3 + 2, 20, 0) };
-    let length = head.get(length_at..).and_then(<[u8]>::first_chunk).ok_or(Unreadable)?;
+    let length = head.get(length_at..).and_then(<[u8]>::first_chunk)?;
     let end = l3 as u32 + counted + u32::from(u16::from_be_bytes(*length));
-    Segment::read(head, l3 as u16 + header, end).map(Some).ok_or(Unreadable)
+    Segment::read(head, l3 as u16 + header, end)
 }

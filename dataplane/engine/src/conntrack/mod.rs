@@ -32,13 +32,13 @@ use crate::{
     Frame, MAX_PORTS, PortIdx, SegmentId,
     headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
-pub(crate) use burst::Going;
+pub(crate) use burst::{Going, Wanted};
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
-use key::{Ends4, between6, key4};
+use key::{Ends4, between6, hash4, key4};
 use room::Tried;
 use table::{Slot, State, Table};
-use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, put};
+use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, What, put};
 
 /// For how long connections are kept, in seconds since their last frame, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,10 +107,10 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// In the upper half of a word.
+    /// In a word.
     #[inline(always)]
-    fn bits(self) -> u64 {
-        (self.port.get() as u64) << 48 | u64::from(self.segment.0) << 32
+    fn bits(self) -> u32 {
+        (self.port.get() as u32) << 16 | u32::from(self.segment.0)
     }
 }
 
@@ -131,6 +131,8 @@ pub(crate) struct Probe {
     family: Family,
     /// Its source is the end whose address is the lower one.
     from_low: bool,
+    /// Where it is likely.
+    at: u32,
     /// What [`Conntrack::track`] found. Here, because whatever is moved just after it was written has to wait.
     pub found: Found,
 }
@@ -138,7 +140,7 @@ pub(crate) struct Probe {
 impl Probe {
     /// Of nothing.
     pub(crate) const NONE: Probe =
-        Probe { key: [0; 6], hash: 0, family: Family::Other, from_low: false, found: Found::NONE };
+        Probe { key: [0; 6], hash: 0, family: Family::Other, from_low: false, at: 0, found: Found::NONE };
 
     /// Whether the frame can be of a connection.
     #[inline(always)]
@@ -177,6 +179,13 @@ pub(crate) struct Found {
 impl Found {
     const NONE: Found =
         Found { slot: Slot::NONE, family: Family::Other, end: 0, from_port: false, filter: 0, refused: false };
+
+    /// What is in a slot, for a frame from one of its ends.
+    #[inline(always)]
+    fn new(slot: Slot, family: Family, what: What, from_low: bool) -> Found {
+        let (from_port, refused) = (what.flags & FROM_PORT != 0, what.flags & REFUSED != 0);
+        Found { slot, family, end: what.end(from_low), from_port, filter: what.filter, refused }
+    }
 }
 
 /// What tracking says of a frame.
@@ -287,11 +296,6 @@ impl Conntrack {
         h
     }
 
-    #[inline(always)]
-    fn hash4(&self, key: &[u64; 3]) -> u64 {
-        self.hash(&[key[0] ^ key[2] << 40, key[1]])
-    }
-
     /// Lends a later fragment the ports of its first one, and notes those of a first one. Whether they are
     /// known.
     pub(crate) fn follow_fragment(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
@@ -302,9 +306,8 @@ impl Conntrack {
 
     fn fragment_key(&self, h: &Headers, zone: Zone) -> u64 {
         let w = |i: usize| u64::from(h.words[i]);
-        let zone = (zone.port.get() as u64) << 16 | u64::from(zone.segment.0);
         self.hash(&[
-            zone << 32 | u64::from(h.fragment_id),
+            u64::from(zone.bits()) << 32 | u64::from(h.fragment_id),
             w(SRC) << 32 | w(DST),
             w(SRC6) << 32 | w(SRC6 + 1),
             w(SRC6 + 2) << 32 | w(DST6),
@@ -328,20 +331,19 @@ impl Conntrack {
         }
         // No port is none: 0, which [`NO_PORT`] is in 16 bits.
         (sport, dport) = (sport & 0xffff, dport & 0xffff);
-        let whose = zone.bits();
-        let (w, protocol) = (|i: usize| u64::from(h.words[i]), u64::from(h.protocol()));
+        let w = |i: usize| u64::from(h.words[i]);
         p.family = h.family;
         if h.family == Family::V4 {
             let ends = Ends4::new((h.words[SRC], sport), (h.words[DST], dport));
             p.from_low = ends.from_low;
-            let key = ends.key(whose, h.protocol().into());
+            let key = ends.key(zone.bits(), h.protocol().into());
             *p.key.first_chunk_mut().expect("six are more than three") = key;
-            p.hash = self.hash4(&key);
+            p.hash = hash4(&key, &self.secrets);
         } else {
             let a = [w(SRC) << 32 | w(SRC6), w(SRC6 + 1) << 32 | w(SRC6 + 2), u64::from(sport)];
             let b = [w(DST) << 32 | w(DST6), w(DST6 + 1) << 32 | w(DST6 + 2), u64::from(dport)];
             p.from_low = a <= b;
-            p.key = between6(whose, if p.from_low { (a, b) } else { (b, a) }, protocol);
+            p.key = between6(zone, if p.from_low { (a, b) } else { (b, a) }, h.protocol().into());
             p.hash = self.hash(&p.key);
         }
     }
@@ -349,43 +351,28 @@ impl Conntrack {
     #[inline(always)]
     pub(crate) fn prefetch(&self, p: &mut Probe) {
         match p.family {
-            Family::V6 => self.v6.prefetch(p.hash, &mut p.found.slot),
-            _ => self.v4.prefetch(p.hash, &mut p.found.slot),
+            Family::V6 => self.v6.prefetch(self.v6.likely(p.hash).0),
+            _ => self.v4.prefetch(self.v4.likely(p.hash).0),
         }
     }
 
     #[inline(always)]
     pub(crate) fn prefetch_entry(&self, p: &mut Probe) {
-        match p.family {
-            Family::V6 => self.v6.prefetch_entry(p.hash, &mut p.found.slot),
-            _ => self.v4.prefetch_entry(p.hash, &mut p.found.slot),
-        }
+        p.at = match p.family {
+            Family::V6 => self.v6.prefetch_entry(p.hash, self.v6.likely(p.hash)),
+            _ => self.v4.prefetch_entry(p.hash, self.v4.likely(p.hash)),
+        };
     }
 
     /// The connection of a probe, if there is one, and its state.
     #[inline(always)]
     fn find(&self, p: &Probe) -> Option<(Found, &State)> {
-        let mut slot = p.found.slot;
-        let there = match p.family {
-            Family::Other => false,
-            Family::V6 => self.v6.find(p.hash, &p.key, &mut slot),
-            Family::V4 => self.v4.find(p.hash, key4(&p.key), &mut slot),
-        };
-        if !there {
-            return None;
-        }
-        Some(self.found(slot, p.family, p.from_low))
-    }
-
-    /// What is in a slot, for a frame from one of its ends.
-    #[inline(always)]
-    fn found(&self, slot: Slot, family: Family, from_low: bool) -> (Found, &State) {
-        let mut f = Found { slot, family, ..Found::NONE };
-        let state = self.state(&f);
-        let (flags, filter) = (state[FLAGS].load(Relaxed), state[FILTER].load(Relaxed));
-        f.end = usize::from((flags & LOW_BEGAN != 0) != from_low);
-        (f.from_port, f.refused, f.filter) = (flags & FROM_PORT != 0, flags & REFUSED != 0, filter);
-        (f, state)
+        let (slot, what) = match p.family {
+            Family::Other => None,
+            Family::V6 => self.v6.find(p.hash, |i| p.key[i], p.at),
+            Family::V4 => self.v4.find(p.hash, |i| p.key[i], p.at),
+        }?;
+        Some((Found::new(slot, p.family, what, p.from_low), self.state_of(p.family, slot)))
     }
 
     #[inline(always)]

@@ -25,6 +25,7 @@ use std::sync::atomic::{
     fence,
 };
 
+use super::tcp::What;
 use crate::{
     PortIdx,
     headers::Family,
@@ -134,56 +135,69 @@ impl<const K: usize> Table<K> {
         ((hash ^ hash >> 32) as u16).max(1)
     }
 
-    /// Asks for the signatures of the likely bucket, which is noted.
+    /// The first slot where what has a hash is likely, and its signature.
     #[inline(always)]
-    pub fn prefetch(&self, hash: u64, slot: &mut Slot) {
-        let bucket = self.places(hash)[0];
-        prefetch(&self.signatures[bucket]);
-        slot.at = (bucket * WAYS) as u32;
+    pub fn likely(&self, hash: u64) -> (u32, u16) {
+        ((self.places(hash)[0] * WAYS) as u32, Self::signature(hash))
     }
 
-    /// Asks for the entry that is likely meant, of the bucket that was noted or else the other one, and notes where it is.
+    /// Asks for the signatures there.
     #[inline(always)]
-    pub fn prefetch_entry(&self, hash: u64, slot: &mut Slot) {
-        let mut found = self.signatures[slot.at as usize / WAYS].equal(Self::signature(hash));
+    pub fn prefetch(&self, at: u32) {
+        prefetch(&self.signatures[at as usize / WAYS]);
+    }
+
+    /// Asks for the entry that is likely meant, of the bucket that is likely or else the other one, and says where it is.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, hash: u64, (mut at, signature): (u32, u16)) -> u32 {
+        let mut found = self.signatures[at as usize / WAYS].equal(signature);
         if found == 0 {
             let other = self.places(hash)[1];
-            found = self.signatures[other].equal(Self::signature(hash));
-            slot.at = (other * WAYS) as u32;
+            found = self.signatures[other].equal(signature);
+            at = (other * WAYS) as u32;
         }
-        slot.at += found.trailing_zeros() % WAYS as u32;
-        prefetch(&self.entries[slot.at as usize]);
+        at += found.trailing_zeros() % WAYS as u32;
+        prefetch(&self.entries[at as usize]);
+        at
     }
 
-    /// Whether there is a connection, whose slot is noted; it is looked for first where `slot` says.
+    /// Where a connection is, and what its state says; it is looked for first `at` one slot.
     #[inline(always)]
-    pub fn find(&self, hash: u64, key: &[u64; K], slot: &mut Slot) -> bool {
-        self.is_at(slot.at as usize, key, slot) || self.search(hash, key, slot)
+    pub fn find(&self, hash: u64, key: impl Fn(usize) -> u64 + Copy, at: u32) -> Option<(Slot, What)> {
+        match self.look(at, key) {
+            (slot, what, true) => Some((slot, what)),
+            _ => self.search(hash, key),
+        }
     }
 
+    /// The same, if nothing is known of where it is.
     #[inline(never)]
-    fn search(&self, hash: u64, key: &[u64; K], slot: &mut Slot) -> bool {
-        self.places(hash).into_iter().any(|b| {
+    pub fn search(&self, hash: u64, key: impl Fn(usize) -> u64 + Copy) -> Option<(Slot, What)> {
+        self.places(hash).into_iter().find_map(|b| {
             let mut found = self.signatures[b].equal(Self::signature(hash));
             while found != 0 {
-                if self.is_at(b * WAYS + found.trailing_zeros() as usize % WAYS, key, slot) {
-                    return true;
+                let at = b * WAYS + found.trailing_zeros() as usize % WAYS;
+                if let (slot, what, true) = self.look(at as u32, key) {
+                    return Some((slot, what));
                 }
                 found &= found - 1;
             }
-            false
+            None
         })
     }
 
+    /// What is in a slot, and whether it is this connection. Without a branch.
     #[inline(always)]
-    fn is_at(&self, at: usize, key: &[u64; K], slot: &mut Slot) -> bool {
-        let words = &self.entries[at].0;
+    pub fn look(&self, at: u32, key: impl Fn(usize) -> u64) -> (Slot, What, bool) {
+        let Lines(words, state) = &self.entries[at as usize];
         let last = words[K - 1].load(Acquire);
-        let differs = (0..K - 1).fold((last ^ key[K - 1]) & LOWER, |d, i| d | (words[i].load(Relaxed) ^ key[i]));
+        let differs = (0..K - 1).fold((last ^ key(K - 1)) & LOWER, |d, i| d | (words[i].load(Relaxed) ^ key(i)));
+        let what = What::of(state);
+        // That it was still there when its state was read.
         fence(Acquire);
         let changed = words[K - 1].load(Relaxed) ^ last;
-        *slot = Slot { at: at as u32, mark: (last >> 32) as u32 };
-        slot.mark & READY != 0 && (differs | changed) == 0
+        let mark = (last >> 32) as u32;
+        (Slot { at, mark }, what, (differs | changed | u64::from(!mark & READY)) == 0)
     }
 
     /// State of the connection in a slot. Whoever holds an old slot may read another connection's.

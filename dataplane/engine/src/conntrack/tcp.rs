@@ -38,6 +38,43 @@ const SCALE: u32 = 16;
 /// Each end said its scale.
 const SCALED: u32 = 1 << 24;
 
+/// What a connection's state says of it at one instant.
+#[derive(Clone, Copy)]
+pub(super) struct What {
+    pub flags: u32,
+    pub filter: u32,
+    pub seen_s: u32,
+}
+
+impl What {
+    #[inline(always)]
+    pub fn of(state: &State) -> What {
+        What {
+            flags: state[FLAGS].load(Relaxed),
+            filter: state[FILTER].load(Relaxed),
+            seen_s: state[SEEN_S].load(Relaxed),
+        }
+    }
+
+    /// Let pass under this filter.
+    #[inline(always)]
+    pub fn passes(self, filter: u32) -> bool {
+        (self.flags & REFUSED == 0) & (self.filter == filter)
+    }
+
+    /// Whether a frame that is no segment says anything about it.
+    #[inline(always)]
+    pub fn is_news(self, now_s: u32) -> bool {
+        (self.seen_s != now_s) | (self.flags & SETTLED == 0)
+    }
+
+    /// Which end a frame is from: 0 is the one that began it.
+    #[inline(always)]
+    pub fn end(self, from_low: bool) -> usize {
+        usize::from((self.flags & LOW_BEGAN != 0) != from_low)
+    }
+}
+
 /// What is known of a TCP end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u32)]

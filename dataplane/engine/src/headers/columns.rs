@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     BURST, Frame, SegmentId,
+    acl::state,
     intrinsics::{Job, LANES, Lanes, ROW, widest},
-    pipeline::Meta,
+    pipeline::{Mask, Meta},
     stage::egress::overhead,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
@@ -41,9 +42,11 @@ pub(crate) struct Columns {
     /// Only [`PLAIN`] of them as long as nobody has others: to clear those as well took a twentieth of all filtering.
     words: ArrayVec<Column, COLUMNS>,
     /// Of each [`Family`], a bit for each frame.
-    families: [u32; 3],
+    families: [Mask; 3],
     /// A bit for each frame that is plain.
-    plain: u32,
+    plain: Mask,
+    /// A bit for each frame whose state says that its connection goes on.
+    established: Mask,
     /// All that was read of those that are not, and where that is.
     rows: ArrayVec<Headers, BURST>,
     places: [u8; BURST],
@@ -54,7 +57,7 @@ impl Columns {
     fn new() -> Self {
         let mut words = ArrayVec::new();
         (0..PLAIN).for_each(|_| words.push(Column::ZERO));
-        Columns { words, families: [0; 3], plain: 0, rows: ArrayVec::new(), places: [0; BURST] }
+        Columns { words, families: [0; 3], plain: 0, established: 0, rows: ArrayVec::new(), places: [0; BURST] }
     }
 
     /// Has all words.
@@ -99,7 +102,7 @@ impl Columns {
 
     /// A bit for each frame of a family.
     #[inline(always)]
-    pub fn of_family(&self, family: usize) -> u32 {
+    pub fn of_family(&self, family: usize) -> Mask {
         self.families[family]
     }
 
@@ -110,29 +113,39 @@ impl Columns {
 
     /// A bit for each plain frame.
     #[inline(always)]
-    pub fn plain(&self) -> u32 {
+    pub fn plain(&self) -> Mask {
         self.plain
     }
 
-    /// Whether a word of all frames whose bits are in `of` is this.
+    /// A bit for each frame where a word is this.
     #[inline(always)]
-    pub fn are_all(&self, of: u32, word: usize, value: u32) -> bool {
-        let differs = |set, (i, w): (usize, &u32)| set | u32::from(*w != value) << i;
-        self.word(word).iter().enumerate().fold(0, differs) & of == 0
-    }
-
-    /// What connection tracking says of the frames whose bits are in `of`: see [`STATE`].
-    #[inline(always)]
-    pub fn set_states(&mut self, of: u32, state: u32) {
-        for (i, word) in self.words[STATE].0.iter_mut().enumerate() {
-            *word = if of >> i & 1 != 0 { state } else { *word };
+    pub fn with<L: Lanes>(&self, word: usize, value: u32) -> Mask {
+        let mut set = 0;
+        for (i, part) in self.word(word).as_chunks().0.iter().enumerate() {
+            set |= Mask::from(L::inside(part, value, 0)) << (i * LANES);
         }
+        set
     }
 
-    /// The same of frame `i`.
+    /// The frames whose bits are in `of` are of connections that go on: see [`STATE`].
+    #[inline(always)]
+    pub fn set_established(&mut self, of: Mask) {
+        self.established |= of;
+        set(&mut self.words[STATE].0, of, state::number(state::ESTABLISHED));
+    }
+
+    /// What connection tracking says of frame `i`.
     #[inline(always)]
     pub fn set_state(&mut self, i: usize, state: u32) {
+        let goes_on = Mask::from(state == state::number(state::ESTABLISHED));
+        self.established = self.established & !(1 << i) | goes_on << i;
         self.words[STATE].0[i] = state;
+    }
+
+    /// Whether all frames whose bits are in `of` are of connections that go on.
+    #[inline(always)]
+    pub fn are_established(&self, of: Mask) -> bool {
+        of & !self.established == 0
     }
 
     /// Takes over, of frames `from` on, what their rows say if they are IPv4, and says which of them are plain: a bit
@@ -296,6 +309,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
     fn run<L: Lanes>(self) {
         let Heads { burst, meta, columns, odd, .. } = self.heads;
         columns.words[ETHERTYPE] = Column([u32::from(ETHERTYPE_IPV4); BURST]);
+        let mut vlans = Column::ZERO;
         let n = burst.len().min(meta.len()).min(BURST);
         let mut from = 0;
         while from < n {
@@ -303,7 +317,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
             for i in from..n.min(from + LANES) {
                 let (m, head) = (&meta[i], burst[i].head());
                 let l3 = overhead(m.class) as usize;
-                columns.words[VLAN].0[i] = u32::from(m.class.vid());
+                vlans.0[i] = u32::from(m.class.vid());
                 *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_nobodys();
                 // As much as IPv4's header and TCP's take.
                 if let Some(at) = head.get(l3 - 4..)
@@ -321,38 +335,57 @@ impl<F: Frame> Job for Read<'_, '_, F> {
                 }
             }
             let rows = L::turned(&rows);
-            let plain = columns.put_v4::<L>(from, &rows) << from;
+            let plain = Mask::from(columns.put_v4::<L>(from, &rows)) << from;
             columns.families[Family::V4 as usize] |= plain;
             columns.plain |= plain;
             if v6 != 0 {
-                let plain = columns.put_v6::<L>(from, v6, &rows, &L::turned(&more)) << from;
+                let plain = Mask::from(columns.put_v6::<L>(from, v6, &rows, &L::turned(&more))) << from;
                 columns.families[Family::V6 as usize] |= plain;
                 columns.plain |= plain;
             }
             from += LANES;
         }
+        columns.words[VLAN] = vlans;
     }
 }
 
 /// A bit for each of `n` frames.
 #[inline(always)]
-pub(crate) fn lanes(n: usize) -> u32 {
-    ((1u64 << n.min(BURST)) - 1) as u32
+pub(crate) fn lanes(n: usize) -> Mask {
+    Mask::MAX.checked_shr((BURST - n.min(BURST)) as u32).unwrap_or(0)
+}
+
+/// Sets the words of all frames whose bits are in `of`. Not bit by bit: mostly there are many.
+#[inline(always)]
+pub(crate) fn set(words: &mut [u32; BURST], of: Mask, value: u32) {
+    // In halves, because what shifts words of 32 bits does more of them at once.
+    for (part, words) in words.as_chunks_mut::<{ BURST / 2 }>().0.iter_mut().enumerate() {
+        let of = (of >> (part * BURST / 2)) as u32;
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = if of >> i & 1 != 0 { value } else { *word };
+        }
+    }
+}
+
+/// How many times [`LANES`] frames the last of `of` is among.
+#[inline(always)]
+pub(crate) fn parts(of: Mask) -> usize {
+    (Mask::BITS - of.leading_zeros()).div_ceil(LANES as u32) as usize
 }
 
 /// Those of the bits in `of` whose number is meant.
 #[inline(always)]
-pub(crate) fn those(of: u32, is_meant: impl Fn(usize) -> bool) -> u32 {
-    bits(of).fold(0, |all, i| all | u32::from(is_meant(i)) << i)
+pub(crate) fn those(of: Mask, is_meant: impl Fn(usize) -> bool) -> Mask {
+    bits(of).fold(0, |all, i| all | Mask::from(is_meant(i)) << i)
 }
 
 /// The numbers of the bits that are set, the lowest first.
 #[inline(always)]
-pub(crate) fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+pub(crate) fn bits(mut set: Mask) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let i = set.trailing_zeros();
         set &= set.wrapping_sub(1);
-        (i < u32::BITS).then_some(i as usize)
+        (i < Mask::BITS).then_some(i as usize)
     })
 }
 

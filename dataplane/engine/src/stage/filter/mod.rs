@@ -16,12 +16,12 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, DropReason, Frame, Output, SegmentId,
-    acl::{Acl, Action, Best, Decision, NONE, Words, state},
+    acl::{Acl, Action, Best, Decision, NONE, Words},
     conntrack::Zone,
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, STATE, UDP, bits, lanes, those},
-    pipeline::{Context, Fate, Meta, Refused, Verdict},
+    headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those},
+    pipeline::{Context, Fate, Mask, Meta, Refused, Verdict},
     security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
     stage::{
@@ -180,7 +180,7 @@ pub(crate) fn egress_flooded<'a, F: Frame>(
 fn egress<F: Frame>(
     cx: &Context<'_>,
     (from, to, filter): (&Port, &Port, &Filter),
-    of: u32,
+    of: Mask,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
@@ -216,7 +216,7 @@ fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F
 fn run<F: Frame>(
     cx: &Context<'_>,
     its: (&Port, &Filter, Way),
-    of: u32,
+    of: Mask,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
@@ -251,7 +251,7 @@ fn run<F: Frame>(
 
 /// Refuses what the station may not send.
 #[inline(always)]
-fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: u32, heads: &Heads<'_, F>, outcome: &mut Outcome) {
+fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: Mask, heads: &Heads<'_, F>, outcome: &mut Outcome) {
     let (columns, meta, now_s) = (&heads.columns, heads.meta(), cx.now.s);
     let plain = |family: Family| columns.plain() & columns.of_family(family as usize);
     let (v4, v6) = (plain(Family::V4), plain(Family::V6));
@@ -284,7 +284,7 @@ fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: u32, heads: &Head
 fn sort_out<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    of: u32,
+    of: Mask,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
 ) {
@@ -314,7 +314,7 @@ fn sort_out<F: Frame>(
 fn decide_all<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    of: u32,
+    of: Mask,
     heads: &Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
@@ -340,7 +340,7 @@ fn decide_all<F: Frame>(
 fn decide<F: Frame>(
     cx: &Context<'_>,
     (acl, way, port): (&Arc<Acl>, Way, &Port),
-    of: u32,
+    of: Mask,
     heads: &Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
@@ -351,7 +351,7 @@ fn decide<F: Frame>(
     let mut best: Best = [NONE; BURST];
     match acl.established {
         // What lists that ask for states mostly begin with.
-        Some(rule) if heads.columns.are_all(of, STATE, state::number(state::ESTABLISHED)) => best = [rule; BURST],
+        Some(rule) if heads.columns.are_established(of) => best = [rule; BURST],
         _ => acl.classify(read, of, &mut best),
     }
     // Most bursts are let pass whole by one rule.

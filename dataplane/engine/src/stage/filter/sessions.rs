@@ -14,10 +14,10 @@ use super::{Outcome, Way};
 use crate::{
     BURST, DropReason, Frame, SegmentId,
     acl::{Acl, Action, state},
-    conntrack::{self, Full, Going, Probe, Tracked, Zone},
+    conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
     filter::Filter,
     headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits},
-    pipeline::{Context, Meta, Refused},
+    pipeline::{Context, Mask, Meta, Refused},
     snapshot::Port,
 };
 
@@ -42,7 +42,7 @@ struct Other {
 pub(super) fn track<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    of: u32,
+    of: Mask,
     heads: &mut Heads<'_, F>,
     found: &mut Found,
     refused: Refused,
@@ -51,8 +51,9 @@ pub(super) fn track<F: Frame>(
     let mut known = 0;
     // Traces are told of each.
     if cx.trace.is_none() {
-        known = cx.sessions.find_all(heads, refused.but(of), (port.idx, filter.id), goes_on, &mut found.going);
-        heads.columns.set_states(known, state::number(state::ESTABLISHED));
+        let wanted = Wanted { heads, of: refused.but(of), port: port.idx, filter: filter.id, goes_on };
+        known = cx.sessions.find_all(&wanted, &mut found.going);
+        heads.columns.set_established(known);
     }
     if of != known {
         track_others(cx, (port, filter, way), of & !known, heads, &mut found.others, (goes_on, refused));
@@ -64,7 +65,7 @@ pub(super) fn track<F: Frame>(
 fn track_others<F: Frame>(
     cx: &Context<'_>,
     (port, filter, way): (&Port, &Filter, Way),
-    left: u32,
+    left: Mask,
     heads: &mut Heads<'_, F>,
     others: &mut ArrayVec<Other, BURST>,
     (goes_on, refused): (Option<u32>, Refused),
