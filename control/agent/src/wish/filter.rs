@@ -15,8 +15,9 @@ use super::{Bad, bad, check_name, station_mac};
 /// Rules of one list, and of all.
 const MAX_RULES: usize = 10_000;
 const MAX_ALL_RULES: usize = 100_000;
-/// What the rules of one list become when sets and several ports are written out.
+/// What the rules of one list, and of all, become when sets and several ports are written out: they are memory.
 const MAX_PARTS: usize = 65_536;
+const MAX_ALL_PARTS: usize = 262_144;
 /// Lists on one port, each way.
 const MAX_LISTS: usize = 16;
 const MAX_ADDRESSES: usize = 65_536;
@@ -46,7 +47,7 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
     }
     let flat: BTreeMap<&str, Vec<String>> = known.into_iter().map(|(n, p)| (n, p.into_iter().collect())).collect();
     let mut f = Filters { acls: BTreeMap::new(), groups: BTreeMap::new() };
-    let mut all = 0;
+    let (mut all, mut all_parts) = (0, 0);
     for a in &config.acl {
         all += a.rules.len();
         if all > MAX_ALL_RULES {
@@ -56,7 +57,7 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
             );
             return bad(format!("acl '{}'", a.name), "rules", why);
         }
-        if f.acls.insert(a.name.clone(), acl(a, &flat)?).is_some() {
+        if f.acls.insert(a.name.clone(), acl(a, &flat, &mut all_parts)?).is_some() {
             return bad(format!("acl '{}'", a.name), "name", "is declared twice");
         }
     }
@@ -117,7 +118,7 @@ fn flatten<'a>(
     Ok(())
 }
 
-fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>) -> Result<dp::Acl, Bad> {
+fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>, all_parts: &mut usize) -> Result<dp::Acl, Bad> {
     check_name("acl", &a.name)?;
     let object = format!("acl '{}'", a.name);
     let default = match a.default.as_str() {
@@ -146,10 +147,12 @@ fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>) -> Result<dp::Acl, Bad> {
                 n = n.saturating_mul(prefixes.len());
             }
         }
-        parts += n;
-        if parts > MAX_PARTS {
-            let why = format!("with it the list has more than {MAX_PARTS} combinations of addresses and ports");
-            return bad(object, &field, why);
+        (parts, *all_parts) = (parts + n, *all_parts + n);
+        for (whose, n, most) in [("the list has", parts, MAX_PARTS), ("all lists have", *all_parts, MAX_ALL_PARTS)] {
+            if n > most {
+                let why = format!("with it {whose} more than {most} combinations of addresses and ports");
+                return bad(object, &field, why);
+            }
         }
     }
     let sets = used.into_iter().map(|name| dp::AddressSet { prefixes: sets[name.as_str()].clone(), name }).collect();

@@ -116,6 +116,18 @@ fn the_dataplanes_limits_are_known() {
     };
     assert!(compile(&config(&bridges(15))).is_ok());
     assert!(refusal(&bridges(17)).contains("(bridge, VLAN) pairs"));
+    let addresses: Vec<String> = (0..256).map(|i| format!("\"10.0.{i}.1\"")).collect();
+    let set = format!("[[set]]\nname = \"s\"\naddresses = [{}]\n", addresses.join(", "));
+    let acls = |n: usize, rules: &str| {
+        let one = |i| format!("[[acl]]\nname = \"a{i}\"\nrules = [{rules}]\n");
+        set.clone() + &(0..n).map(one).collect::<String>()
+    };
+    let all_pairs = "\"allow from @s to @s\"";
+    assert!(compile(&config(&acls(4, all_pairs))).is_ok());
+    let why = refusal(&acls(5, all_pairs));
+    assert!(why.contains("acl 'a4': rule 1: with it all lists have more than 262144 combinations"), "{why}");
+    let why = refusal(&acls(1, &format!("{all_pairs}, \"deny\"")));
+    assert!(why.contains("acl 'a0': rule 2: with it the list has more than 65536 combinations"), "{why}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! A node cuts where it leaves the least work, by the ends of its rules' ranges. A rule that goes over a cut
 //! is in both parts, so rules of many sorts (some by source alone, some by destination alone) would be copied
 //! into each other's parts. When that takes more than the budget, or is no use, so that a leaf grows, those that are narrow
-//! in one word get a tree of their own, and so on with the rest, up to six: each costs every frame a way down.
+//! in one word get a tree of their own, and so on with the tree that has the largest leaf then, up to six trees: each
+//! costs every frame a way down.
 //! Half by source and half by destination, 1,000 rules took 158 ns a frame in one leaf and take 21 in two trees; 10,000
 //! rules 1,580 and 37.
 
@@ -25,6 +26,10 @@ const COPIES_EACH: usize = 8;
 const COPIES: usize = 16_384;
 /// The same for the last try.
 const COPIES_LAST: usize = 32;
+/// Rules times words that a try looks at for where to cut, for each rule and for all: mixed rules take 35 each, and one
+/// look some 20 ns. Who wants to can make rules that take much more.
+const WORK_EACH: usize = 64;
+const WORK: usize = 1 << 20;
 const MAX_DEPTH: usize = 12;
 /// The most trees.
 pub(super) const TREES: usize = 6;
@@ -90,37 +95,47 @@ pub(super) fn group(items: &[Item], first: bool) -> Group {
     let mut parts: Vec<Vec<u32>> = vec![(0..items.len() as u32).collect()];
     let mut last = false;
     loop {
-        let built = Builder::build(items, first, &parts, last);
-        let is_good = built.as_ref().is_some_and(Builder::is_good);
-        best = best.into_iter().chain(built).min_by_key(Builder::cost);
-        if is_good || last {
+        let mut built = Builder::new(items, first, last);
+        let is_whole = parts.iter().try_for_each(|rules| built.tree(rules)).is_some();
+        let is_done = last || (is_whole && built.is_good()) || !part(items, &mut parts, &built.biggest);
+        if is_whole {
+            best = best.into_iter().chain([built]).min_by_key(Builder::cost);
+        }
+        if is_done && is_whole {
             break;
         }
-        last = !part(items, &mut parts);
+        last = is_done;
     }
     let mut group = best.expect("the last try takes what comes").group;
     group.few = if first { Few::new(items) } else { None };
     group
 }
 
-/// Parts the last of some parts once more; whether there is a word to do it by.
-fn part(items: &[Item], parts: &mut Vec<Vec<u32>>) -> bool {
+/// Parts once more the part whose tree has the largest leaf, of those that were begun, or the next one after it that
+/// can be; whether there is one.
+fn part(items: &[Item], parts: &mut Vec<Vec<u32>>, biggest: &[usize]) -> bool {
     if parts.len() == TREES {
         return false;
     }
-    let Some(left) = parts.last_mut() else { return false };
-    let Some(word) = telling_apart(items, left) else { return false };
-    let (its_own, others) = left.iter().copied().partition(|r| items[*r as usize].is_narrow(word));
-    *left = its_own;
+    let mut worst: Vec<usize> = (0..biggest.len()).filter(|i| biggest[*i] > SMALL_LEAF).collect();
+    worst.sort_by_key(|i| Reverse(biggest[*i]));
+    let Some((at, word)) = worst.into_iter().find_map(|i| Some((i, telling_apart(items, &parts[i])?))) else {
+        return false;
+    };
+    let (its_own, others) = parts[at].iter().copied().partition(|r| items[*r as usize].is_narrow(word));
+    parts[at] = its_own;
     parts.push(others);
     true
 }
 
-/// The first word in which most rules are narrow, each in another place, if those are many.
+/// The first word in which most rules are narrow, but not all, each in another place, if those are many.
 fn telling_apart(items: &[Item], rules: &[u32]) -> Option<usize> {
     let places = |word: usize| {
         let narrow = rules.iter().map(|r| &items[*r as usize]).filter(|i| i.is_narrow(word));
         let mut lows: Vec<u32> = narrow.map(|i| i.low[word]).collect();
+        if lows.len() == rules.len() {
+            return 0;
+        }
         lows.sort_unstable();
         lows.dedup();
         lows.len()
@@ -156,26 +171,26 @@ struct Builder<'a> {
     words: ArrayVec<u8, COLUMNS>,
     group: Group,
     first: bool,
+    /// Copies of rules that may still be made.
     budget: usize,
-    /// Leaves grow when the budget is spent; otherwise it is given up.
+    /// Rules times words that may still be looked at.
+    work: usize,
+    /// Leaves grow when either is spent; otherwise it is given up.
     last: bool,
     /// Of each tree that was begun, the most blocks of a leaf.
     biggest: ArrayVec<usize, TREES>,
 }
 
 impl<'a> Builder<'a> {
-    /// A tree for each part; `None` if the budget is spent. The `last` try has more room, and takes leaves as they come
-    /// when that is spent.
-    fn build(items: &'a [Item], first: bool, parts: &[Vec<u32>], last: bool) -> Option<Self> {
+    /// Of no tree yet. The `last` try has room for more copies, and takes leaves as they come when
+    /// either is spent.
+    fn new(items: &'a [Item], first: bool, last: bool) -> Self {
         // Node 0 is nowhere.
         let nodes = vec![Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] }];
         let group = Group { nodes, ..Group::default() };
         let each = if last { COPIES_LAST } else { COPIES_EACH };
-        let budget = each * items.len() + COPIES;
-        let (words, biggest) = (ArrayVec::new(), ArrayVec::new());
-        let mut b = Builder { items, words, group, first, budget, last, biggest };
-        parts.iter().try_for_each(|rules| b.tree(rules))?;
-        Some(b)
+        let (budget, work) = (each * items.len() + COPIES, WORK_EACH * items.len() + WORK);
+        Builder { items, words: ArrayVec::new(), group, first, budget, work, last, biggest: ArrayVec::new() }
     }
 
     fn is_good(&self) -> bool {
@@ -187,11 +202,8 @@ impl<'a> Builder<'a> {
         self.biggest.iter().map(|b| 1 + b).sum()
     }
 
-    /// A tree of these rules, if there are any; `None` if the budget is spent.
+    /// A tree of these rules; `None` if the budget or the work is spent.
     fn tree(&mut self, rules: &[u32]) -> Option<()> {
-        if rules.is_empty() {
-            return Some(());
-        }
         let asked = |w: &u8| rules.iter().any(|r| !self.items[*r as usize].holds(usize::from(*w), &Cell::ALL));
         self.words = (0..COLUMNS as u8).filter(asked).collect();
         self.biggest.push(0);
@@ -200,7 +212,7 @@ impl<'a> Builder<'a> {
         Some(())
     }
 
-    /// The way to these rules within a cell; `None` if the budget is spent.
+    /// The way to these rules within a cell; `None` if the budget or the work is spent.
     fn node(&mut self, mut rules: Vec<u32>, cell: Cell, depth: usize) -> Option<To> {
         // Nothing is behind a rule that takes all there is.
         let all = |i: &u32| self.takes_all(&self.items[*i as usize], &cell);
@@ -212,9 +224,18 @@ impl<'a> Builder<'a> {
         if rules.is_empty() {
             return Some(To::NOWHERE);
         }
-        let small = rules.len() <= LANES || depth == MAX_DEPTH || (self.last && self.budget == 0);
-        let cut = if small { None } else { self.best_cut(&rules, &cell) };
-        let Some(cut) = cut else { return self.leaf(&rules) };
+        let is_small = rules.len() <= LANES || depth == MAX_DEPTH;
+        if !is_small {
+            self.work = self.work.saturating_sub(rules.len() * self.words.len());
+        }
+        let is_spent = self.work == 0 || self.budget == 0;
+        if is_spent && !self.last {
+            // Of this tree nothing is known but that it is too large.
+            self.biggest.last_mut().into_iter().for_each(|b| *b = usize::MAX);
+            return None;
+        }
+        let cut = if is_small || is_spent { None } else { self.best_cut(&rules, &cell) };
+        let Some(cut) = cut else { return Some(self.leaf(&rules)) };
         let number = self.group.nodes.len();
         self.group.nodes.push(Node { bounds: [u32::MAX; LANES], children: [To::NOWHERE; LANES] });
         let mut children = [To::NOWHERE; LANES];
@@ -300,11 +321,8 @@ impl<'a> Builder<'a> {
         Some(Cut { word, bounds, cost: squares / sum * copies.powf(0.25) })
     }
 
-    fn leaf(&mut self, rules: &[u32]) -> Option<To> {
-        self.budget = match self.budget.checked_sub(rules.len().next_multiple_of(LANES)) {
-            None if !self.last => return None,
-            left => left.unwrap_or(0),
-        };
+    fn leaf(&mut self, rules: &[u32]) -> To {
+        self.budget = self.budget.saturating_sub(rules.len().next_multiple_of(LANES));
         let first = self.group.rows.len();
         self.biggest.last_mut().into_iter().for_each(|b| *b = rules.len().div_ceil(LANES).max(*b));
         let mut blocks = rules.chunks(LANES).peekable();
@@ -327,6 +345,6 @@ impl<'a> Builder<'a> {
             }
             self.group.rows.push(Row(ids));
         }
-        Some(To::blocks(first))
+        To::blocks(first)
     }
 }

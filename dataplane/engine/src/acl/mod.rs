@@ -26,8 +26,6 @@ use std::{
     },
 };
 
-use arrayvec::ArrayVec;
-
 use crate::{
     BURST, MacAddr,
     counters::Count,
@@ -280,7 +278,8 @@ impl Action {
     }
 }
 
-/// One rule. Several of the same number are one rule to people: what a set of addresses became.
+/// One rule. Several of the same number are one rule to people: what a set of addresses became. At most one of them
+/// matches any frame, or a rule that counts would count it twice.
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
     /// Its place in the list, from 0.
@@ -415,14 +414,10 @@ impl Acl {
         mut each: impl FnMut(&Decision),
     ) {
         let Some(groups) = &self.counting else { return };
-        // A rule of several parts counts a frame once.
-        let mut seen = ArrayVec::<u32, 64>::new();
         let asked = Asked { columns, row, extras: &self.extras };
         groups[columns.family(i)].all(&asked, i, |id| {
-            let decision = &self.rules[id as usize];
-            if id < before && !seen.contains(&decision.number) {
-                let _ = seen.try_push(decision.number);
-                each(decision);
+            if id < before {
+                each(&self.rules[id as usize]);
             }
         });
     }

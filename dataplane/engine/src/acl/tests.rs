@@ -255,6 +255,23 @@ fn sorts_of_rules_are_told_apart() {
     }
 }
 
+/// A word in which all are narrow tells none apart, however many places there are.
+#[test]
+fn what_all_rules_ask_for_hides_no_sort() {
+    let to = |i: u32| Some(Prefix { address: Ipv4Addr::from_bits(0x0a00_0000 | i).into(), len: 32 });
+    let from = |i: u32| Some(Prefix { address: Ipv4Addr::from_bits(0xc000_0000 | i << 4).into(), len: 32 });
+    let by_source = (0..2000).map(|i| Match { src: from(i), dst: to(1), ..Match::default() });
+    let by_port =
+        (0..2000).map(|i| Match { protocol: Some(TCP), src_ports: Some(i..=i), dst: to(1), ..Match::default() });
+    let by_destination = (2..2300).map(|i| Match { dst: to(i), ..Match::default() });
+    let asks = by_source.chain(by_port).chain(by_destination);
+    let rules: Vec<Rule> = (0..).zip(asks).map(|(number, ask)| Rule { number, ask, ..Rule::default() }).collect();
+    let acl = Acl::new("hidden", &rules, rules.len(), Action::Deny, 1);
+    let group = &acl.deciding[Family::V4 as usize];
+    assert!(group.trees.len() >= 2, "{} trees", group.trees.len());
+    assert!(group.nodes.len() > rules.len() / 256, "{} nodes", group.nodes.len());
+}
+
 /// Every rule wide in all words but one, and each in another: nothing separates them. Memory stays bounded,
 /// and so does the time to build.
 #[test]

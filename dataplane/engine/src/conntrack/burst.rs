@@ -2,7 +2,7 @@
 //! are made together; then their signatures are asked for one by one, each one's entry a few frames later, and what is
 //! there is looked at when all were asked for.
 //!
-//! Frames of one connection stay in their order: from the first segment on that has to be looked at by itself, all are.
+//! Frames of one connection stay in their order: from the first one on that has to be looked at by itself, all of it are.
 //!
 //! **Measured** (the engine's benchmark `track`, ns a frame): keys and hashes made by columns, and state read with the key,
 //! 16.8 to 16.3; with that, entries asked for between signatures, not behind all of them, 16.3 to 14.9. Not kept: looking at
@@ -20,7 +20,7 @@ use crate::{
         table::{Slot, Table},
         tcp::{self, Fit, Segment, What},
     },
-    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts},
+    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts, those},
     intrinsics::{Job, LANES, Lanes, widest},
     pipeline::Mask,
     stage::egress::overhead,
@@ -99,7 +99,8 @@ struct Find<'a, 'b, 'c, F> {
 impl<F: Frame> Job for Find<'_, '_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
-        let (all, of) = (self.all, self.plain::<L>());
+        let all = self.all;
+        let of = self.wanted.of & self.wanted.heads.columns.of_family(self.family as usize);
         *self.known |= match self.family {
             Family::V6 => self.find::<L, _>(&all.v6, of, &self.keys_v6(of)),
             _ => self.find::<L, _>(&all.v4, of, &self.keys_v4::<L>(of)),
@@ -108,15 +109,16 @@ impl<F: Frame> Job for Find<'_, '_, '_, F> {
 }
 
 impl<F: Frame> Find<'_, '_, '_, F> {
-    /// The plain frames before the first one that is not.
+    /// The plain frames, but for those behind others of what may be the same connection.
     #[inline(always)]
-    fn plain<L: Lanes>(&self) -> Mask {
-        let Wanted { heads, of, .. } = self.wanted;
-        let of = of & heads.columns.of_family(self.family as usize);
-        let other = of & !heads.columns.plain();
-        let before_other = (other & other.wrapping_neg()).wrapping_sub(1);
+    fn plain<L: Lanes>(&self, of: Mask, hashes: &[u64; BURST]) -> Mask {
+        let is_plain = self.wanted.heads.columns.plain();
         // Type and code of ICMP are no ports.
-        of & before_other & !self.with::<L>(ICMP) & !self.with::<L>(ICMPV6)
+        let mut plain = of & is_plain & !self.with::<L>(ICMP) & !self.with::<L>(ICMPV6);
+        for i in bits(of & !is_plain) {
+            plain &= !those(plain & from(i), |j| hashes[j] == hashes[i]);
+        }
+        plain
     }
 
     #[inline(always)]
@@ -157,6 +159,7 @@ impl<F: Frame> Find<'_, '_, '_, F> {
     #[inline(always)]
     fn find<L: Lanes, const K: usize>(&mut self, table: &Table<K>, of: Mask, keys: &Keys<K>) -> Mask {
         let Wanted { heads, filter, goes_on, .. } = *self.wanted;
+        let of = self.plain::<L>(of, &keys.hashes);
         let at = ask::<L, K>(table, of, keys);
         let (mut slots, mut flags) = ([Slot::NONE; BURST], [0; BURST]);
         let (mut known, mut news) = (0, 0);
@@ -177,14 +180,18 @@ impl<F: Frame> Find<'_, '_, '_, F> {
             Found::new(slots[i], family, what, keys.from_low >> i & 1 != 0)
         };
         let segments = self.with::<L>(TCP);
-        for i in bits(known & segments) {
+        let mut left = known & segments;
+        while let Some(i) = bits(left).next() {
+            left &= left - 1;
             let found = found(i);
             let fits = |t: &Segment| tcp::fits(table.state(found.slot), found.end, t) == Fit::Yes;
-            let Some(t) = plain_segment(family, heads, i).filter(fits) else {
-                known &= !segments | ((1 << i) - 1);
-                break;
-            };
-            self.go_on(i, found, Some(&t));
+            match plain_segment(family, heads, i).filter(fits) {
+                Some(t) => self.go_on(i, found, Some(&t)),
+                None => {
+                    let alone = those(known & from(i), |j| slots[j].is_same_place(slots[i]));
+                    (known, left) = (known & !alone, left & !alone);
+                }
+            }
         }
         for i in bits(known & news & !segments) {
             self.go_on(i, found(i), None);
@@ -199,6 +206,12 @@ impl<F: Frame> Find<'_, '_, '_, F> {
             Some(now_s) => self.all.advance_plain(self.wanted.heads, (i, &found), segment, now_s),
         }
     }
+}
+
+/// Frame `i` and those behind it.
+#[inline(always)]
+fn from(i: usize) -> Mask {
+    Mask::MAX << i
 }
 
 /// Where what is asked for is likely: their entries were asked for.

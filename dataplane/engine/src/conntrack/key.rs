@@ -62,7 +62,7 @@ pub(super) fn hash4(key: &[u64; 3], secrets: &[u64; 2]) -> u64 {
     const LOWER: u64 = u32::MAX as u64;
     let plus = |word: u64, secret: u64| word.wrapping_add(secret) & LOWER;
     let ends = plus(key[1], secrets[0]) * plus(key[1] >> 32, secrets[0] >> 32);
-    // The protocol where ports of the switch are that one station hardly has two of.
+    // The protocol over some bits of the port of the switch, of which nobody chooses many: 16 keys at most are alike.
     let others = plus(key[0], secrets[1]) * plus(key[0] >> 32 ^ key[2] << 24, secrets[1] >> 32);
     let mut h = ends.wrapping_add(others);
     // As MurmurHash3 ends.

@@ -270,7 +270,7 @@ impl Conntrack {
             v6: Table::new(capacity as usize),
             fragments: Fragments::default(),
             tried: Tried::default(),
-            secrets: secrets.map(|s| s | 1),
+            secrets,
             capacity,
             all: AtomicU32::new(0),
             ports: (0..MAX_PORTS).map(|_| Default::default()).collect(),
@@ -290,7 +290,8 @@ impl Conntrack {
     fn hash(&self, words: &[u64]) -> u64 {
         let mut h = self.secrets[0];
         for w in words {
-            let m = u128::from(h ^ w).wrapping_mul(u128::from(self.secrets[1]));
+            // An even multiplier would lose the highest bit.
+            let m = u128::from(h ^ w).wrapping_mul(u128::from(self.secrets[1] | 1));
             h = (m as u64) ^ (m >> 64) as u64;
         }
         h
@@ -349,7 +350,7 @@ impl Conntrack {
     }
 
     #[inline(always)]
-    pub(crate) fn prefetch(&self, p: &mut Probe) {
+    pub(crate) fn prefetch(&self, p: &Probe) {
         match p.family {
             Family::V6 => self.v6.prefetch(self.v6.likely(p.hash).0),
             _ => self.v4.prefetch(self.v4.likely(p.hash).0),

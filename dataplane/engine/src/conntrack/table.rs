@@ -172,7 +172,7 @@ impl<const K: usize> Table<K> {
 
     /// The same, if nothing is known of where it is.
     #[inline(never)]
-    pub fn search(&self, hash: u64, key: impl Fn(usize) -> u64 + Copy) -> Option<(Slot, What)> {
+    fn search(&self, hash: u64, key: impl Fn(usize) -> u64 + Copy) -> Option<(Slot, What)> {
         self.places(hash).into_iter().find_map(|b| {
             let mut found = self.signatures[b].equal(Self::signature(hash));
             while found != 0 {

@@ -32,8 +32,8 @@ pub fn acl(a: &v1::Acl, workers: usize) -> Result<Acl, BadField> {
         other => return Err(bad(object(), "default", format!("'{other}' is none of allow, deny, reject"))),
     };
     let prefixes = |s: &v1::AddressSet| -> Result<(String, Vec<Prefix>), BadField> {
-        let all = s.prefixes.iter().map(|p| prefix(&object, "sets", p)).collect::<Result<_, _>>()?;
-        Ok((s.name.clone(), all))
+        let all = s.prefixes.iter().map(|p| prefix(&object, "sets", p)).collect::<Result<Vec<_>, _>>()?;
+        Ok((s.name.clone(), outermost(all)))
     };
     let sets: Sets = a.sets.iter().map(prefixes).collect::<Result<_, _>>()?;
     let mut rules = Vec::with_capacity(a.rules.len());
@@ -49,7 +49,8 @@ pub fn acl(a: &v1::Acl, workers: usize) -> Result<Acl, BadField> {
     Ok(Acl::new(&a.name, &rules, a.rules.len(), default, workers))
 }
 
-/// The rules of the engine that one of an operator's is: for all pairs of addresses and of port ranges.
+/// The rules of the engine that one of an operator's is: for all pairs of addresses and of port ranges. No frame is of two:
+/// what overlaps is written once.
 fn parts(r: &Rule, number: u32, sets: &Sets, rules: &mut Vec<acl::Rule>) -> Result<(), String> {
     let who = |w: &Option<Who>| -> Result<Vec<Option<Prefix>>, String> {
         match w {
@@ -62,7 +63,7 @@ fn parts(r: &Rule, number: u32, sets: &Sets, rules: &mut Vec<acl::Rule>) -> Resu
         }
     };
     let ports = |p: &[(u16, u16)]| -> Vec<_> {
-        if p.is_empty() { vec![None] } else { p.iter().map(|(a, b)| Some(*a..=*b)).collect() }
+        if p.is_empty() { vec![None] } else { merged(p).into_iter().map(|(a, b)| Some(a..=b)).collect() }
     };
     let mac = |m: MaskedMac| (MacAddr::from_octets(m.0), MacAddr::from_octets(m.1));
     let ask = Match {
@@ -103,6 +104,33 @@ fn parts(r: &Rule, number: u32, sets: &Sets, rules: &mut Vec<acl::Rule>) -> Resu
         }
     }
     Ok(())
+}
+
+/// Those that are in no other one.
+fn outermost(mut all: Vec<Prefix>) -> Vec<Prefix> {
+    // One that holds others is right before them.
+    all.sort_by_key(|p| (p.address, p.len));
+    let mut kept: Vec<Prefix> = Vec::with_capacity(all.len());
+    for p in all {
+        if !kept.last().is_some_and(|outer| outer.contains(p.address)) {
+            kept.push(p);
+        }
+    }
+    kept
+}
+
+/// The same ports in as few ranges as there can be.
+fn merged(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut all = ranges.to_vec();
+    all.sort_unstable();
+    let mut kept: Vec<(u16, u16)> = Vec::with_capacity(all.len());
+    for (first, last) in all {
+        match kept.last_mut() {
+            Some(before) if u32::from(first) <= u32::from(before.1) + 1 => before.1 = before.1.max(last),
+            _ => kept.push((first, last)),
+        }
+    }
+    kept
 }
 
 fn prefix(object: &dyn Fn() -> String, field: &'static str, text: &str) -> Result<Prefix, BadField> {
@@ -176,4 +204,28 @@ pub fn sessions(s: &v1::Sessions, capacity: u32) -> Result<conntrack::Settings, 
         unanswered_max: most(s.unanswered_max, (capacity / 8).max(1)),
         meets: !s.strict,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_frame_is_of_two_parts() {
+        let prefix = |text: &str| rule::prefix(text).map(|(address, len)| Prefix { address, len }).unwrap();
+        let set = ["10.1.0.0/16", "10.0.0.0/8", "11.0.0.0/8", "2001:db8::/32", "2001:db8:1::/48", "10.255.0.1/32"];
+        let kept = outermost(set.map(prefix).to_vec());
+        assert_eq!(kept, ["10.0.0.0/8", "11.0.0.0/8", "2001:db8::/32"].map(prefix));
+        assert_eq!(outermost(["::/0", "0.0.0.0/0", "10.0.0.0/8"].map(prefix).to_vec()).len(), 2);
+        assert_eq!(
+            merged(&[(5, 20), (1, 10), (21, 30), (40, 40), (65535, 65535)]),
+            [(1, 30), (40, 40), (65535, 65535)]
+        );
+
+        let r: Rule = "count tcp from @s port 1-10,5-20 to @s".parse().unwrap();
+        let mut rules = Vec::new();
+        parts(&r, 0, &[("s".to_owned(), kept)].into(), &mut rules).unwrap();
+        // From each of both families to each of the same.
+        assert_eq!(rules.len(), 2 * 2 + 1);
+    }
 }
