@@ -15,13 +15,17 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{events::Events, switch::Switch};
+use crate::{
+    events::Events,
+    switch::{self, Switch},
+};
 
 /// Addresses in one message of a list.
 const CHUNK: usize = 4096;
 
 struct Server {
     switch: Arc<Mutex<Switch>>,
+    workers: usize,
     events: Arc<Events>,
 }
 
@@ -45,8 +49,9 @@ impl v1::dataplane_server::Dataplane for Server {
     }
 
     async fn apply(&self, r: Request<v1::Transaction>) -> Result<Response<v1::Applied>, Status> {
-        let t = r.into_inner();
-        let result = self.with(move |s| s.apply(&t)).await?;
+        let (t, switch, workers) = (r.into_inner(), self.switch.clone(), self.workers);
+        let apply = move || switch::compile(&t, workers).and_then(|acls| switch.lock().apply(&t, acls));
+        let result = blocking(apply).await?;
         result.map(Response::new).map_err(|e| Status::invalid_argument(e.to_string()))
     }
 
@@ -166,7 +171,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let listener = bind(socket, group).map_err(|e: BindError| anyhow::anyhow!("API socket {e}"))?;
-    let service = DataplaneServer::new(Server { switch, events })
+    let workers = switch.lock().workers();
+    let service = DataplaneServer::new(Server { switch, workers, events })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let service = tonic::service::interceptor::InterceptedService::new(service, check_version);

@@ -32,6 +32,8 @@ use dunlin_engine::{
     topology::Topology,
 };
 
+pub use transaction::compile;
+
 use crate::{
     device::{Device, Opened, Opener},
     events::Events,
@@ -236,11 +238,16 @@ impl Switch {
         t
     }
 
+    /// How many workers there are, for as long as the switch is.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Ends the workers and closes every device.
     pub fn shut_down(&mut self) {
         let nothing = v1::Transaction { replace: true, ..Default::default() };
         // Taps stay: the process may be back in a moment.
-        if let Err(e) = self.apply_keeping_interfaces(&nothing) {
+        if let Err(e) = self.apply_keeping_interfaces(&nothing, Vec::new()) {
             tracing::warn!("closing ports: {e}");
         }
         for w in &self.workers {

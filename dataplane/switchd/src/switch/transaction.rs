@@ -1,7 +1,8 @@
 //! Applying a transaction: whole or not at all.
 //!
 //! 1. Everything is parsed and put into a copy of the topology; the first thing that does not
-//!    fit refuses the transaction, and nothing has happened.
+//!    fit refuses the transaction, and nothing has happened. Lists are compiled before that, while nobody waits for
+//!    the switch.
 //! 2. Devices are opened. Those that take over the resource of a port that goes are opened after
 //!    it is closed; if that fails, the old one is opened again.
 //! 3. The workers get the means to send by the new ports, the new snapshot, and then the new
@@ -72,13 +73,18 @@ struct Plan {
     settings: Settings,
 }
 
+/// The lists that `t` sets, compiled for so many workers.
+pub fn compile(t: &v1::Transaction, workers: usize) -> Result<Vec<Acl>, Refused> {
+    Ok(t.set_acls.iter().map(|a| spec::acl(a, workers)).collect::<Result<_, BadField>>()?)
+}
+
 impl Switch {
-    /// Applies `t` whole or not at all. Ports whose device could not be opened are told if the
+    /// Applies `t`, whose lists these are, whole or not at all. Ports whose device could not be opened are told if the
     /// transaction tolerates that.
-    pub fn apply(&mut self, t: &v1::Transaction) -> Result<v1::Applied, Refused> {
+    pub fn apply(&mut self, t: &v1::Transaction, acls: Vec<Acl>) -> Result<v1::Applied, Refused> {
         let moved = |p: &PortSide| p.device.as_ref().ok().and_then(Device::moved_tap);
         let before: Vec<_> = self.ports.values().map(|p| (p.spec.clone(), moved(p))).collect();
-        let applied = self.apply_keeping_interfaces(t)?;
+        let applied = self.apply_keeping_interfaces(t, acls)?;
         let used: Vec<&DeviceSpec> = self.ports.values().map(|p| &p.spec).collect();
         for (spec, moved) in before.into_iter().filter(|(s, _)| !used.contains(&s)) {
             match moved {
@@ -89,8 +95,12 @@ impl Switch {
         Ok(applied)
     }
 
-    pub(super) fn apply_keeping_interfaces(&mut self, t: &v1::Transaction) -> Result<v1::Applied, Refused> {
-        let plan = self.plan(t)?;
+    pub(super) fn apply_keeping_interfaces(
+        &mut self,
+        t: &v1::Transaction,
+        acls: Vec<Acl>,
+    ) -> Result<v1::Applied, Refused> {
+        let plan = self.plan(t, acls)?;
         let mut opened = BTreeMap::new();
         let mut errors = Vec::new();
         let reopen = self.ports_to_reopen(&plan);
@@ -121,7 +131,7 @@ impl Switch {
     }
 
     /// Understands a transaction against the current topology, changing nothing.
-    fn plan(&self, t: &v1::Transaction) -> Result<Plan, Refused> {
+    fn plan(&self, t: &v1::Transaction, acls: Vec<Acl>) -> Result<Plan, Refused> {
         let mut topology = self.topology.clone();
         let mut set = BTreeMap::new();
         for p in &t.set_ports {
@@ -148,7 +158,7 @@ impl Switch {
             topology.remove_port(name);
         }
         bridges.into_iter().for_each(|(name, spec)| topology.set_bridge(&name, spec));
-        let acl_rules = self.plan_acls(t, &mut topology)?;
+        let acl_rules = self.plan_acls(t, acls, &mut topology)?;
         let vteps = self.plan_overlay(t, &mut topology)?;
         for (name, p) in &set {
             topology.set_port(name, p.spec.clone())?;
@@ -171,10 +181,11 @@ impl Switch {
         Ok(Plan { topology, set, gone: gone.into_iter().collect(), statics, vteps, acl_rules, settings })
     }
 
-    /// Compiles the lists that are set, and puts them into the topology; all rules there are then, as written.
+    /// Puts the lists that are set into the topology; all rules there are then, as written.
     fn plan_acls(
         &self,
         t: &v1::Transaction,
+        acls: Vec<Acl>,
         topology: &mut Topology,
     ) -> Result<BTreeMap<String, Vec<String>>, Refused> {
         let mut rules = self.acl_rules.clone();
@@ -184,8 +195,8 @@ impl Switch {
             topology.remove_acl(name);
             rules.remove(name);
         }
-        for a in &t.set_acls {
-            topology.set_acl(spec::acl(a, self.workers.len())?);
+        for (a, compiled) in t.set_acls.iter().zip(acls) {
+            topology.set_acl(compiled);
             rules.insert(a.name.clone(), a.rules.clone());
         }
         if let Some(s) = &t.sessions {
