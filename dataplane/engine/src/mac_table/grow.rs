@@ -32,6 +32,8 @@ pub(super) struct Growth {
     /// Old buckets done.
     moved: AtomicUsize,
     moving: AtomicBool,
+    /// Entries that were moved, for this or to make room.
+    moves: AtomicUsize,
     /// Somebody found no room since it was doubled last.
     crowded: AtomicBool,
 }
@@ -53,6 +55,7 @@ impl Growth {
             before: AtomicUsize::new(start),
             moved: AtomicUsize::new(0),
             moving: AtomicBool::new(false),
+            moves: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
         }
     }
@@ -65,6 +68,17 @@ impl Growth {
     /// Somebody found no room: it is to be doubled, however few there are.
     pub(super) fn is_crowded(&self) {
         self.crowded.store(true, Relaxed);
+    }
+
+    /// An entry has a copy where it is moved to, and is about to go from where it was.
+    pub(super) fn note_move(&self) {
+        self.moves.fetch_add(1, Release);
+    }
+
+    /// Whoever reads the same number twice, and looked in between, looked while nothing moved.
+    #[inline(always)]
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Acquire)
     }
 
     /// `None` if another thread is at it.

@@ -15,7 +15,8 @@
 //! not match. The refresh of an entry is one compare-and-swap of the value,
 //! made only when the second has changed, so that lines of busy addresses stay shared. Two
 //! workers that learn one address at the same instant may enter it twice; readers then see the
-//! first, and the sweep removes the second.
+//! first, and the sweep removes the second. Who does not find a key searches again if any entry was moved
+//! meanwhile, so that it is found at every moment.
 //!
 //! **Hash**: a multiply folded to 64 bits, keyed with a random seed at start, because guests
 //! choose their addresses: with a fixed hash they could choose each other's buckets too. Addresses
@@ -53,6 +54,8 @@ pub use sweep::Entry;
 use value::Value;
 
 const WAYS: usize = 4;
+/// How often a key is searched at most while others move.
+const SEARCHES: usize = 16;
 /// In the place of a key: a writer is at work. (Segment 65,535 does not exist.)
 const BUSY: u64 = u64::MAX;
 
@@ -320,8 +323,24 @@ impl MacTable {
         [Some(self.view()), self.before()].into_iter().flatten().flat_map(move |v| [v.first(hash), v.second(hash)])
     }
 
-    /// Searches the same. On the way of what is flooded: by hand, so that it is compiled to little whatever is around it.
+    /// Searches the same, and again if an entry was moved meanwhile: it may have gone from where nobody had looked yet to
+    /// where somebody just had.
     fn find_anywhere(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
+        for _ in 0..SEARCHES {
+            let moves = self.growth.moves();
+            let found = self.search(key, hash);
+            // Not before all was looked at.
+            fence(Acquire);
+            if found.is_some() || self.growth.moves() == moves {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// On the way of what is flooded: by hand, so that it is compiled to little whatever is around it.
+    #[inline(always)]
+    fn search(&self, key: Key, hash: Hash) -> Option<(&AtomicU64, Value)> {
         let now = self.view();
         find(now.first(hash), key, hash).or_else(|| find(now.second(hash), key, hash)).or_else(|| {
             let before = self.before()?;
@@ -436,6 +455,7 @@ impl MacTable {
     /// in between happens to the copy.
     fn give_up(&self, bucket: &Bucket, i: usize, key: u64, v: Value, copy: (&Bucket, usize)) {
         let (to, j) = copy;
+        self.growth.note_move();
         let Some(last) = self.clear(bucket, i, key) else {
             // Removed meanwhile.
             self.clear(to, j, key);
