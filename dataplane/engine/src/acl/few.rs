@@ -11,9 +11,8 @@ use super::{
     tree::{Asked, Best, EXTRA},
 };
 use crate::{
-    BURST,
-    headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, parts, set, those},
-    intrinsics::{Job, LANES, Lanes, widest},
+    headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, inside, parts, set, those},
+    intrinsics::{Job, Lanes, widest},
     pipeline::Mask,
 };
 
@@ -101,7 +100,7 @@ impl Job for First<'_, '_> {
         for (id, to) in &few.rules {
             let mut hits = left;
             for r in &few.ranges[from..*to] {
-                hits &= inside::<L>(asked.columns.word(usize::from(r.word)), parts, r);
+                hits &= inside::<L>(asked.columns.word(usize::from(r.word)), parts, (r.low, r.width));
                 if hits == 0 {
                     break;
                 }
@@ -120,16 +119,6 @@ impl Job for First<'_, '_> {
             }
         }
     }
-}
-
-/// A bit for each frame whose word is in the range, of so many [`LANES`] of them.
-#[inline(always)]
-fn inside<L: Lanes>(column: &[u32; BURST], parts: usize, r: &Range) -> Mask {
-    let mut hits = 0;
-    for (i, part) in column.as_chunks::<LANES>().0.iter().enumerate().take(parts) {
-        hits |= Mask::from(L::inside(part, r.low, r.width)) << (i * LANES);
-    }
-    hits
 }
 
 /// Those of `hits` that match the rest too.

@@ -66,23 +66,9 @@ impl Conntrack {
     /// Takes in those of the frames whose bits are in `of`, which were let pass.
     pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Going], of: Mask, now_s: u32) {
         for Going { i, found } in going.iter().filter(|g| of >> g.i & 1 != 0) {
-            let is_segment = heads.columns.word(PROTOCOL)[*i] == TCP.into();
-            let segment = if is_segment { plain_segment(found.family, heads, *i) } else { None };
-            self.advance_plain(heads, (*i, found), segment.as_ref(), now_s);
-        }
-    }
-
-    /// Takes in plain frame `i`.
-    #[inline(always)]
-    fn advance_plain<F: Frame>(
-        &self,
-        heads: &Heads<'_, F>,
-        (i, found): (usize, &Found),
-        segment: Option<&Segment>,
-        now_s: u32,
-    ) {
-        if self.is_still(found) {
-            self.take((found, self.state(found)), heads.columns.word(PROTOCOL)[i] as u8, segment, now_s);
+            let protocol = heads.columns.word(PROTOCOL)[*i] as u8;
+            let segment = if protocol == TCP { plain_segment(found.family, heads, *i) } else { None };
+            self.take_if_still(found, protocol, segment.as_ref(), now_s);
         }
     }
 }
@@ -203,7 +189,10 @@ impl<F: Frame> Find<'_, '_, '_, F> {
     fn go_on(&mut self, i: usize, found: Found, segment: Option<&Segment>) {
         match self.wanted.goes_on {
             None => self.going.push(Going { i, found }),
-            Some(now_s) => self.all.advance_plain(self.wanted.heads, (i, &found), segment, now_s),
+            Some(now_s) => {
+                let protocol = self.wanted.heads.columns.word(PROTOCOL)[i] as u8;
+                self.all.take_if_still(&found, protocol, segment, now_s);
+            }
         }
     }
 }

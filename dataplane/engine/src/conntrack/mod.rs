@@ -510,8 +510,13 @@ impl Conntrack {
 
     /// Takes in a frame of a connection that was let pass.
     pub(crate) fn advance(&self, f: &Found, h: &Headers, head: &[u8], now_s: u32) {
+        self.take_if_still(f, h.protocol(), segment(h, head).as_ref(), now_s);
+    }
+
+    #[inline(always)]
+    fn take_if_still(&self, f: &Found, protocol: u8, segment: Option<&Segment>, now_s: u32) {
         if self.is_still(f) {
-            self.take((f, self.state(f)), h.protocol(), segment(h, head).as_ref(), now_s);
+            self.take((f, self.state(f)), protocol, segment, now_s);
         }
     }
 

@@ -120,11 +120,7 @@ impl Columns {
     /// A bit for each frame where a word is this.
     #[inline(always)]
     pub fn with<L: Lanes>(&self, word: usize, value: u32) -> Mask {
-        let mut set = 0;
-        for (i, part) in self.word(word).as_chunks().0.iter().enumerate() {
-            set |= Mask::from(L::inside(part, value, 0)) << (i * LANES);
-        }
-        set
+        inside::<L>(self.word(word), BURST / LANES, (value, 0))
     }
 
     /// The frames whose bits are in `of` are of connections that go on: see [`STATE`].
@@ -365,6 +361,16 @@ pub(crate) fn set(words: &mut [u32; BURST], of: Mask, value: u32) {
             *word = if of >> i & 1 != 0 { value } else { *word };
         }
     }
+}
+
+/// A bit for each frame whose word is at least `low` and exceeds it by at most `width`, of so many [`LANES`] of them.
+#[inline(always)]
+pub(crate) fn inside<L: Lanes>(column: &[u32; BURST], parts: usize, (low, width): (u32, u32)) -> Mask {
+    let mut hits = 0;
+    for (i, part) in column.as_chunks::<LANES>().0.iter().enumerate().take(parts) {
+        hits |= Mask::from(L::inside(part, low, width)) << (i * LANES);
+    }
+    hits
 }
 
 /// How many times [`LANES`] frames the last of `of` is among.
