@@ -11,7 +11,7 @@ use dunlin_dpdk::{
     Mbuf,
     eal::{Eal, EalConfig, tsc, tsc_hz},
     mempool::{Mempool, STANDARD_ROOM},
-    port::{EthPort, RxQueue, Setup, TxQueue},
+    port::{EthPort, Queues, RxQueue, Setup, TxQueue},
     steering::HashFields,
     thread::WorkerThread,
 };
@@ -187,8 +187,9 @@ fn guest(eal: &Eal, pool: &Mempool, number: usize, socket: &str) -> anyhow::Resu
     let mac = ADDRESSES[number].map(|o| format!("{o:02x}")).join(":");
     let args = format!("net_virtio_user{number},path={socket},server=1,queues=1,queue_size=1024,mac={mac}");
     let mut port = EthPort::attach(eal, &args)?;
-    let setup = Setup { rx_queues: 1, tx_queues: 1, mtu: 1500, device_mtu: false, hash: HashFields::DEFAULT, pool };
-    let (rx, tx) = port.start(&setup)?;
+    let hash = HashFields::DEFAULT;
+    let setup = Setup { rx_queues: 1, tx_queues: 1, guest_queues: 0, mtu: 1500, device_mtu: false, hash, pool };
+    let Queues { rx, tx, .. } = port.start(&setup)?;
     let one = |n: Option<_>| n.ok_or_else(|| anyhow::anyhow!("no queue"));
     Ok(Guest { rx: one(rx.into_iter().next())?, tx: tx.into_iter().next().expect("as many as asked"), _port: port })
 }

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # image.sh [OUTDIR]: make the kernel and the initramfs of a demo guest, OUTDIR/vmlinuz and OUTDIR/initrd.
 #
+# With dunlin.host=PROGRAM it is no guest but another host, for what this one's kernel can't do: the root of this host,
+# shared by virtiofsd as "root", is its own, and what it writes there is gone with it. It runs the program and ends.
+#
 # The kernel is Debian's cloud kernel, downloaded and unpacked but not installed. The initramfs holds
 # busybox, the virtio-net and VLAN drivers, and iperf3, ethtool and tcpdump of the host. The guest reads
 # its settings from the kernel's command line, so that one image serves all guests; run.sh writes them:
@@ -55,6 +58,13 @@ for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev vir
     cp "$file" "$root/modules/$((number++))-$module.ko"
 done
 
+# For another host: its root, interfaces as they are in tests, and what the kernel steers a tap's frames by.
+for module in fuse virtiofs overlay tun veth sch_multiq sch_ingress cls_flower act_skbedit; do
+    file=$(find "$work/kernel" -name "$module.ko")
+    [[ -n $file ]] || die "$package has no module $module"
+    install -D "$file" "$root/modules/host/$((number++))-$module.ko"
+done
+
 # A program and its libraries keep their paths, so that the loader finds them as it does on the host.
 for tool in iperf3 ethtool tcpdump; do
     program=$(command -v "$tool") || continue
@@ -84,7 +94,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
-name=guest ip='' vlan='' mtu='' queues=''
+name=guest ip='' vlan='' mtu='' queues='' program=''
 for word in $(cat /proc/cmdline); do
     value=${word#*=}
     case $word in
@@ -93,9 +103,11 @@ for word in $(cat /proc/cmdline); do
         dunlin.vlan=*) vlan=$value ;;
         dunlin.mtu=*) mtu=$value ;;
         dunlin.queues=*) queues=$value ;;
+        dunlin.host=*) program=$value ;;
     esac
 done
 hostname "$name"
+[ -n "$program" ] && mv /modules/host/*.ko /modules
 
 # insmod loads nothing that a module needs, and the right order may differ in another kernel: a module
 # that fails is tried again once the others are in.
@@ -114,6 +126,20 @@ for conf in default eth0; do
 done
 
 ip link set lo up
+if [ -n "$program" ]; then
+    mkdir /lower /writes /host
+    mount -t virtiofs -o ro root /lower
+    mount -t tmpfs tmpfs /writes
+    mkdir /writes/upper /writes/work
+    mount -t overlay -o lowerdir=/lower,upperdir=/writes/upper,workdir=/writes/work overlay /host
+    for dir in dev proc sys; do mount --bind /$dir /host/$dir; done
+    mkdir -p /host/dev/shm /host/dev/net
+    mount -t tmpfs tmpfs /host/dev/shm
+    mount -t tmpfs tmpfs /host/run
+    chroot /host "$program"
+    echo "DUNLIN-HOST-ENDED $?"
+    poweroff -f
+fi
 [ -n "$queues" ] && ethtool -L eth0 combined "$queues"
 [ -n "$mtu" ] && ip link set eth0 mtu "$mtu"
 ip link set eth0 up

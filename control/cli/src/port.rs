@@ -358,6 +358,17 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
         ("steering", if p.steering.is_empty() { "rss".into() } else { p.steering.clone() }),
         ("hashes", p.hash_fields.join(", ")),
         ("device steers", p.device_steering.clone()),
+        (
+            "guests' queues",
+            p.guest_queues
+                .iter()
+                .map(|q| {
+                    let (rx, tx) = (q.rx_frames, q.tx_frames);
+                    format!("{} on core {} for {} ({rx} frames received, {tx} sent)", q.queue, q.core, q.port)
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
         ("numa node", p.numa_node.map(|n| n.to_string()).unwrap_or_default()),
         ("addresses", p.macs.to_string()),
         ("leases", p.leases.iter().map(|l| format!("{} for {} s", l.address, l.left_s)).collect::<Vec<_>>().join(", ")),

@@ -18,20 +18,22 @@ use crate::{
     eal::Eal,
     mempool::Mempool,
     offload::Caps,
-    steering::{self, ByDestination, HashFields},
+    steering::{self, ByDestination, Destination, HashFields, Rule},
     xdp::{self, XdpSocket},
 };
 
 /// Descriptors of a receive and of a transmit queue, where the device does not want others.
-const DESCRIPTORS: u16 = 1024;
+pub const DESCRIPTORS: u16 = 1024;
+/// The same of a queue that is one guest's.
+pub const GUEST_DESCRIPTORS: u16 = 512;
 
 /// Octets around the payload that drivers count: Ethernet header and FCS.
 const OVERHEAD: u32 = 14 + 4;
 
 /// A device, from its attachment to DPDK until the last handle of it is gone. Queues hold it too.
-struct Device {
-    id: u16,
-    name: String,
+pub(crate) struct Device {
+    pub(crate) id: u16,
+    pub(crate) name: String,
     /// Keeps buffers after they were sent, until its hardware is done with them.
     keeps_buffers: bool,
     /// Sockets that came with it.
@@ -40,6 +42,9 @@ struct Device {
 
 /// Drivers that copy what they send before they return.
 const COPYING: &[&str] = &["net_af_xdp", "net_af_packet", "net_pcap", "net_null"];
+
+/// With more, the driver of 22.11 writes past its stack: a message to secondary processes holds 8 descriptors.
+const NET_TAP_QUEUES: u16 = 4;
 
 /// Devices at work that keep buffers for a while.
 static KEEPERS: AtomicUsize = AtomicUsize::new(0);
@@ -110,6 +115,9 @@ pub struct Setup<'a> {
     pub rx_queues: u16,
     /// Transmit queues, at least 1.
     pub tx_queues: u16,
+    /// Further pairs of queues, for guests: nothing arrives by them but what rules send there. There are none if the
+    /// device can't be told so.
+    pub guest_queues: u16,
     /// In octets. The buffers of `pool` hold a frame of it.
     pub mtu: u16,
     /// Tell it to the device; otherwise whoever owns the interface does.
@@ -138,6 +146,18 @@ pub struct EthPort {
     device: Arc<Device>,
     caps: Caps,
     hash: Option<HashFields>,
+    /// Keeps what no guest's rule names out of guests' queues, if the device has no other means.
+    others: Option<Rule>,
+}
+
+/// The queues of a started device, each to be used by one thread.
+pub struct Queues {
+    /// For what arrives.
+    pub rx: Vec<RxQueue>,
+    /// For what leaves.
+    pub tx: Vec<TxQueue>,
+    /// Those for guests, whose numbers follow those of the others.
+    pub guests: Vec<(RxQueue, TxQueue)>,
 }
 
 impl EthPort {
@@ -162,7 +182,7 @@ impl EthPort {
         if device.keeps_buffers {
             KEEPERS.fetch_add(1, SeqCst);
         }
-        Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None })
+        Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
     }
 
     /// What the device says of itself.
@@ -171,23 +191,40 @@ impl EthPort {
         // SAFETY: the device is attached.
         let numa_node = u32::try_from(unsafe { sys::rte_eth_dev_socket_id(self.device.id) }).ok();
         let driver = self.device.driver();
-        Info { driver, max_rx_queues: i.max_rx_queues, max_tx_queues: i.max_tx_queues, max_mtu: i.max_mtu, numa_node }
+        let most = if driver == "net_tap" { NET_TAP_QUEUES } else { u16::MAX };
+        let [max_rx_queues, max_tx_queues] = [i.max_rx_queues, i.max_tx_queues].map(|max| max.min(most));
+        Info { driver, max_rx_queues, max_tx_queues, max_mtu: i.max_mtu, numa_node }
     }
 
-    /// Configures and starts it. Its queues, each to be polled by one thread.
-    pub fn start(&mut self, setup: &Setup<'_>) -> Result<(Vec<RxQueue>, Vec<TxQueue>), DpdkError> {
+    /// Configures and starts it.
+    pub fn start(&mut self, setup: &Setup<'_>) -> Result<Queues, DpdkError> {
         let before = xdp::sockets();
-        let started = self.configure(setup);
-        let device = Arc::get_mut(&mut self.device).expect("no queue was made yet");
-        device.xdp = xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect();
+        let mut guests = setup.guest_queues;
+        let mut started = self.configure(setup, guests);
+        // Whether it can do what they need is known only now.
+        if guests > 0 && (started.is_err() || !self.keep_for_guests(setup.rx_queues)) {
+            // SAFETY: the device is attached; nobody polls it yet.
+            unsafe { sys::rte_eth_dev_stop(self.device.id) };
+            guests = 0;
+            started = self.configure(setup, 0);
+        }
+        // A device that has sockets takes no rules, so nobody holds it yet.
+        if let Some(device) = Arc::get_mut(&mut self.device) {
+            device.xdp = xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect();
+        }
         started?;
         let device = || self.device.clone();
         let rx = |queue| RxQueue { device: device(), queue, _pool: setup.pool.clone() };
         let tx = |queue| TxQueue { device: device(), queue, caps: self.caps };
-        Ok(((0..setup.rx_queues).map(rx).collect(), (0..setup.tx_queues).map(tx).collect()))
+        let pair = |i| (rx(setup.rx_queues + i), tx(setup.tx_queues + i));
+        Ok(Queues {
+            rx: (0..setup.rx_queues).map(rx).collect(),
+            tx: (0..setup.tx_queues).map(tx).collect(),
+            guests: (0..guests).map(pair).collect(),
+        })
     }
 
-    fn configure(&mut self, setup: &Setup<'_>) -> Result<(), DpdkError> {
+    fn configure(&mut self, setup: &Setup<'_>, guests: u16) -> Result<(), DpdkError> {
         let id = self.device.id;
         let what = |step: &str| format!("device '{}': {step}", self.device.name);
         let info = self.device.info();
@@ -206,24 +243,11 @@ impl EthPort {
             self.hash = Some(setup.hash.offered(info.flow_type_rss_offloads));
             conf.rx_adv_conf.rss_conf.rss_hf = self.hash.map_or(0, HashFields::bits);
         }
-        let (mut rx_desc, mut tx_desc) = (DESCRIPTORS, DESCRIPTORS);
-        // SAFETY: the device is attached and not started; the configuration outlives the calls;
-        // the pool outlives the device, because every queue handle keeps a handle of it.
+        // SAFETY: the device is attached and not started; the configuration outlives the calls.
         unsafe {
-            check(what("configuration"), sys::rte_eth_dev_configure(id, setup.rx_queues, setup.tx_queues, &conf))?;
-            check(what("ring sizes"), sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_desc, &mut tx_desc))?;
-            let node = sys::rte_eth_dev_socket_id(id) as u32;
-            for q in 0..setup.rx_queues {
-                let mut c = info.default_rxconf;
-                c.offloads = 0;
-                let code = sys::rte_eth_rx_queue_setup(id, q, rx_desc, node, &c, setup.pool.as_ptr());
-                check(what("receive queue"), code)?;
-            }
-            for q in 0..setup.tx_queues {
-                let mut c = info.default_txconf;
-                c.offloads = tx;
-                check(what("transmit queue"), sys::rte_eth_tx_queue_setup(id, q, tx_desc, node, &c))?;
-            }
+            let code = sys::rte_eth_dev_configure(id, setup.rx_queues + guests, setup.tx_queues + guests, &conf);
+            check(what("configuration"), code)?;
+            self.set_up_queues(setup, guests, &info, tx)?;
             if setup.device_mtu {
                 // Not every driver can be told; those that can must accept it.
                 let code = sys::rte_eth_dev_set_mtu(id, setup.mtu);
@@ -235,6 +259,56 @@ impl EthPort {
             // A switch wants every frame; a device that has no such mode passes them anyway.
             sys::rte_eth_promiscuous_enable(id);
             sys::rte_eth_allmulticast_enable(id);
+        }
+        Ok(())
+    }
+
+    /// Leaves the queues behind the first `queues` to frames that rules send there; whether the started device can do
+    /// that.
+    fn keep_for_guests(&mut self, queues: u16) -> bool {
+        if self.by_destination().rules.is_some() {
+            return false;
+        }
+        if steering::spread_over(self.device.id, self.device.info().reta_size, queues) {
+            return true;
+        }
+        self.others = Rule::create(&self.device, None, 0).ok();
+        self.others.is_some()
+    }
+
+    /// Of a device that is configured and not started.
+    fn set_up_queues(
+        &self,
+        setup: &Setup<'_>,
+        guests: u16,
+        info: &sys::rte_eth_dev_info,
+        offloads: u64,
+    ) -> Result<(), DpdkError> {
+        let id = self.device.id;
+        let what = |step: &str| format!("device '{}': {step}", self.device.name);
+        let ring = |wanted| {
+            let (mut rx, mut tx) = (wanted, wanted);
+            // SAFETY: the device is attached, and both are ours to write.
+            let code = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx, &mut tx) };
+            check(what("ring sizes"), code).map(|_| (rx, tx))
+        };
+        let rings = [ring(DESCRIPTORS)?, ring(GUEST_DESCRIPTORS)?];
+        // SAFETY: the device is attached.
+        let node = unsafe { sys::rte_eth_dev_socket_id(id) } as u32;
+        for q in 0..setup.rx_queues + guests {
+            let conf = sys::rte_eth_rxconf { offloads: 0, ..info.default_rxconf };
+            let depth = rings[usize::from(q >= setup.rx_queues)].0;
+            // SAFETY: the device is configured for so many queues; the pool outlives it, because every queue's
+            // handle keeps a handle of the pool.
+            let code = unsafe { sys::rte_eth_rx_queue_setup(id, q, depth, node, &conf, setup.pool.as_ptr()) };
+            check(what("receive queue"), code)?;
+        }
+        for q in 0..setup.tx_queues + guests {
+            let conf = sys::rte_eth_txconf { offloads, ..info.default_txconf };
+            let depth = rings[usize::from(q >= setup.tx_queues)].1;
+            // SAFETY: the device is configured for so many queues.
+            let code = unsafe { sys::rte_eth_tx_queue_setup(id, q, depth, node, &conf) };
+            check(what("transmit queue"), code)?;
         }
         Ok(())
     }
@@ -255,6 +329,13 @@ impl EthPort {
     /// Whether the started device can choose a frame's queue by where it goes.
     pub fn by_destination(&self) -> ByDestination {
         steering::probe(self.device.id, &self.device.info())
+    }
+
+    /// Frames to `to` go into the guest's queue `queue` from now on, until the rule is dropped. The driver's refusal is
+    /// told.
+    pub fn send_to_queue(&self, to: Destination, queue: u16) -> Result<Rule, DpdkError> {
+        let what = || format!("device '{}': a rule for queue {queue}", self.device.name);
+        Rule::create(&self.device, Some(to), queue).map_err(|why| DpdkError::new(what(), why))
     }
 
     /// Whether the driver says the link is up.

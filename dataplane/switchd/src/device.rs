@@ -13,9 +13,9 @@ use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
     mempool::Mempool,
-    port::{DeviceStats, EthPort, Setup, TxQueue},
+    port::{DeviceStats, EthPort, GUEST_DESCRIPTORS, Queues, Setup, TxQueue},
     quiescent::Domain,
-    steering::{ByDestination, HashFields},
+    steering::{ByDestination, Destination, HashFields, Rule},
     tap::{TapPort, TapRemover},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
@@ -27,10 +27,14 @@ use crate::{
     pools::Pools,
     queues::{RxKind, TxHandle},
     spec::DeviceSpec,
+    switch::GuestQueues,
 };
 
 /// What fits into an AF_XDP buffer behind its headrooms, with two tags.
 const MAX_XDP_MTU: u32 = 1750;
+
+/// Queues of an uplink that guests may have for themselves, where it has so many.
+const MAX_GUEST_QUEUES: u16 = 32;
 
 /// What opening needs.
 pub struct Opener<'a> {
@@ -56,6 +60,8 @@ pub struct Device {
     pub hash: Option<HashFields>,
     /// Whether it could spread them by destination; `None` if it is no Ethernet device of DPDK's.
     pub by_destination: Option<ByDestination>,
+    /// Queues that guests may have for themselves, if there are some.
+    pub guest_queues: Option<GuestQueues>,
     /// The NUMA node it is on, if on one.
     pub node: Option<u32>,
 }
@@ -95,7 +101,7 @@ pub struct Opened {
 /// Opens what `spec` names for frames of `mtu`.
 pub fn open(o: &mut Opener<'_>, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
     match spec {
-        DeviceSpec::Nic { device, queues, hash } => open_nic(o, device, *queues, *hash, mtu),
+        DeviceSpec::Nic { device, queues, hash, guests } => open_nic(o, device, (*queues, *hash, *guests), mtu),
         DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
         DeviceSpec::Tap { interface } => open_tap(o, interface, mtu),
         DeviceSpec::VhostUser { socket, role } => open_vhost(o, socket, *role),
@@ -106,14 +112,24 @@ fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
     DpdkError { what: what.into(), why: why.into() }
 }
 
-fn open_nic(o: &mut Opener<'_>, device: &str, queues: u16, hash: HashFields, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_nic(
+    o: &mut Opener<'_>,
+    device: &str,
+    (queues, hash, guests): (u16, HashFields, bool),
+    mtu: u32,
+) -> Result<Opened, DpdkError> {
     if is_pci_address(device.split(',').next().unwrap_or_default()) {
         check_pci(device)?;
     }
     let port = EthPort::attach(o.eal, device)?;
     let pool = o.pools.for_mtu(mtu, port.info().numa_node)?;
     let wanted = if queues == 0 { o.workers as u16 } else { queues };
-    let setup = Start { pool: &pool, rx_queues: wanted, mtu, device_mtu: true, hash };
+    // Their buffers must not be a large part of all there are.
+    let guest_queues = match guests {
+        true => MAX_GUEST_QUEUES.min((pool.size() / 4 / u32::from(GUEST_DESCRIPTORS)) as u16),
+        false => 0,
+    };
+    let setup = Start { pool: &pool, rx_queues: wanted, guest_queues, mtu, device_mtu: true, hash };
     let mut opened = start_eth(o, port, &setup)?;
     opened.device.driver = "dpdk";
     if u32::from(wanted) > opened.device.rx_queues {
@@ -207,6 +223,7 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
         tx_queues: tx.len() as u32,
         hash: None,
         by_destination: None,
+        guest_queues: None,
         node: None,
     };
     let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
@@ -250,6 +267,7 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
         tx_queues: u32::from(MAX_QUEUE_PAIRS),
         hash: None,
         by_destination: None,
+        guest_queues: None,
         node: None,
     };
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
@@ -259,6 +277,7 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
 struct Start<'a> {
     pool: &'a Mempool,
     rx_queues: u16,
+    guest_queues: u16,
     mtu: u32,
     device_mtu: bool,
     hash: HashFields,
@@ -266,7 +285,7 @@ struct Start<'a> {
 
 impl<'a> Start<'a> {
     fn behind_kernel(pool: &'a Mempool, mtu: u32) -> Self {
-        Start { pool, rx_queues: 1, mtu, device_mtu: false, hash: HashFields::DEFAULT }
+        Start { pool, rx_queues: 1, guest_queues: 0, mtu, device_mtu: false, hash: HashFields::DEFAULT }
     }
 }
 
@@ -276,22 +295,26 @@ fn start_eth(o: &Opener<'_>, mut port: EthPort, want: &Start<'_>) -> Result<Open
     let mut setup = Setup {
         rx_queues: want.rx_queues.clamp(1, info.max_rx_queues.max(1)),
         tx_queues: workers.clamp(1, info.max_tx_queues.max(1)),
+        guest_queues: 0,
         mtu: want.mtu as u16,
         device_mtu: want.device_mtu,
         hash: want.hash,
         pool: want.pool,
     };
-    if info.driver == "net_af_packet" {
+    if ["net_af_packet", "net_tap"].contains(&info.driver.as_str()) {
         // Their queues come in pairs.
         setup.tx_queues = setup.rx_queues;
     }
-    let (rx, tx) = port.start(&setup)?;
+    let left = (info.max_rx_queues - setup.rx_queues).min(info.max_tx_queues - setup.tx_queues);
+    setup.guest_queues = want.guest_queues.min(left);
+    let Queues { rx, tx, guests } = port.start(&setup)?;
     let device = Device {
         mac: Some(port.mac()),
         driver: "dpdk",
         note: info.driver,
-        rx_queues: rx.len() as u32,
-        tx_queues: tx.len() as u32,
+        rx_queues: (rx.len() + guests.len()) as u32,
+        tx_queues: (tx.len() + guests.len()) as u32,
+        guest_queues: GuestQueues::new(rx.len() as u16, guests),
         hash: port.hash_fields(),
         by_destination: Some(port.by_destination()),
         node: info.numa_node,
@@ -372,6 +395,21 @@ impl Device {
         match &self.kind {
             Kind::Eth { port, .. } => port.stats(),
             Kind::Tap { .. } | Kind::Vhost(_) => DeviceStats::default(),
+        }
+    }
+
+    /// Whether it can choose a frame's queue by destination, and for whom it does; empty if it can't be asked.
+    pub fn steers_by(&self) -> String {
+        let can = self.by_destination.as_ref().map(ToString::to_string);
+        let does = self.guest_queues.as_ref().map(ToString::to_string);
+        can.into_iter().chain(does).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Frames to `to` go into its queue `queue` while the rule is there.
+    pub fn send_to_queue(&self, to: Destination, queue: u16) -> Result<Rule, DpdkError> {
+        match &self.kind {
+            Kind::Eth { port, .. } => port.send_to_queue(to, queue),
+            Kind::Tap { .. } | Kind::Vhost(_) => Err(refuse("a rule", "is for devices of DPDK")),
         }
     }
 

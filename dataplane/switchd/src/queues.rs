@@ -29,6 +29,8 @@ pub struct RxHandle {
     pub queue: RxKind,
     /// A kernel interface, whose stack may leave checksums unfinished.
     pub complete_checksums: bool,
+    /// Nothing arrives by it but frames to one guest, whose worker has it.
+    pub of_one_guest: bool,
     /// Frames received by it; the worker's that has it to count, and anyone's to read.
     pub frames: Arc<Count>,
 }
@@ -59,7 +61,13 @@ impl RxHandle {
     }
 
     pub fn number(&self) -> u16 {
-        match &self.queue {
+        self.queue.number()
+    }
+}
+
+impl RxKind {
+    pub fn number(&self) -> u16 {
+        match self {
             RxKind::Eth(q) => q.number(),
             RxKind::Tap(q) => q.number(),
             RxKind::Vhost(q) => q.number(),
@@ -73,6 +81,8 @@ pub enum TxHandle {
     Eth(port::TxQueue),
     /// One that the device has too few of: workers take turns.
     SharedEth(Arc<Mutex<port::TxQueue>>),
+    /// One for what one guest sends; the count is the worker's that has it, and anyone's to read.
+    Guest(port::TxQueue, Arc<Count>),
     Tap(tap::TapTxQueue),
     /// A guest's ring, which DPDK locks by itself.
     Vhost(vhost::VhostTxQueue),
@@ -81,7 +91,7 @@ pub enum TxHandle {
 impl TxHandle {
     fn caps(&self) -> Caps {
         match self {
-            TxHandle::Eth(q) => q.caps(),
+            TxHandle::Eth(q) | TxHandle::Guest(q, _) => q.caps(),
             TxHandle::SharedEth(q) => q.lock().caps(),
             TxHandle::Tap(q) => q.caps(),
             TxHandle::Vhost(q) => q.caps(),
@@ -97,6 +107,11 @@ impl TxHandle {
         match self {
             TxHandle::Eth(q) => q.transmit(burst),
             TxHandle::SharedEth(q) => q.lock().transmit(burst),
+            TxHandle::Guest(q, frames) => {
+                let sent = q.transmit(burst);
+                frames.add(sent as u64);
+                sent
+            }
             TxHandle::Tap(q) => q.transmit(burst),
             TxHandle::Vhost(q) => q.transmit(guard, burst),
         }
@@ -104,12 +119,34 @@ impl TxHandle {
 }
 
 struct TxPort {
+    /// What these ports' stations send goes by queues of their own.
+    guests: Vec<(PortIdx, TxPort)>,
     waiting: Burst<Packet>,
     /// Of the frames that wait: octets, and all offload requests and segment counts or'ed.
     octets: u64,
     requests: u64,
     segments: u16,
     handle: TxHandle,
+}
+
+impl TxPort {
+    fn new(handle: TxHandle) -> Self {
+        TxPort { guests: Vec::new(), waiting: Burst::new(), octets: 0, requests: 0, segments: 0, handle }
+    }
+
+    /// The queue for what `from` sends.
+    #[inline(always)]
+    fn of(&mut self, from: Option<PortIdx>) -> &mut TxPort {
+        if self.guests.is_empty() { self } else { self.of_guest(from) }
+    }
+
+    #[inline(never)]
+    fn of_guest(&mut self, from: Option<PortIdx>) -> &mut TxPort {
+        match self.guests.iter().position(|g| Some(g.0) == from) {
+            Some(at) => &mut self.guests[at].1,
+            None => self,
+        }
+    }
 }
 
 /// A frame that waits for its tunnel's next hop.
@@ -138,7 +175,8 @@ impl Transmitter {
     pub fn new(finisher: Finisher) -> Self {
         Transmitter {
             ports: Box::new([const { None }; MAX_PORTS]),
-            dirty: Vec::with_capacity(MAX_PORTS),
+            // Ports more than once, where guests have queues of their own.
+            dirty: Vec::with_capacity(2 * MAX_PORTS),
             finisher,
             held: Vec::with_capacity(HELD),
         }
@@ -146,8 +184,21 @@ impl Transmitter {
 
     /// Sends by `port` through `handle` from now on.
     pub fn add(&mut self, port: PortIdx, handle: TxHandle) {
-        let waiting = Burst::new();
-        self.ports[port.get()] = Some(Box::new(TxPort { waiting, octets: 0, requests: 0, segments: 0, handle }));
+        self.ports[port.get()] = Some(Box::new(TxPort::new(handle)));
+    }
+
+    /// Sends what arrives from `guest` and leaves by `port` through `handle` from now on.
+    pub fn add_guest(&mut self, port: PortIdx, guest: PortIdx, handle: TxHandle) {
+        if let Some(p) = &mut self.ports[port.get()] {
+            p.guests.push((guest, TxPort::new(handle)));
+        }
+    }
+
+    /// Gives the guest's handle back. Between rounds nothing waits for it.
+    pub fn remove_guest(&mut self, port: PortIdx, guest: PortIdx) -> Option<TxHandle> {
+        let guests = &mut self.ports[port.get()].as_mut()?.guests;
+        let at = guests.iter().position(|g| g.0 == guest)?;
+        Some(guests.swap_remove(at).1.handle)
     }
 
     /// Gives the handle back. Between rounds nothing waits for the port.
@@ -163,7 +214,7 @@ impl Transmitter {
     /// The transmitter for one round.
     #[inline(always)]
     pub fn round<'a>(&'a mut self, guard: Guard<'a>, shared: &'a WorkerShared) -> Round<'a> {
-        Round { tx: self, guard, shared }
+        Round { tx: self, guard, shared, from: None }
     }
 }
 
@@ -172,6 +223,7 @@ pub struct Round<'a> {
     tx: &'a mut Transmitter,
     guard: Guard<'a>,
     shared: &'a WorkerShared,
+    from: Option<PortIdx>,
 }
 
 impl Output<Packet> for Round<'_> {
@@ -181,6 +233,7 @@ impl Output<Packet> for Round<'_> {
             // The port's policy is there before its device is: down, so hardly anything comes here.
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, 1);
         };
+        let p = p.of(self.from);
         if p.waiting.is_empty() {
             self.tx.dirty.push(port);
         }
@@ -200,6 +253,7 @@ impl Output<Packet> for Round<'_> {
             burst.clear();
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, n as u64);
         };
+        let p = p.of(self.from);
         if p.waiting.is_empty() && n == BURST {
             return send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
         }
@@ -270,6 +324,13 @@ impl Output<Packet> for Round<'_> {
 }
 
 impl Round<'_> {
+    /// What is sent next was received from `port`.
+    #[inline(always)]
+    pub fn from(&mut self, port: PortIdx) -> &mut Self {
+        self.from = Some(port);
+        self
+    }
+
     /// Takes frames whose next hop `is_known` by now, in their order; those that waited too long are dropped.
     #[inline(always)]
     pub fn take_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {
@@ -294,6 +355,9 @@ impl Round<'_> {
         for port in self.tx.dirty.drain(..) {
             if let Some(p) = &mut self.tx.ports[port.get()] {
                 send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+                for (_, own) in &mut p.guests {
+                    send(own, port, &self.tx.finisher, self.guard, &self.shared.counters);
+                }
             }
         }
     }

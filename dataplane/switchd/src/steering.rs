@@ -3,6 +3,8 @@
 //! that worker, over a ring of their own. That worker takes them through the pipeline as if it had
 //! received them itself: it alone learns for them, counts them, and sends to its guest.
 //!
+//! A device that takes rules does better by itself: see `switch/guest_queues.rs`.
+//!
 //! Frames to one address go to one worker by one ring, so they keep their order. Who owns which
 //! port changes only while no steered frame is on its way: see `switch/steering.rs`.
 

@@ -63,10 +63,14 @@ impl Default for Idle {
 /// What a worker is told.
 pub enum Command {
     AddTx(PortIdx, TxHandle),
+    /// It comes back, and with it go those that were guests' own.
     RemoveTx(PortIdx, mpsc::Sender<Option<TxHandle>>),
+    /// What the guest (the second) sends by the port (the first) goes by a queue of its own.
+    AddGuestTx(PortIdx, PortIdx, TxHandle),
+    RemoveGuestTx(PortIdx, PortIdx, mpsc::Sender<Option<TxHandle>>),
     AddRx(RxHandle),
-    /// All queues of the port come back.
-    RemoveRx(PortIdx, mpsc::Sender<Vec<RxHandle>>),
+    /// Some of the port's queues come back.
+    RemoveRx(PortIdx, Which, mpsc::Sender<Vec<RxHandle>>),
     /// One queue of the port is handed to another worker.
     MoveRx {
         port: PortIdx,
@@ -77,12 +81,30 @@ pub enum Command {
     /// Ends of rings: to each worker by its number, and from the others.
     Connect(Vec<Option<Producer<Passed>>>, Vec<Consumer<Passed>>),
     SteerBy(Option<Arc<Owners>>),
-    /// Answered when all that others had passed has been taken.
-    Drain(mpsc::Sender<()>),
+    /// Answered after so many rounds, or one in which there was nothing to do.
+    Drain(u32, mpsc::Sender<()>),
     SetIdle(Idle),
     /// A frame of a VTEP's own, as if received at it; or one that the switch made, at a remote or a port, in a segment.
     Inject(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
     Stop,
+}
+
+/// Which of a port's receive queues, by their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    All,
+    Only(u16),
+    AllBut(u16),
+}
+
+impl Which {
+    fn has(self, number: u16) -> bool {
+        match self {
+            Which::All => true,
+            Which::Only(n) => n == number,
+            Which::AllBut(n) => n != number,
+        }
+    }
 }
 
 /// See [`Command::Inject`].
@@ -191,7 +213,7 @@ pub struct Worker {
     version: u64,
     idle: Idle,
     links: Links,
-    drains: Vec<mpsc::Sender<()>>,
+    drains: Vec<(u32, mpsc::Sender<()>)>,
     injected: Vec<Injected>,
     stop: bool,
 }
@@ -260,8 +282,8 @@ impl Worker {
             let now = eal::tsc();
             self.account(frames, now - last);
             last = now;
-            for d in self.drains.drain(..) {
-                let _ = d.send(());
+            if !self.drains.is_empty() {
+                self.answer_drains(frames);
             }
             if frames > 0 {
                 nap = Nap::default();
@@ -297,30 +319,30 @@ impl Worker {
                 frames += n as u64;
                 rx.frames.add(n as u64);
                 bursts += 1;
-                if self.links.steers(rx.port) {
+                if !rx.of_one_guest && self.links.steers(rx.port) {
                     self.shared.loop_counts.passed.add(self.links.pass(pipeline, cx, rx.port, burst));
                     if burst.is_empty() {
                         continue;
                     }
                 }
-                pipeline.run(cx, rx.port, burst, &mut out);
+                pipeline.run(cx, rx.port, burst, out.from(rx.port));
             }
         }
         self.links.take(burst, |port, burst| {
             frames += burst.len() as u64;
             bursts += 1;
-            pipeline.run(cx, port, burst, &mut out);
+            pipeline.run(cx, port, burst, out.from(port));
         });
         for h in out.take_held(|remote| cx.snapshot.port(remote).is_none_or(|p| p.role.is_reached())) {
             frames += 1;
-            pipeline.send_into(cx, h.remote, h.inside, h.frame, &mut out);
+            pipeline.send_into(cx, h.remote, h.inside, h.frame, out.from(h.remote));
         }
         for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
             burst.push(frame);
             match inside {
-                Some(inside) => pipeline.run_inside(cx, port, inside, burst, &mut out),
-                None => pipeline.run(cx, port, burst, &mut out),
+                Some(inside) => pipeline.run_inside(cx, port, inside, burst, out.from(port)),
+                None => pipeline.run(cx, port, burst, out.from(port)),
             }
         }
         if frames > 0 {
@@ -328,6 +350,19 @@ impl Worker {
             self.shared.loop_counts.bursts.add(bursts);
         }
         frames
+    }
+
+    /// After a round of so many frames.
+    #[inline(never)]
+    fn answer_drains(&mut self, frames: u64) {
+        self.drains.retain_mut(|(rounds, reply)| {
+            *rounds -= 1;
+            let done = *rounds == 0 || frames == 0;
+            if done {
+                let _ = reply.send(());
+            }
+            !done
+        });
     }
 
     #[inline(always)]
@@ -368,9 +403,12 @@ impl Worker {
             Command::AddTx(port, handle) => self.tx.add(port, handle),
             // Whoever asked has gone: the handle is dropped here, which is late but no harm.
             Command::RemoveTx(port, reply) => drop(reply.send(self.tx.remove(port))),
+            Command::AddGuestTx(port, guest, handle) => self.tx.add_guest(port, guest, handle),
+            Command::RemoveGuestTx(port, guest, reply) => drop(reply.send(self.tx.remove_guest(port, guest))),
             Command::AddRx(rx) => self.rx.push(rx),
-            Command::RemoveRx(port, reply) => {
-                let (back, keep) = std::mem::take(&mut self.rx).into_iter().partition(|r| r.port == port);
+            Command::RemoveRx(port, which, reply) => {
+                let of = |r: &RxHandle| r.port == port && which.has(r.number());
+                let (back, keep) = std::mem::take(&mut self.rx).into_iter().partition(of);
                 self.rx = keep;
                 drop(reply.send(back));
             }
@@ -381,7 +419,7 @@ impl Worker {
             }
             Command::Connect(to, from) => self.links.connect(to, from),
             Command::SteerBy(owners) => self.links.steer_by(owners),
-            Command::Drain(reply) => self.drains.push(reply),
+            Command::Drain(rounds, reply) => self.drains.push((rounds.max(1), reply)),
             Command::SetIdle(idle) => self.idle = idle,
             Command::Inject(port, inside, octets) => {
                 self.injected.extend(self.tx.make(&octets).map(|f| (port, inside, f)));

@@ -7,6 +7,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod elsewhere;
 mod guest;
 mod host;
 mod net;
@@ -21,4 +22,5 @@ mod offload;
 mod overlay;
 mod placement;
 mod resilience;
+mod steering;
 mod vlan;

@@ -31,8 +31,14 @@ pub fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
 }
 
+/// How many times as long everything takes here.
+fn slower() -> f64 {
+    std::env::var("DUNLIN_SLOWER").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0)
+}
+
 /// Waits until `what` holds, for at most `seconds`.
 pub fn eventually(what: &str, seconds: f64, mut holds: impl FnMut() -> bool) {
+    let seconds = seconds * slower();
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed().as_secs_f64() < seconds, "not within {seconds} s: {what}");
@@ -149,7 +155,7 @@ impl Drop for Netns {
     }
 }
 
-fn probe() -> String {
+pub fn probe() -> String {
     format!("/usr/bin/python3 {}/tests/e2e/probe.py", env!("CARGO_MANIFEST_DIR"))
 }
 

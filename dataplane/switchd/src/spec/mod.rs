@@ -25,10 +25,24 @@ use crate::worker::Idle;
 /// The device behind a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceSpec {
-    Nic { device: String, queues: u16, hash: HashFields },
-    Host { interface: String, af_packet_only: bool },
-    Tap { interface: String },
-    VhostUser { socket: String, role: Role },
+    /// With `guests`, some of whose receive queues are guests' own, if it can be told by rules where frames go.
+    Nic {
+        device: String,
+        queues: u16,
+        hash: HashFields,
+        guests: bool,
+    },
+    Host {
+        interface: String,
+        af_packet_only: bool,
+    },
+    Tap {
+        interface: String,
+    },
+    VhostUser {
+        socket: String,
+        role: Role,
+    },
 }
 
 /// An address entered by the operator.
@@ -131,7 +145,7 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
         session_limits: SessionLimits { all: most(p.session_limit), unanswered: most(p.unanswered_limit) },
         security: p.security.as_ref().map(|s| filter::security(&object, s)).transpose()?,
     };
-    Ok((spec, device(&object, p.device.as_ref())?))
+    Ok((spec, device(&object, p.device.as_ref(), p.vmdq)?))
 }
 
 fn vlan(object: &dyn Fn() -> String, v: &v1::Vlan) -> Result<VlanMode, BadField> {
@@ -159,7 +173,7 @@ fn vlan(object: &dyn Fn() -> String, v: &v1::Vlan) -> Result<VlanMode, BadField>
     })
 }
 
-fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceSpec, BadField> {
+fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>, vmdq: bool) -> Result<DeviceSpec, BadField> {
     use v1::device::Kind;
     let interface = |field, name: &str| match name.len() {
         1..=15 if !name.contains(['/', ',', ' ']) => Ok(name.to_owned()),
@@ -170,7 +184,10 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>) -> Result<DeviceS
             Err(bad(object(), "device", "is missing: a PCI address (0000:03:00.0) or DPDK devargs"))
         }
         Some(Kind::Nic(n)) => match HashFields::from_names(&n.hash_fields) {
-            Ok(hash) => Ok(DeviceSpec::Nic { device: n.device.clone(), queues: n.queues.min(64) as u16, hash }),
+            Ok(hash) => {
+                let queues = n.queues.min(64) as u16;
+                Ok(DeviceSpec::Nic { device: n.device.clone(), queues, hash, guests: vmdq })
+            }
             Err(name) => {
                 let known: Vec<_> = HashFields::known().collect();
                 Err(bad(object(), "hash_fields", format!("'{name}' is none of {}", known.join(", "))))

@@ -4,10 +4,13 @@
 //! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
 //! a quiescent state before anything the old one names is closed or used again.
 //!
-//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `monitor.rs` follows links, guests, ages and moves, `overlay.rs` what VTEPs and networks need,
-//! `filter.rs` what access lists and connections do, `state.rs` reports.
+//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `steering.rs` says which
+//! worker owns which port, `guest_queues.rs` gives guests queues of an uplink, `monitor.rs` follows links, guests, ages
+//! and moves, `overlay.rs` what VTEPs and networks need, `filter.rs` what access lists and connections do, `state.rs`
+//! reports.
 
 mod filter;
+mod guest_queues;
 mod monitor;
 mod overlay;
 mod placement;
@@ -32,6 +35,7 @@ use dunlin_engine::{
     topology::Topology,
 };
 
+pub use guest_queues::GuestQueues;
 pub use transaction::compile;
 
 use crate::{
@@ -41,7 +45,7 @@ use crate::{
     queues::{RxHandle, RxKind},
     spec::{DeviceSpec, Settings, StaticSpec, VtepConf},
     underlay::Underlay,
-    worker::{Clock, Command, WorkerShared},
+    worker::{Clock, Command, Which, WorkerShared},
 };
 
 /// What the process was started with.
@@ -87,6 +91,8 @@ pub struct Switch {
     queue_moves: u64,
     auto_ticks: u32,
     owners: Option<Arc<crate::steering::Owners>>,
+    /// Addresses that were learned or moved since the last tick, and may go into guests' queues.
+    fresh: Vec<(Key, PortIdx)>,
     linked: bool,
     removed: PortTotals,
     events: Arc<Events>,
@@ -174,6 +180,7 @@ impl Switch {
             queue_moves: 0,
             auto_ticks: 0,
             owners: None,
+            fresh: Vec::new(),
             linked: false,
             removed: PortTotals::default(),
             events: p.events,
@@ -218,7 +225,7 @@ impl Switch {
         let mut back = Vec::new();
         for w in &mut self.workers {
             w.queues.retain(|q| q.port != name);
-            back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, reply)).unwrap_or_default());
+            back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, Which::All, reply)).unwrap_or_default());
         }
         self.drain_rings();
         back

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dunlin_dataplane_api::{unix_ms, v1};
-use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned, mac_table::Key};
 
 use super::Switch;
 use crate::events::{guest_event, port_event};
@@ -124,6 +124,7 @@ impl Switch {
             // Not until it is empty: a guest that makes up addresses fills it as fast as it is read.
             for _ in 0..LEARNED_A_TICK {
                 let Some(m) = self.workers[w].shared.next_learned() else { break };
+                self.note_address(Key::new(m.mac, m.segment), m.at);
                 match m.from {
                     Some(from) => self.note_move(&m, from, now_ms),
                     None => told.tell(self, v1::event::What::Learned, m.segment, m.mac, m.at),
@@ -136,6 +137,7 @@ impl Switch {
         self.flaps
             .0
             .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
+        self.follow_guests(false);
         self.tick_filters();
         self.sample_workers();
         self.rebalance_automatically();

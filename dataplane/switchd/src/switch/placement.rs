@@ -89,12 +89,17 @@ fn near(node: Option<u32>, nodes: &[Option<u32>]) -> Vec<usize> {
 impl Switch {
     /// Gives a receive queue to the worker it is pinned to, or to the one that has fewest.
     pub(super) fn give_rx(&mut self, name: &str, queue: RxKind) {
-        let PortSide { idx, complete_checksums, .. } = self.ports[name];
-        let frames = Arc::new(Count::default());
-        let rx = RxHandle { port: idx, queue, complete_checksums, frames: frames.clone() };
-        let number = rx.number();
         let fewest = self.near(name).into_iter().min_by_key(|w| self.workers[*w].queues.len());
-        let to = self.pinned_to(name, number).or(fewest).expect("there is a worker");
+        let to = self.pinned_to(name, queue.number()).or(fewest).expect("there is a worker");
+        self.give_rx_to(name, queue, to);
+    }
+
+    /// Gives it to the worker `to`.
+    pub(super) fn give_rx_to(&mut self, name: &str, queue: RxKind, to: usize) {
+        let PortSide { idx, complete_checksums, .. } = self.ports[name];
+        let (number, frames) = (queue.number(), Arc::new(Count::default()));
+        let of_one_guest = self.ports[name].is_for_guests(number);
+        let rx = RxHandle { port: idx, queue, complete_checksums, of_one_guest, frames: frames.clone() };
         let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
         self.workers[to].queues.push(side);
         self.workers[to].shared.tell(None, [Command::AddRx(rx)]);
@@ -106,9 +111,10 @@ impl Switch {
         near(self.ports.get(name).and_then(|p| p.device.as_ref().ok()?.node), &nodes)
     }
 
-    /// The worker that queue `number` of a port is pinned to.
+    /// The worker that queue `number` of a port is pinned to. A guest's goes where the guest's own queues are.
     fn pinned_to(&self, name: &str, number: u16) -> Option<usize> {
-        let cores = &self.ports.get(name)?.pinned;
+        let port = self.ports.get(name).filter(|p| !p.is_for_guests(number))?;
+        let cores = &port.pinned;
         let core = cores.get(usize::from(number) % cores.len().max(1))?;
         self.workers.iter().position(|w| w.shared.core == *core)
     }
@@ -128,7 +134,7 @@ impl Switch {
         }
     }
 
-    fn move_queue(&mut self, from: usize, at: usize, to: usize) -> v1::QueueMove {
+    pub(super) fn move_queue(&mut self, from: usize, at: usize, to: usize) -> v1::QueueMove {
         let side = self.workers[from].queues.remove(at);
         let (source, target) = (&self.workers[from].shared, &self.workers[to].shared);
         let told = v1::QueueMove {
@@ -151,10 +157,17 @@ impl Switch {
     }
 
     fn rebalance_by(&mut self, share: impl Fn(&QueueSide) -> f64, gain: f64) -> Vec<v1::QueueMove> {
+        // What a guest has of uplinks goes with its first queue.
+        let with_uplinks = |q: &QueueSide| match q.number {
+            0 => share(q) + self.uplink_queues_of(&q.port).map(&share).sum::<f64>(),
+            _ => share(q),
+        };
         let load = |w: &WorkerSide| {
             let movable = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.pinned.is_empty());
             let may_go_to = |q: &QueueSide| if movable(q) { self.near(&q.port) } else { Vec::new() };
-            w.queues.iter().map(|q| Load { share: share(q), may_go_to: may_go_to(q) }).collect()
+            let of_guests = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.is_for_guests(q.number));
+            let load = |q: &QueueSide| Load { share: with_uplinks(q), may_go_to: may_go_to(q) };
+            w.queues.iter().map(|q| if of_guests(q) { Load::default() } else { load(q) }).collect()
         };
         let moves = plan(self.workers.iter().map(load).collect(), gain);
         // By name: places shift with every move.
@@ -170,6 +183,7 @@ impl Switch {
             told.extend(at.map(|at| self.move_queue(from, at, to)));
         }
         self.follow_owners();
+        self.follow_guests(false);
         told
     }
 

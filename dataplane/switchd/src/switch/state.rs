@@ -127,8 +127,10 @@ impl Switch {
         let stats = device.map_or_else(|_| DeviceStats::default(), |d| d.stats());
         let guest = device.ok().and_then(|d| d.guest());
         let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
+        let guest_queues = device.ok().and_then(|d| d.guest_queues.as_ref());
         v1::PortState {
             leases: self.leases(name),
+            guest_queues: guest_queues.map_or_else(Vec::new, |g| self.guest_queue_reports(name, g)),
             sessions,
             unanswered_sessions,
             name: name.into(),
@@ -160,16 +162,13 @@ impl Switch {
                 .ok()
                 .and_then(|d| d.hash)
                 .map_or_else(Vec::new, |h| h.names().into_iter().map(Into::into).collect()),
-            device_steering: device
-                .ok()
-                .and_then(|d| d.by_destination.as_ref())
-                .map(|d| d.to_string())
-                .unwrap_or_default(),
+            device_steering: device.ok().map(|d| d.steers_by()).unwrap_or_default(),
             numa_node: device.ok().and_then(|d| d.node),
-            steering: match (&self.owners, p.steered) {
-                (Some(_), true) => "vmdq, in software",
-                (None, true) => "vmdq, of one worker",
-                (_, false) => "",
+            steering: match (&self.owners, p.steered, guest_queues) {
+                (_, true, Some(g)) if g.is_at_work() => "vmdq, in the device",
+                (Some(_), true, _) => "vmdq, in software",
+                (None, true, _) => "vmdq, of one worker",
+                (_, false, _) => "",
             }
             .into(),
             macs: self.macs.port_entries(p.idx),

@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use dunlin_engine::{MAX_PORTS, PortIdx};
 
-use super::{Switch, ask};
+use super::{Switch, WorkerSide, ask};
 use crate::{
+    queues::RxHandle,
     steering::{Owners, ring},
-    worker::Command,
+    worker::{Command, Which},
 };
 
 impl Switch {
@@ -26,19 +27,27 @@ impl Switch {
         }
         let both = [wanted.as_ref(), self.owners.as_deref()];
         let resting: BTreeSet<PortIdx> = both.into_iter().flatten().flat_map(|o| o.steered.iter().copied()).collect();
-        let mut queues = Vec::new();
-        for (i, w) in self.workers.iter().enumerate() {
-            for idx in &resting {
-                let back = ask(&w.shared, |reply| Command::RemoveRx(*idx, reply)).unwrap_or_default();
-                queues.extend(back.into_iter().map(|rx| (i, rx)));
-            }
-        }
+        let queues: Vec<_> = resting.into_iter().flat_map(|idx| self.rest(idx, Which::All)).collect();
         self.drain_rings();
         self.owners = wanted.map(Arc::new);
         for w in &self.workers {
             w.shared.tell(None, [Command::SteerBy(self.owners.clone())]);
         }
-        for (i, rx) in queues {
+        self.go_on(queues);
+    }
+
+    /// Takes queues of a port from their workers for a moment: each with the worker's number.
+    pub(super) fn rest(&self, port: PortIdx, which: Which) -> Vec<(usize, RxHandle)> {
+        let back = |(i, w): (usize, &WorkerSide)| {
+            let back = ask(&w.shared, |reply| Command::RemoveRx(port, which, reply)).unwrap_or_default();
+            back.into_iter().map(move |rx| (i, rx)).collect::<Vec<_>>()
+        };
+        self.workers.iter().enumerate().flat_map(back).collect()
+    }
+
+    /// Gives them back.
+    pub(super) fn go_on(&self, resting: Vec<(usize, RxHandle)>) {
+        for (i, rx) in resting {
             self.workers[i].shared.tell(None, [Command::AddRx(rx)]);
         }
     }
@@ -83,9 +92,14 @@ impl Switch {
     /// those that matter to the caller.
     pub(super) fn drain_rings(&self) {
         if self.linked {
-            for w in &self.workers {
-                let _ = ask(&w.shared, Command::Drain);
-            }
+            self.pass_rounds(1);
+        }
+    }
+
+    /// Waits until every worker has gone so many rounds, or has nothing to do.
+    pub(super) fn pass_rounds(&self, rounds: u32) {
+        for w in &self.workers {
+            let _ = ask(&w.shared, |reply| Command::Drain(rounds, reply));
         }
     }
 }

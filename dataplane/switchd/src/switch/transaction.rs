@@ -464,6 +464,7 @@ impl Switch {
         }
         self.settings = plan.settings;
         self.follow_owners();
+        self.follow_guests(true);
         self.generation = t.generation;
         self.follow_links();
         Ok(())

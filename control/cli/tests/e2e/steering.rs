@@ -1,0 +1,160 @@
+//! Steering by destination in the device. DPDK's driver of taps takes rules where the kernel can carry them out, so these
+//! run on another host (`elsewhere.rs`).
+
+use crate::{
+    elsewhere,
+    host::Host,
+    net::{Netns, Receiver, eventually, number, probe, sh},
+};
+
+const STATION: &str = "52:54:00:00:00:0a";
+const NEAR: &str = "52:54:00:00:00:0b";
+const FAR: &str = "52:54:00:00:00:0c";
+const LATE: &str = "52:54:00:00:00:0d";
+
+/// An uplink whose kernel side is `up0`.
+fn add_uplink(host: &Host, options: &str) {
+    let device = "--kind nic --device net_tap0,iface=up0 --workers 0 --steering vmdq";
+    host.dunlin(&format!("port add up {device} {options}"));
+    sh("sysctl -qw net.ipv6.conf.up0.disable_ipv6=1");
+    host.wait_up("up");
+}
+
+/// Sends probe frames to the uplink.
+fn send(options: &str) {
+    sh(&format!("{} send up0 {options}", probe()));
+}
+
+fn in_order(name: &str, receiver: Receiver, frames: u64) {
+    let lines = receiver.finish();
+    let summary = lines.last().expect("a summary");
+    let count = |key| number(summary, key);
+    assert_eq!((count("received"), count("lost"), count("disorder")), (frames, 0, 0), "{name}: {summary}");
+}
+
+/// The pair of queues of the uplink that a guest has.
+fn queue_of(host: &Host, guest: &str) -> Option<serde_json::Value> {
+    let queues = host.port("up")["guest_queues"].as_array().unwrap().clone();
+    queues.into_iter().find(|q| q["port"] == guest)
+}
+
+fn passed(host: &Host) -> u64 {
+    host.json("worker list").as_array().unwrap().iter().map(|w| w["passed_frames"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn guests_have_queues_of_their_own() {
+    elsewhere::run("steering::guests_have_queues_of_their_own_there");
+}
+
+/// Each guest's frames come by a queue of the uplink that its worker polls, in their order: while the rule is made, while
+/// the guest changes workers, and when its address is another guest's.
+#[test]
+#[ignore = "run by guests_have_queues_of_their_own, on another host"]
+fn guests_have_queues_of_their_own_there() {
+    let (near, far) = (Netns::new(), Netns::new());
+    let host = Host::with_options("--cores 0,1");
+    add_uplink(&host, "--vlan 10");
+    host.add_host("near", &near, "--workers 0 --vlan 10");
+    host.add_host("far", &far, "--workers 1 --vlan 10");
+    let stream = |to: &str, count: u32| send(&format!("--src {STATION} --dst {to} --count {count} --rate 200"));
+    send(&format!("--src {STATION}"));
+    let (to_near, to_far) = (near.receive("--count 2000 --seconds 60"), far.receive("--count 2000 --seconds 60"));
+    // From here the addresses are known: the rules come while the frames do.
+    near.send(&format!("--src {NEAR}"));
+    far.send(&format!("--src {FAR}"));
+    std::thread::scope(|s| {
+        s.spawn(|| stream(NEAR, 2000));
+        let to_far = s.spawn(|| stream(FAR, 2000));
+        eventually("both have queues", 5.0, || queue_of(&host, "near").is_some() && queue_of(&host, "far").is_some());
+        let mut moves = 0;
+        while !to_far.is_finished() {
+            moves += 1;
+            host.dunlin(&format!("port set far --workers {}", moves % 2));
+        }
+        assert!(moves > 3, "{moves} moves");
+    });
+    in_order("near", to_near, 2000);
+    in_order("far", to_far, 2000);
+    let told = host.dunlin("port show up");
+    assert!(told.contains("vmdq, in the device") && told.contains("2 addresses of 2 guests"), "{told}");
+    let count = |guest: &str, key: &str| queue_of(&host, guest).expect("it has one")[key].as_u64().unwrap();
+    for guest in ["near", "far"] {
+        assert!((1000..=2000).contains(&count(guest, "rx_frames")), "{guest}: {told}");
+    }
+    assert!(passed(&host) < 1000, "{}", passed(&host));
+    // Forgotten and learned again while its frames come: the rule goes and comes, and those before it are not overtaken.
+    host.dunlin("port set far --workers 1");
+    let receiver = far.receive("--count 30000 --seconds 60");
+    std::thread::scope(|s| {
+        let to_far = s.spawn(|| send(&format!("--src {STATION} --dst {FAR} --count 30000 --rate 2000")));
+        let mut changes = 0;
+        while !to_far.is_finished() {
+            changes += 1;
+            host.dunlin(&format!("mac flush --mac {FAR}"));
+            eventually("its rule is gone", 5.0, || queue_of(&host, "far").is_none());
+            far.send(&format!("--src {FAR}"));
+            eventually("it has a rule again", 5.0, || queue_of(&host, "far").is_some());
+        }
+        println!("{changes} changes");
+        assert!(changes > 2, "{changes} changes");
+    });
+    in_order("far", receiver, 30_000);
+    // What it sends goes by the queue of the same number, as far as its worker has it.
+    let before = count("far", "tx_frames");
+    far.send(&format!("--src {FAR} --dst {STATION} --count 30"));
+    assert_eq!((count("far", "tx_frames") - before, count("far", "core")), (30, 1));
+    // The address moves to another guest, and its frames with it.
+    let (receiver, moving) = (near.receive("--count 600 --seconds 60"), far.receive("--seconds 1"));
+    near.send(&format!("--src {FAR}"));
+    stream(FAR, 600);
+    in_order("near", receiver, 600);
+    drop(moving);
+    assert!(count("near", "addresses") == 2 && queue_of(&host, "far").is_none(), "{}", host.dunlin("port show up"));
+    // Who comes when no queue is left is steered in software, and has one as soon as there is.
+    let late = Netns::new();
+    host.add_host("late", &late, "--workers 1 --vlan 10");
+    far.send("--src 52:54:00:00:00:1c");
+    eventually("the other queue is taken", 5.0, || queue_of(&host, "far").is_some());
+    late.send(&format!("--src {LATE}"));
+    eventually("it is said", 5.0, || host.dunlin("port show up").contains("no queue is free"));
+    let receiver = late.receive("--count 100 --seconds 60");
+    stream(LATE, 100);
+    in_order("late", receiver, 100);
+    host.dunlin("port del far");
+    assert!(queue_of(&host, "late").is_some(), "{}", host.dunlin("port show up"));
+}
+
+#[test]
+fn rules_name_the_vlan() {
+    elsewhere::run("steering::rules_name_the_vlan_there");
+}
+
+/// On a trunk rules name the VLAN: the kernel has them. (DPDK's driver asks it for an inner EtherType of 3 with it, which no
+/// frame has, so here the frames are steered in software all the same.)
+#[test]
+#[ignore = "run by rules_name_the_vlan, on another host"]
+fn rules_name_the_vlan_there() {
+    let far = Netns::new();
+    let host = Host::with_options("--cores 0,1");
+    add_uplink(&host, "--trunks 10,11");
+    host.add_host("far", &far, "--workers 1 --vlan 11");
+    let rules = || sh("tc filter show dev up0 parent 1:");
+    far.send(&format!("--src {FAR}"));
+    eventually("it has a queue", 5.0, || queue_of(&host, "far").is_some());
+    let told = rules();
+    assert!(
+        ["vlan_id 11", &format!("dst_mac {FAR}"), "queue_mapping 2"].iter().all(|part| told.contains(part)),
+        "{told}"
+    );
+    let receiver = far.receive("--count 100 --seconds 60");
+    send(&format!("--tags 8100:000b --src {STATION} --dst {FAR} --count 100 --rate 200"));
+    in_order("far", receiver, 100);
+    // Forgotten, and its rule with it.
+    host.dunlin("mac flush --bridge br0");
+    eventually("the rule is gone", 5.0, || !rules().contains(FAR) && queue_of(&host, "far").is_none());
+    // With the usual steering, the device has no rules.
+    host.dunlin("port set up --steering rss");
+    eventually("there is no rule", 5.0, || !rules().contains("queue_mapping"));
+    assert_eq!(host.port("up")["rx_queues"], 2);
+}
