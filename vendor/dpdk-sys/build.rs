@@ -21,7 +21,9 @@ const FUNCTIONS: &[&str] = &[
     // buffers
     "rte_pktmbuf_pool_create",
     "rte_mempool_create_empty",
-    "rte_mempool_populate_default",
+    "rte_mempool_populate_iova",
+    "rte_memzone_reserve",
+    "rte_memzone_free",
     "rte_mempool_obj_iter",
     "rte_pktmbuf_pool_init",
     "rte_pktmbuf_init",
@@ -97,6 +99,7 @@ const CONSTANTS: &[&str] = &[
     "RTE_PKTMBUF_HEADROOM",
     "RTE_MBUF_F_.*",
     "RTE_MEMPOOL_F_NO_IOVA_CONTIG",
+    "RTE_MEMZONE_IOVA_CONTIG",
     "DUNLIN_.*",
     "RTE_ETH_MQ_RX_RSS",
     "RTE_ETH_RETA_GROUP_SIZE",

@@ -58,8 +58,10 @@ for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev vir
     cp "$file" "$root/modules/$((number++))-$module.ko"
 done
 
-# For another host: its root, interfaces as they are in tests, and what the kernel steers a tap's frames by.
-for module in fuse virtiofs overlay tun veth sch_multiq sch_ingress cls_flower act_skbedit; do
+# For another host: its root, interfaces as they are in tests, what the kernel steers a tap's frames by, and what gives
+# DPDK a NIC.
+for module in fuse virtiofs overlay tun veth sch_multiq sch_ingress cls_flower act_skbedit \
+              irqbypass vfio vfio_virqfd vfio_iommu_type1 vfio-pci-core vfio-pci; do
     file=$(find "$work/kernel" -name "$module.ko")
     [[ -n $file ]] || die "$package has no module $module"
     install -D "$file" "$root/modules/host/$((number++))-$module.ko"

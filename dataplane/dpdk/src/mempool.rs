@@ -1,7 +1,7 @@
 //! Pools of buffers.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, c_void},
     ptr::NonNull,
     sync::{
         Arc,
@@ -41,6 +41,31 @@ unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 
+/// Fills a pool from one piece of memory; how many buffers it then has, or a negative number.
+///
+/// # Safety
+/// The pool is empty and used by nobody else.
+unsafe fn populate(pool: *mut sys::rte_mempool, name: &CString, socket: i32) -> i32 {
+    unsafe extern "C" fn free(_: *mut sys::rte_mempool_memhdr, zone: *mut c_void) {
+        // SAFETY: it is the zone below, and freed once: with the pool.
+        unsafe { sys::rte_memzone_free(zone.cast_const().cast()) };
+    }
+    // SAFETY: as the caller promises; the zone is as long as is said, and the pool's from here if that takes any of it.
+    unsafe {
+        let p = &*pool;
+        // One cache line more, should the first buffer have to be aligned.
+        let len = (p.header_size + p.elt_size + p.trailer_size) as usize * p.size as usize + 64;
+        let zone = sys::rte_memzone_reserve(name.as_ptr(), len, socket, sys::RTE_MEMZONE_IOVA_CONTIG);
+        let Some(z) = zone.as_ref() else { return -1 };
+        let (start, iova) = (z.__bindgen_anon_1.addr, z.iova);
+        let filled = sys::rte_mempool_populate_iova(pool, start.cast(), iova, len, Some(free), zone.cast_mut().cast());
+        if filled <= 0 {
+            sys::rte_memzone_free(zone);
+        }
+        filled
+    }
+}
+
 /// A NUMA node as DPDK names it: -1 for any.
 fn socket(node: Option<u32>) -> i32 {
     node.map_or(-1, |n| n as i32)
@@ -65,6 +90,8 @@ impl Mempool {
     /// that: DPDK's driver gives the kernel as much memory from the first buffer on as they take
     /// without gaps. An ordinary pool leaves some where a buffer would cross pages, many on small
     /// pages; its last buffers would be none of the kernel's, and what is received into them lost.
+    ///
+    /// The piece is one for devices too: a frame may leave by a NIC, which reads it from the buffer.
     pub fn in_one_piece(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
         let element = size_of::<sys::rte_mbuf>() as u32 + u32::from(room + HEADROOM);
         let private = size_of::<sys::rte_pktmbuf_pool_private>() as u32;
@@ -81,7 +108,7 @@ impl Mempool {
                     return pool;
                 }
                 sys::rte_pktmbuf_pool_init(pool, (&raw mut about).cast());
-                if sys::rte_mempool_populate_default(pool) < 0 || (*pool).nb_mem_chunks != 1 {
+                if populate(pool, name, socket) < size as i32 {
                     sys::rte_mempool_free(pool);
                     return std::ptr::null_mut();
                 }

@@ -1,56 +1,98 @@
-//! Tests on another host: a virtual machine with a kernel that can do what this one's may not, and this host's files.
+//! Tests on another host: a virtual machine with a kernel that can do what this one's may not, NICs of its own, and this
+//! host's files.
 //!
-//! The test there is one of this program's, marked `#[ignore]`; [`run`] is called by the test that stands for it here.
+//! The test there is one of this program's, marked `#[ignore]`; the test that stands for it here calls [`run`].
 
 use std::{
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Stdio},
 };
 
-use crate::net::{Background, eventually};
+use crate::net::{Background, Netns, eventually};
 
 /// Emulated processors are slow: who waits there waits so many times as long.
 const SLOWER: u32 = 6;
+/// After so many seconds it is ended.
+const PATIENCE: &str = "300";
+
+/// Without MSI-X for the root: QEMU 7.2 crashes with it, where a process of the host serves a device and the processor is
+/// emulated.
+const MACHINE: &str = "-nodefaults -no-reboot -accel tcg,thread=multi -cpu max -smp 2 -m 1536M -display none \
+    -serial stdio -machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=1536M,share=on \
+    -device vhost-user-fs-pci,chardev=root,tag=root,vectors=0";
+
+/// The NICs of [`run_with_nics`], on one wire: the kernel there has the last, the others are DPDK's to take.
+pub const RSS_NIC: &str = "0000:00:10.0";
+pub const PLAIN_NIC: &str = "0000:00:11.0";
+pub const KERNEL_NIC: &str = "0000:00:12.0";
+
+const NICS: &str = "-device intel-iommu \
+    -netdev tap,id=nic0,ifname=nic0,queues=2,script=no,downscript=no \
+    -device virtio-net-pci,netdev=nic0,addr=10,mac=52:54:00:00:10:00,mq=on,rss=on,vectors=8,disable-legacy=on,\
+iommu_platform=on,romfile= \
+    -netdev tap,id=nic1,ifname=nic1,script=no,downscript=no \
+    -device e1000e,netdev=nic1,addr=11,mac=52:54:00:00:11:00,romfile= \
+    -netdev tap,id=nic2,ifname=nic2,script=no,downscript=no \
+    -device virtio-net-pci,netdev=nic2,addr=12,mac=52:54:00:00:12:00,romfile=";
 
 /// Runs a test of this program, by its path, on another host.
 pub fn run(test: &str) {
-    let folder =
-        std::env::temp_dir().join(format!("dunlin-e2e-host-{}-{}", std::process::id(), test.replace(':', "_")));
+    boot(test, None);
+}
+
+/// The same on a host with three NICs, and an IOMMU to take them from the kernel.
+pub fn run_with_nics(test: &str) {
+    let wire = Netns::new();
+    wire.run("ip link add wire type bridge mcast_snooping 0 && ip link set wire up");
+    for (nic, queues) in [("nic0", "multi_queue"), ("nic1", ""), ("nic2", "")] {
+        wire.run(&format!("ip tuntap add {nic} mode tap {queues} && ip link set {nic} master wire up"));
+    }
+    boot(test, Some(&wire));
+}
+
+fn boot(test: &str, wire: Option<&Netns>) {
+    let name = format!("dunlin-e2e-host-{}-{}", std::process::id(), test.replace(':', "_"));
+    let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let path = |file: &str| folder.join(file).display().to_string();
-    let program = format!(
-        "#!/bin/bash\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin DUNLIN_SLOWER={SLOWER}\n\
-         exec {} --ignored --exact {test} --nocapture\n",
-        std::env::current_exe().unwrap().display()
-    );
-    std::fs::write(path("program"), program).unwrap();
-    std::fs::set_permissions(path("program"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, socket) = (path("program"), path("root.sock"));
+    write_program(Path::new(&program), test);
     let start = |command: &mut Command| {
-        let log = std::fs::File::create(path("log")).unwrap();
-        let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         Background(Some(piped.spawn().expect("QEMU and virtiofsd are there")))
     };
-    let socket = path("root.sock");
-    let _root = start(Command::new("/usr/lib/qemu/virtiofsd").args([
-        &format!("--socket-path={socket}"),
-        "--thread-pool-size=4",
-        "-osource=/,sandbox=chroot,cache=always",
-    ]));
-    eventually("virtiofsd listens", 10.0, || std::path::Path::new(&socket).exists());
+    let _root = start(
+        Command::new("/usr/lib/qemu/virtiofsd")
+            .arg(format!("--socket-path={socket}"))
+            .arg("-osource=/,sandbox=chroot,cache=always"),
+    );
+    eventually("virtiofsd listens", 10.0, || Path::new(&socket).exists());
     let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest");
-    let append = format!("console=ttyS0 quiet panic=-1 mitigations=off dunlin.host={}", path("program"));
-    // Without MSI-X: QEMU 7.2 crashes with it, where a process of the host serves a device and the processor is emulated.
-    let machine = start(Command::new("timeout").args(["240", "qemu-system-x86_64", "-nodefaults", "-no-reboot"]).args(
-        "-accel tcg,thread=multi -cpu max -smp 2 -m 1536M -machine q35,memory-backend=mem -display none -serial stdio \
-         -object memory-backend-memfd,id=mem,size=1536M,share=on"
-            .split_whitespace(),
-    ).args(["-chardev", &format!("socket,id=root,path={socket}"), "-device", "vhost-user-fs-pci,chardev=root,tag=root,vectors=0"])
-     .args(["-kernel", &format!("{image}/vmlinuz"), "-initrd", &format!("{image}/initrd"), "-append", &append]));
-    let told = machine.finish();
+    let append = format!("console=ttyS0 quiet panic=-1 mitigations=off intel_iommu=on dunlin.host={program}");
+    let mut qemu = Command::new("timeout");
+    qemu.arg(PATIENCE);
+    if let Some(wire) = wire {
+        qemu.args(["ip", "netns", "exec", &wire.name]);
+    }
+    qemu.arg("qemu-system-x86_64").args(["-chardev", &format!("socket,id=root,path={socket}")]);
+    qemu.args(MACHINE.split_whitespace()).args(wire.iter().flat_map(|_| NICS.split_whitespace()));
+    qemu.args(["-kernel", &format!("{image}/vmlinuz"), "-initrd", &format!("{image}/initrd"), "-append", &append]);
+    let told = start(&mut qemu).finish();
     let _ = std::fs::remove_dir_all(&folder);
     println!("{told}");
-    assert!(
-        told.contains("test result: ok. 1 passed") && told.contains("DUNLIN-HOST-ENDED 0"),
-        "{test} failed elsewhere"
+    let passed = told.contains("test result: ok. 1 passed") && told.contains("DUNLIN-HOST-ENDED 0");
+    assert!(passed, "{test} failed there");
+}
+
+/// What the host is to run.
+fn write_program(path: &Path, test: &str) {
+    let this = std::env::current_exe().unwrap();
+    let script = format!(
+        "#!/bin/bash\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin DUNLIN_SLOWER={SLOWER}\n\
+         exec {} --ignored --exact {test} --nocapture 2>&1\n",
+        this.display()
     );
+    std::fs::write(path, script).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

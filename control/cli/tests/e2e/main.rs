@@ -18,6 +18,7 @@ mod churn;
 mod filter;
 mod guests;
 mod metrics;
+mod nic;
 mod offload;
 mod overlay;
 mod placement;
