@@ -122,6 +122,7 @@ done
 # IPv6 stays usable, but an interface makes no address of its own and sends nothing unasked: a test that
 # counts frames wants to see its own. An address added by hand works at once (no duplicate detection).
 for conf in default eth0; do
+    [ -d /proc/sys/net/ipv6/conf/$conf ] || continue
     echo 1 >/proc/sys/net/ipv6/conf/$conf/addr_gen_mode
     echo 0 >/proc/sys/net/ipv6/conf/$conf/accept_dad
     echo 0 >/proc/sys/net/ipv6/conf/$conf/router_solicitations

@@ -238,10 +238,12 @@ impl EthPort {
         // Drivers of kernel interfaces name a limit that AF_PACKET's and AF_XDP's don't hold to.
         let most = info.max_rx_pktlen.saturating_sub(OVERHEAD).clamp(1, u32::from(u16::MAX));
         conf.rxmode.mtu = if setup.device_mtu { u32::from(setup.mtu) } else { u32::from(setup.mtu).min(most) };
-        if setup.rx_queues > 1 && info.flow_type_rss_offloads != 0 {
+        // With one queue for everybody beside guests' own, it is told by the table of hashes which that is.
+        if setup.rx_queues + guests > 1 && info.flow_type_rss_offloads != 0 {
+            let hash = setup.hash.offered(info.flow_type_rss_offloads);
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
-            self.hash = Some(setup.hash.offered(info.flow_type_rss_offloads));
-            conf.rx_adv_conf.rss_conf.rss_hf = self.hash.map_or(0, HashFields::bits);
+            conf.rx_adv_conf.rss_conf.rss_hf = hash.bits();
+            self.hash = (setup.rx_queues > 1).then_some(hash);
         }
         // SAFETY: the device is attached and not started; the configuration outlives the calls.
         unsafe {
@@ -272,7 +274,8 @@ impl EthPort {
         if steering::spread_over(self.device.id, self.device.info().reta_size, queues) {
             return true;
         }
-        self.others = Rule::create(&self.device, None, 0).ok();
+        // A rule for all others has one queue to name.
+        self.others = if queues == 1 { Rule::create(&self.device, None, 0).ok() } else { None };
         self.others.is_some()
     }
 

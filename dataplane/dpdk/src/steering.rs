@@ -86,7 +86,8 @@ pub struct Destination {
 /// A rule of a device: frames to a destination go into one queue. Dropping it takes it back.
 pub struct Rule {
     device: Arc<Device>,
-    flow: NonNull<sys::rte_flow>,
+    /// `None` once it is taken back.
+    flow: Option<NonNull<sys::rte_flow>>,
 }
 
 // SAFETY: ethdev has a lock of its own around what it does to a device's rules.
@@ -109,25 +110,38 @@ impl Rule {
                 NonNull::new(unsafe { sys::rte_flow_create(device.id, attributes, pattern, actions, error) })
             });
             match asked {
-                (Some(flow), _) => return Ok(Rule { device: device.clone(), flow }),
+                (flow @ Some(_), _) => return Ok(Rule { device: device.clone(), flow }),
                 (None, why) => refused = why.unwrap_or_else(|| crate::strerror(crate::errno())),
             }
         }
         Err(refused)
     }
+
+    /// Takes it back; if the device keeps to it all the same, it is given back, and that is logged.
+    pub fn take_back(mut self) -> Result<(), Rule> {
+        if self.destroy() { Ok(()) } else { Err(self) }
+    }
+
+    fn destroy(&mut self) -> bool {
+        let Some(flow) = self.flow else { return true };
+        let mut error = sys::rte_flow_error::default();
+        // SAFETY: the device gave the rule out, is still attached (it is held here), and it is destroyed once: it is
+        // forgotten below.
+        let done = unsafe { sys::rte_flow_destroy(self.device.id, flow.as_ptr(), &mut error) } == 0;
+        match done {
+            true => self.flow = None,
+            false => {
+                let why = why(&error).unwrap_or_default();
+                tracing::warn!("device '{}': a rule can't be taken back: {why}", self.device.name);
+            }
+        }
+        done
+    }
 }
 
 impl Drop for Rule {
     fn drop(&mut self) {
-        let mut error = sys::rte_flow_error::default();
-        // SAFETY: the device gave the rule out, is still attached (it is held here), and this is the one who destroys it.
-        if unsafe { sys::rte_flow_destroy(self.device.id, self.flow.as_ptr(), &mut error) } != 0 {
-            tracing::warn!(
-                "device '{}': a rule can't be taken back: {}",
-                self.device.name,
-                why(&error).unwrap_or_default()
-            );
-        }
+        self.destroy();
     }
 }
 

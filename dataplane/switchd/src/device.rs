@@ -124,14 +124,17 @@ fn open_nic(
     let port = EthPort::attach(o.eal, device)?;
     let pool = o.pools.for_mtu(mtu, port.info().numa_node)?;
     let wanted = if queues == 0 { o.workers as u16 } else { queues };
-    // Their buffers must not be a large part of all there are.
-    let guest_queues = match guests {
-        true => MAX_GUEST_QUEUES.min((pool.size() / 4 / u32::from(GUEST_DESCRIPTORS)) as u16),
-        false => 0,
-    };
+    // What their rings hold must not be a large part of all buffers there are.
+    let affordable = (pool.size() / 8 / u32::from(GUEST_DESCRIPTORS)) as u16;
+    let guest_queues = if guests && o.workers > 1 { MAX_GUEST_QUEUES.min(affordable) } else { 0 };
     let setup = Start { pool: &pool, rx_queues: wanted, guest_queues, mtu, device_mtu: true, hash };
     let mut opened = start_eth(o, port, &setup)?;
     opened.device.driver = "dpdk";
+    let takes_rules = opened.device.by_destination.as_ref().is_some_and(|d| d.rules.is_none());
+    if guest_queues > 0 && takes_rules && opened.device.guest_queues.is_none() {
+        opened.device.note += "; no queues for guests: too few, or other frames can't be kept out of them (with \
+                               --queues 1 they may)";
+    }
     if u32::from(wanted) > opened.device.rx_queues {
         opened.device.note = format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
     }
@@ -305,7 +308,8 @@ fn start_eth(o: &Opener<'_>, mut port: EthPort, want: &Start<'_>) -> Result<Open
         // Their queues come in pairs.
         setup.tx_queues = setup.rx_queues;
     }
-    let left = (info.max_rx_queues - setup.rx_queues).min(info.max_tx_queues - setup.tx_queues);
+    let left = |max: u16, taken| max.saturating_sub(taken);
+    let left = left(info.max_rx_queues, setup.rx_queues).min(left(info.max_tx_queues, setup.tx_queues));
     setup.guest_queues = want.guest_queues.min(left);
     let Queues { rx, tx, guests } = port.start(&setup)?;
     let device = Device {

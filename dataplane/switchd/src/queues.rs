@@ -29,7 +29,7 @@ pub struct RxHandle {
     pub queue: RxKind,
     /// A kernel interface, whose stack may leave checksums unfinished.
     pub complete_checksums: bool,
-    /// Nothing arrives by it but frames to one guest, whose worker has it.
+    /// What arrives by it was sorted by the device: it is for one guest, whose worker has it.
     pub of_one_guest: bool,
     /// Frames received by it; the worker's that has it to count, and anyone's to read.
     pub frames: Arc<Count>,
@@ -119,8 +119,9 @@ impl TxHandle {
 }
 
 struct TxPort {
-    /// What these ports' stations send goes by queues of their own.
-    guests: Vec<(PortIdx, TxPort)>,
+    /// Ports whose stations send by queues of their own, and those, in the same order.
+    guests: Vec<PortIdx>,
+    own: Vec<TxPort>,
     waiting: Burst<Packet>,
     /// Of the frames that wait: octets, and all offload requests and segment counts or'ed.
     octets: u64,
@@ -131,20 +132,28 @@ struct TxPort {
 
 impl TxPort {
     fn new(handle: TxHandle) -> Self {
-        TxPort { guests: Vec::new(), waiting: Burst::new(), octets: 0, requests: 0, segments: 0, handle }
+        TxPort {
+            guests: Vec::new(),
+            own: Vec::new(),
+            waiting: Burst::new(),
+            octets: 0,
+            requests: 0,
+            segments: 0,
+            handle,
+        }
     }
 
-    /// The queue for what `from` sends.
+    /// The queue for what `from` sends, and its place among guests' own if it is one of them.
     #[inline(always)]
-    fn of(&mut self, from: Option<PortIdx>) -> &mut TxPort {
-        if self.guests.is_empty() { self } else { self.of_guest(from) }
+    fn of(&mut self, from: Option<PortIdx>) -> (&mut TxPort, Option<u16>) {
+        if self.guests.is_empty() { (self, None) } else { self.of_guest(from) }
     }
 
     #[inline(never)]
-    fn of_guest(&mut self, from: Option<PortIdx>) -> &mut TxPort {
-        match self.guests.iter().position(|g| Some(g.0) == from) {
-            Some(at) => &mut self.guests[at].1,
-            None => self,
+    fn of_guest(&mut self, from: Option<PortIdx>) -> (&mut TxPort, Option<u16>) {
+        match self.guests.iter().position(|g| Some(*g) == from) {
+            Some(at) => (&mut self.own[at], Some(at as u16)),
+            None => (self, None),
         }
     }
 }
@@ -166,7 +175,8 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 /// The transmit side of one worker: frames wait here, by port, for the end of the round.
 pub struct Transmitter {
     ports: Box<[Option<Box<TxPort>>; MAX_PORTS]>,
-    dirty: Vec<PortIdx>,
+    /// Where frames wait: at ports, or at guests' own queues there.
+    dirty: Vec<(PortIdx, Option<u16>)>,
     finisher: Finisher,
     held: Vec<Held>,
 }
@@ -175,7 +185,6 @@ impl Transmitter {
     pub fn new(finisher: Finisher) -> Self {
         Transmitter {
             ports: Box::new([const { None }; MAX_PORTS]),
-            // Ports more than once, where guests have queues of their own.
             dirty: Vec::with_capacity(2 * MAX_PORTS),
             finisher,
             held: Vec::with_capacity(HELD),
@@ -190,15 +199,17 @@ impl Transmitter {
     /// Sends what arrives from `guest` and leaves by `port` through `handle` from now on.
     pub fn add_guest(&mut self, port: PortIdx, guest: PortIdx, handle: TxHandle) {
         if let Some(p) = &mut self.ports[port.get()] {
-            p.guests.push((guest, TxPort::new(handle)));
+            p.guests.push(guest);
+            p.own.push(TxPort::new(handle));
         }
     }
 
     /// Gives the guest's handle back. Between rounds nothing waits for it.
     pub fn remove_guest(&mut self, port: PortIdx, guest: PortIdx) -> Option<TxHandle> {
-        let guests = &mut self.ports[port.get()].as_mut()?.guests;
-        let at = guests.iter().position(|g| g.0 == guest)?;
-        Some(guests.swap_remove(at).1.handle)
+        let p = self.ports[port.get()].as_mut()?;
+        let at = p.guests.iter().position(|g| *g == guest)?;
+        p.guests.swap_remove(at);
+        Some(p.own.swap_remove(at).handle)
     }
 
     /// Gives the handle back. Between rounds nothing waits for the port.
@@ -233,9 +244,9 @@ impl Output<Packet> for Round<'_> {
             // The port's policy is there before its device is: down, so hardly anything comes here.
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, 1);
         };
-        let p = p.of(self.from);
+        let (p, own) = p.of(self.from);
         if p.waiting.is_empty() {
-            self.tx.dirty.push(port);
+            self.tx.dirty.push((port, own));
         }
         p.octets += u64::from(frame.0.len());
         p.requests |= frame.0.offload_flags();
@@ -253,7 +264,7 @@ impl Output<Packet> for Round<'_> {
             burst.clear();
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, n as u64);
         };
-        let p = p.of(self.from);
+        let (p, own) = p.of(self.from);
         if p.waiting.is_empty() && n == BURST {
             return send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
         }
@@ -261,7 +272,7 @@ impl Output<Packet> for Round<'_> {
             send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
         }
         if p.waiting.is_empty() {
-            self.tx.dirty.push(port);
+            self.tx.dirty.push((port, own));
         }
         p.octets += octets;
         p.segments |= 1;
@@ -352,12 +363,14 @@ impl Round<'_> {
     /// Sends all that waits.
     #[inline(always)]
     pub fn flush(&mut self) {
-        for port in self.tx.dirty.drain(..) {
-            if let Some(p) = &mut self.tx.ports[port.get()] {
+        for (port, own) in self.tx.dirty.drain(..) {
+            let Some(p) = &mut self.tx.ports[port.get()] else { continue };
+            let queue = match own {
+                Some(at) => p.own.get_mut(usize::from(at)),
+                None => Some(&mut **p),
+            };
+            if let Some(p) = queue {
                 send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
-                for (_, own) in &mut p.guests {
-                    send(own, port, &self.tx.finisher, self.guard, &self.shared.counters);
-                }
             }
         }
     }

@@ -91,19 +91,18 @@ pub enum Command {
 
 /// Which of a port's receive queues, by their numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Which {
-    All,
-    Only(u16),
-    AllBut(u16),
-}
+pub struct Which(u128);
 
 impl Which {
+    pub const ALL: Which = Which(u128::MAX);
+
+    /// Those of these numbers, which are below 128.
+    pub fn of(numbers: impl IntoIterator<Item = u16>) -> Self {
+        Which(numbers.into_iter().fold(0, |all, n| all | 1 << n))
+    }
+
     fn has(self, number: u16) -> bool {
-        match self {
-            Which::All => true,
-            Which::Only(n) => n == number,
-            Which::AllBut(n) => n != number,
-        }
+        self == Self::ALL || self.0 >> number & 1 != 0
     }
 }
 

@@ -2,36 +2,53 @@
 //! ("to this address in this VLAN: this queue") bring its frames there. The guest's worker polls it, and sends what the
 //! guest sends through the transmit queue of the same number.
 //!
-//! Guests get a queue when an address of theirs is learned or entered, as long as there are some; all others, and what
-//! the device refuses, are steered in software (`steering.rs`). Whether a rule is still true is looked at every tick.
+//! A guest gets its queues when an address of its is learned or entered, as long as there are some, and keeps them until
+//! its port goes, or another wants them and no rule leads to them. What has no rule is steered in software
+//! (`steering.rs`). Every tick looks whether each rule is still true.
 //!
-//! A change of rules takes frames from one queue to another. So that none overtakes those before it, the queue that
-//! gains them rests until what was in the others is through: see [`Switch::shift`].
+//! A change of rules takes frames from one queue to another. So that none overtakes those before it, the queues that gain
+//! some rest until what was in the others is through: see [`Switch::shift`]. What a guest sends changes its transmit
+//! queue once, when it gets one; there the device decides what goes first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use arrayvec::ArrayVec;
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::{
-    port::{DESCRIPTORS, RxQueue, TxQueue},
+    Mbuf,
+    port::{DESCRIPTORS, GUEST_DESCRIPTORS, RxQueue, TxQueue},
     steering::{Destination, Rule},
 };
-use dunlin_engine::{BURST, PortIdx, counters::Count, mac_table::Key, tunnel::Role};
+use dunlin_engine::{BURST, MAX_PORTS, PortIdx, counters::Count, mac_table::Key, tunnel::Role};
 
-use super::{PortSide, Switch, ask, placement::QueueSide};
+use super::{PortSide, Switch, ask, ask_all, placement::QueueSide};
 use crate::{
     queues::{RxHandle, RxKind, TxHandle},
+    spec::DeviceSpec,
     worker::{Command, Which},
 };
 
 /// Addresses of one guest that an uplink has rules for. A guest that makes up more has them steered in software.
 const ADDRESSES_PER_GUEST: usize = 8;
-/// Addresses taken note of between two ticks.
+/// Addresses taken note of between two ticks; after more, the mac table is looked through, some ticks later.
 const FRESH: usize = 1024;
+const WALK_AFTER_TICKS: u32 = 20;
+/// Addresses of one port that are looked at in such a walk.
+const WALKED_PER_PORT: u8 = 64;
 /// Rounds after which what a queue held at the first is through.
 const ROUNDS: u32 = DESCRIPTORS as u32 / BURST as u32 + 1;
+
+/// What is to be looked at for rules next.
+#[derive(Default)]
+pub(super) struct Fresh {
+    /// Addresses that were learned, or moved there.
+    noted: Vec<(Key, PortIdx)>,
+    /// Ticks until the mac table is looked through.
+    walk_in: Option<u32>,
+}
 
 /// Queues of an uplink that its device fills by destination.
 pub struct GuestQueues {
@@ -41,9 +58,8 @@ pub struct GuestQueues {
     spare: Vec<(RxQueue, TxQueue)>,
     /// Who has which.
     owned: BTreeMap<PortIdx, Own>,
-    rules: BTreeMap<Key, (PortIdx, Vec<Rule>)>,
-    /// Addresses that have no rule because there was no queue, or the device refused: and why.
-    refused: BTreeMap<Key, String>,
+    rules: BTreeMap<Key, Ruled>,
+    refused: BTreeMap<Key, Refused>,
 }
 
 /// The pair of queues that a guest has.
@@ -57,6 +73,35 @@ struct Wanted {
     key: Key,
     guest: PortIdx,
     to: Vec<Destination>,
+}
+
+/// An address that has a rule for each way its frames come.
+struct Ruled {
+    guest: PortIdx,
+    to: Vec<Destination>,
+    rules: Vec<Rule>,
+}
+
+/// An address that goes without.
+struct Refused {
+    guest: PortIdx,
+    why: Why,
+}
+
+enum Why {
+    TooMany,
+    NoQueue,
+    Device(String),
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Why::TooMany => write!(f, "a guest has {ADDRESSES_PER_GUEST} by its queue already"),
+            Why::NoQueue => f.write_str("no queue is free"),
+            Why::Device(why) => f.write_str(why),
+        }
+    }
 }
 
 impl GuestQueues {
@@ -73,15 +118,32 @@ impl GuestQueues {
         !self.rules.is_empty()
     }
 
-    /// Whether an address has a rule, or can't have one.
-    fn knows(&self, key: &Key) -> bool {
-        self.rules.contains_key(key) || self.refused.contains_key(key)
+    /// Addresses of the guest that have a rule.
+    fn ruled(&self, guest: PortIdx) -> usize {
+        self.rules.values().filter(|r| r.guest == guest).count()
     }
 
-    /// Takes note that an address goes without.
-    fn refuse(&mut self, key: Key, why: &str) {
-        if self.refused.len() < FRESH {
-            self.refused.insert(key, why.to_owned());
+    /// How many more addresses of the guest may be tried.
+    fn room_for(&self, guest: PortIdx) -> usize {
+        let tried = |r: &&Refused| r.guest == guest && matches!(r.why, Why::Device(_));
+        ADDRESSES_PER_GUEST.saturating_sub(self.ruled(guest) + self.refused.values().filter(tried).count())
+    }
+
+    /// A guest whose queues no rule leads to.
+    fn idle_guest(&self) -> Option<PortIdx> {
+        self.owned.keys().copied().find(|guest| self.ruled(*guest) == 0)
+    }
+
+    /// Whether an address of the guest may be given a rule.
+    fn may_take(&self, guest: PortIdx) -> bool {
+        let has_queue = || !self.spare.is_empty() || self.owned.contains_key(&guest) || self.idle_guest().is_some();
+        self.room_for(guest) > 0 && has_queue()
+    }
+
+    /// Takes note that an address goes without; of so many of a guest.
+    fn refuse(&mut self, key: Key, guest: PortIdx, why: Why) {
+        if self.refused.values().filter(|r| r.guest == guest).count() < ADDRESSES_PER_GUEST {
+            self.refused.insert(key, Refused { guest, why });
         }
     }
 }
@@ -90,10 +152,12 @@ impl std::fmt::Display for GuestQueues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (addresses, guests) = (self.rules.len(), self.owned.len());
         write!(f, "{addresses} addresses of {guests} guests by queues of their own, {} queues free", self.spare.len())?;
-        match self.refused.values().next_back() {
-            Some(why) => write!(f, "; {} addresses in software: {why}", self.refused.len()),
-            None => Ok(()),
+        let whys: BTreeSet<String> = self.refused.values().map(|r| r.why.to_string()).collect();
+        if !whys.is_empty() {
+            let whys: Vec<String> = whys.into_iter().take(3).collect();
+            write!(f, "; {} addresses in software: {}", self.refused.len(), whys.join(", "))?;
         }
+        Ok(())
     }
 }
 
@@ -103,38 +167,75 @@ impl PortSide {
         let queues = self.device.as_ref().ok().and_then(|d| d.guest_queues.as_ref());
         queues.is_some_and(|q| number >= q.first)
     }
+
+    /// Whether those behind it are of this host. Behind a NIC is the world.
+    fn may_be_guest(&self) -> bool {
+        !self.steered && !matches!(self.spec, DeviceSpec::Nic { .. })
+    }
 }
 
 impl Switch {
     /// Takes note of an address that may be a guest's.
     pub(super) fn note_address(&mut self, key: Key, port: PortIdx) {
-        if self.fresh.len() < FRESH {
-            self.fresh.push((key, port));
+        match self.fresh.noted.len() < FRESH {
+            true => self.fresh.noted.push((key, port)),
+            false => drop(self.fresh.walk_in.get_or_insert(WALK_AFTER_TICKS)),
         }
     }
 
-    /// Brings the devices' rules in line with the mac table: with what was noted of it, or all of it, then trying again
-    /// what was refused.
-    pub(super) fn follow_guests(&mut self, all: bool) {
+    /// One tick: brings the devices' rules in line with what was noted of the mac table since the last.
+    pub(super) fn follow_noted_guests(&mut self) {
+        let left = self.fresh.walk_in.map(|left| left.saturating_sub(1));
+        self.fresh.walk_in = left.filter(|left| *left > 0);
+        if left == Some(0) {
+            self.fresh.noted = self.walk_macs();
+        }
+        self.follow_fresh();
+    }
+
+    /// Brings the devices' rules in line with ports and the whole mac table; what was refused is tried again.
+    pub(super) fn follow_guests(&mut self) {
+        for uplink in self.uplinks_with_queues() {
+            self.guest_queues(&uplink).refused.clear();
+        }
+        self.fresh.noted = self.walk_macs();
+        self.follow_fresh();
+    }
+
+    fn follow_fresh(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh.noted);
+        for uplink in self.uplinks_with_queues() {
+            let again = self.drop_old_rules(&uplink);
+            let missing = self.missing_rules(&uplink, fresh.iter().chain(&again));
+            self.make_rules(&uplink, missing);
+            self.follow_owners_of_guest_queues(&uplink);
+        }
+    }
+
+    fn uplinks_with_queues(&self) -> Vec<String> {
         let has = |p: &PortSide| p.device.as_ref().is_ok_and(|d| d.guest_queues.is_some());
-        let uplinks: Vec<String> = self.ports.iter().filter(|(_, p)| has(p)).map(|(n, _)| n.clone()).collect();
-        // With so many new ones, some may not have been noted.
-        if (all || self.fresh.len() == FRESH) && !uplinks.is_empty() {
-            let mut fresh = Vec::new();
-            self.macs.for_each(|e| fresh.push((Key::new(e.mac, e.segment), e.port)));
-            self.fresh = fresh;
+        self.ports.iter().filter(|(_, p)| has(p)).map(|(n, _)| n.clone()).collect()
+    }
+
+    /// Addresses at ports that some uplink may give a rule, a few of each.
+    fn walk_macs(&self) -> Vec<(Key, PortIdx)> {
+        let uplinks: Vec<&GuestQueues> =
+            self.ports.values().filter_map(|p| p.device.as_ref().ok()?.guest_queues.as_ref()).collect();
+        let mut left = [0; MAX_PORTS];
+        for p in self.ports.values().filter(|p| p.may_be_guest() && uplinks.iter().any(|q| q.may_take(p.idx))) {
+            left[p.idx.get()] = WALKED_PER_PORT;
         }
-        let fresh = std::mem::take(&mut self.fresh);
-        for uplink in &uplinks {
-            if all {
-                self.guest_queues(uplink).refused.clear();
-            }
-            self.drop_old_rules(uplink);
-            for (guest, wanted) in self.missing_rules(uplink, &fresh) {
-                self.steer_to(uplink, guest, wanted);
-            }
-            self.follow_owners_of_guest_queues(uplink);
+        let mut found = Vec::new();
+        if left.iter().any(|left| *left > 0) {
+            self.macs.for_each(|e| {
+                let left = &mut left[e.port.get()];
+                if *left > 0 {
+                    *left -= 1;
+                    found.push((Key::new(e.mac, e.segment), e.port));
+                }
+            });
         }
+        found
     }
 
     /// Of an uplink that has some.
@@ -146,8 +247,8 @@ impl Switch {
     /// How frames to `key`, which is at `port`, arrive at the uplink; `None` if that is no guest behind it.
     fn wanted(&self, uplink: PortIdx, key: Key, port: PortIdx) -> Option<Wanted> {
         let (up, guest) = (self.snapshot.port(uplink)?, self.snapshot.port(port)?);
-        let steered = self.ports.get(&*guest.name).is_none_or(|p| p.steered);
-        if steered || !matches!(guest.role, Role::Device) || up.vlans.tunnel.is_some() {
+        let may_be = self.ports.get(&*guest.name).is_some_and(PortSide::may_be_guest);
+        if !may_be || !matches!(guest.role, Role::Device) || up.vlans.tunnel.is_some() {
             return None;
         }
         let segment = key.segment();
@@ -162,72 +263,85 @@ impl Switch {
         (!to.is_empty()).then_some(Wanted { key, guest: port, to })
     }
 
-    /// Rules whose address is not there any more, or somewhere else; queues of guests that have no rule left.
-    fn drop_old_rules(&mut self, uplink: &str) {
+    /// Takes back rules that are not true any more, and the queues of ports that are gone. What should be looked at again
+    /// for it: addresses that moved, and those that there was no room for.
+    fn drop_old_rules(&mut self, uplink: &str) -> Vec<(Key, PortIdx)> {
         let idx = self.ports[uplink].idx;
-        let now = |switch: &Switch, key: Key| {
-            let at = switch.macs.lookup(key, switch.macs.hash(key))?;
-            switch.wanted(idx, key, at)
+        let at = |switch: &Switch, key: Key| Some((key, switch.macs.lookup(key, switch.macs.hash(key))?));
+        let queues = self.ports[uplink].device.as_ref().ok().and_then(|d| d.guest_queues.as_ref());
+        let queues = queues.expect("the caller looked");
+        let is_old = |(key, r): &(&Key, &Ruled)| {
+            let now = at(self, **key).and_then(|(key, port)| self.wanted(idx, key, port));
+            now.is_none_or(|w| w.guest != r.guest || w.to != r.to)
         };
-        let rules: Vec<(Key, PortIdx)> =
-            self.guest_queues(uplink).rules.iter().map(|(key, (guest, _))| (*key, *guest)).collect();
-        let mut old: BTreeMap<PortIdx, Vec<Key>> = BTreeMap::new();
-        for (key, guest) in rules {
-            if now(self, key).is_none_or(|w| w.guest != guest) {
-                old.entry(guest).or_default().push(key);
-                // Where it is now is for this tick to see.
-                self.fresh.extend(now(self, key).map(|w| (key, w.guest)));
-            }
+        let old: Vec<Key> = queues.rules.iter().filter(is_old).map(|(key, _)| *key).collect();
+        let gone: Vec<PortIdx> = queues.owned.keys().copied().filter(|g| self.snapshot.port(*g).is_none()).collect();
+        let first = queues.first;
+        if !old.is_empty() {
+            self.shift(idx, Which::of(0..first), |switch| switch.take_back(uplink, &old));
         }
+        gone.iter().for_each(|guest| self.release_queues(uplink, *guest));
+        let mut again: Vec<Key> = Vec::new();
         let macs = self.macs.clone();
-        self.guest_queues(uplink).refused.retain(|key, _| macs.lookup(*key, macs.hash(*key)).is_some());
-        for (guest, keys) in old {
-            let queue = self.guest_queues(uplink).owned[&guest].number;
-            self.shift(idx, Which::AllBut(queue), |switch| {
-                keys.iter().for_each(|key| drop(switch.guest_queues(uplink).rules.remove(key)));
-            });
-            self.release_queue(uplink, guest);
+        self.guest_queues(uplink).refused.retain(|key, r| {
+            let is_there = macs.lookup(*key, macs.hash(*key)).is_some();
+            let for_room = !old.is_empty() && !matches!(r.why, Why::Device(_));
+            again.extend((is_there && for_room).then_some(*key));
+            is_there && !for_room
+        });
+        again.extend(old);
+        again.into_iter().filter_map(|key| at(self, key)).collect()
+    }
+
+    fn take_back(&mut self, uplink: &str, old: &[Key]) {
+        let queues = self.guest_queues(uplink);
+        for key in old {
+            let Some(Ruled { guest, to, rules }) = queues.rules.remove(key) else { continue };
+            let kept: Vec<Rule> = rules.into_iter().filter_map(|r| r.take_back().err()).collect();
+            // Frames still come by its queue, which is therefore polled; the next tick tries again.
+            if !kept.is_empty() {
+                queues.rules.insert(*key, Ruled { guest, to, rules: kept });
+            }
         }
     }
 
-    /// Takes a guest's queue back if no rule leads to it.
-    fn release_queue(&mut self, uplink: &str, guest: PortIdx) {
+    /// Takes a guest's queues back, unless a rule leads to them.
+    fn release_queues(&mut self, uplink: &str, guest: PortIdx) {
         let idx = self.ports[uplink].idx;
         let queues = self.guest_queues(uplink);
-        if queues.rules.values().any(|(of, _)| *of == guest) {
+        if queues.ruled(guest) > 0 {
             return;
         }
-        let Some(Own { number: queue, .. }) = queues.owned.remove(&guest) else { return };
-        let (mut rx, mut tx) = (None, None);
-        for w in &mut self.workers {
-            w.queues.retain(|q| (q.port.as_str(), q.number) != (uplink, queue));
-            rx =
-                rx.or(
-                    ask(&w.shared, |reply| Command::RemoveRx(idx, Which::Only(queue), reply)).and_then(|mut q| q.pop())
-                );
-            tx = tx.or(ask(&w.shared, |reply| Command::RemoveGuestTx(idx, guest, reply)).flatten());
-        }
-        if let (Some(RxHandle { queue: RxKind::Eth(rx), .. }), Some(TxHandle::Guest(tx, _))) = (rx, tx) {
-            let queues = self.guest_queues(uplink);
-            queues.spare.push((rx, tx));
-            // Others may want it.
-            queues.refused.clear();
+        let Some(Own { number, .. }) = queues.owned.remove(&guest) else { return };
+        self.workers.iter_mut().for_each(|w| w.queues.retain(|q| (q.port.as_str(), q.number) != (uplink, number)));
+        let rx = self.rest(idx, Which::of([number])).pop();
+        let tx = ask_all(&self.workers, |reply| Command::RemoveGuestTx(idx, guest, reply));
+        if let (Some((_, RxHandle { queue: RxKind::Eth(rx), .. })), Some(TxHandle::Guest(tx, _))) =
+            (rx, tx.into_iter().find_map(|(_, tx)| tx))
+        {
+            self.guest_queues(uplink).spare.push((rx, tx));
         }
     }
 
     /// What of `fresh` should have a rule and has none, by guest.
-    fn missing_rules(&mut self, uplink: &str, fresh: &[(Key, PortIdx)]) -> BTreeMap<PortIdx, Vec<Wanted>> {
-        let moved = std::mem::take(&mut self.fresh);
+    fn missing_rules<'a>(
+        &mut self,
+        uplink: &str,
+        fresh: impl Iterator<Item = &'a (Key, PortIdx)>,
+    ) -> BTreeMap<PortIdx, Vec<Wanted>> {
         let idx = self.ports[uplink].idx;
         let mut seen = BTreeSet::new();
         let mut missing: BTreeMap<PortIdx, Vec<Wanted>> = BTreeMap::new();
-        for (key, port) in fresh.iter().chain(&moved) {
-            // It may have moved on since it was noted.
+        for (key, port) in fresh {
+            let queues = self.guest_queues(uplink);
+            if queues.rules.contains_key(key) || queues.refused.contains_key(key) || !seen.insert(*key) {
+                continue;
+            }
+            // It may have moved on since it was noted; what moves all the time is not worth the trouble.
             let still = self.macs.lookup(*key, self.macs.hash(*key)) == Some(*port);
             if still
-                && seen.insert(*key)
+                && !self.flaps.has(key.segment(), key.mac())
                 && let Some(w) = self.wanted(idx, *key, *port)
-                && !self.guest_queues(uplink).knows(key)
             {
                 missing.entry(*port).or_default().push(w);
             }
@@ -235,43 +349,53 @@ impl Switch {
         missing
     }
 
-    /// Makes rules for addresses of one guest.
-    fn steer_to(&mut self, uplink: &str, guest: PortIdx, wanted: Vec<Wanted>) {
-        let idx = self.ports[uplink].idx;
-        let has = self.guest_queues(uplink).rules.values().filter(|(of, _)| *of == guest).count();
-        let (now, rest) = wanted.split_at(wanted.len().min(ADDRESSES_PER_GUEST.saturating_sub(has)));
-        let queues = self.guest_queues(uplink);
-        rest.iter().for_each(|w| queues.refuse(w.key, "a guest has rules for 8 addresses"));
+    /// Makes rules, for all guests at once.
+    fn make_rules(&mut self, uplink: &str, missing: BTreeMap<PortIdx, Vec<Wanted>>) {
+        let mut now: Vec<(u16, Wanted)> = Vec::new();
+        for (guest, mut wanted) in missing {
+            let room = self.guest_queues(uplink).room_for(guest).min(wanted.len());
+            let rest = wanted.split_off(room);
+            let queue = if wanted.is_empty() { None } else { self.queue_for(uplink, guest) };
+            let queues = self.guest_queues(uplink);
+            rest.into_iter().for_each(|w| queues.refuse(w.key, guest, Why::TooMany));
+            match queue {
+                Some(queue) => now.extend(wanted.into_iter().map(|w| (queue, w))),
+                None => wanted.into_iter().for_each(|w| queues.refuse(w.key, guest, Why::NoQueue)),
+            }
+        }
         if now.is_empty() {
             return;
         }
-        let Some(queue) = self.queue_for(uplink, guest) else {
-            let queues = self.guest_queues(uplink);
-            return now.iter().for_each(|w| queues.refuse(w.key, "no queue is free"));
-        };
-        self.shift(idx, Which::Only(queue), |switch| {
-            for w in now {
+        let gaining = Which::of(now.iter().map(|(queue, _)| *queue));
+        self.shift(self.ports[uplink].idx, gaining, |switch| {
+            for (queue, Wanted { key, guest, to }) in now {
                 let device = switch.ports[uplink].device.as_ref().expect("it has queues");
-                let rules: Result<Vec<Rule>, _> = w.to.iter().map(|to| device.send_to_queue(*to, queue)).collect();
+                let rules: Result<Vec<Rule>, _> = to.iter().map(|to| device.send_to_queue(*to, queue)).collect();
                 let queues = switch.guest_queues(uplink);
                 match rules {
-                    Ok(rules) => drop(queues.rules.insert(w.key, (guest, rules))),
-                    Err(e) => queues.refuse(w.key, &e.why),
+                    Ok(rules) => drop(queues.rules.insert(key, Ruled { guest, to, rules })),
+                    Err(e) => queues.refuse(key, guest, Why::Device(e.why)),
                 }
             }
         });
-        self.release_queue(uplink, guest);
     }
 
-    /// The number of the guest's queue: the one it has, or a free one.
+    /// The number of the guest's queues: those it has, or free ones, or another's that has no rule.
     fn queue_for(&mut self, uplink: &str, guest: PortIdx) -> Option<u16> {
         let idx = self.ports[uplink].idx;
-        let worker = self.owner(guest);
         let queues = self.guest_queues(uplink);
         if let Some(own) = queues.owned.get(&guest) {
             return Some(own.number);
         }
-        let (rx, tx) = queues.spare.pop()?;
+        if queues.spare.is_empty()
+            && let Some(idle) = queues.idle_guest()
+        {
+            self.release_queues(uplink, idle);
+        }
+        let worker = self.owner(guest);
+        let queues = self.guest_queues(uplink);
+        let (mut rx, tx) = queues.spare.pop()?;
+        discard(&mut rx);
         let (number, sent) = (rx.number(), Arc::new(Count::default()));
         queues.owned.insert(guest, Own { number, sent: sent.clone() });
         self.give_rx_to(uplink, RxKind::Eth(rx), worker);
@@ -323,7 +447,7 @@ impl Switch {
             v1::GuestQueue {
                 port: self.port_name(*guest),
                 queue: u32::from(own.number),
-                addresses: queues.rules.values().filter(|(of, _)| of == guest).count() as u32,
+                addresses: queues.ruled(*guest) as u32,
                 core: place.map_or(0, |(w, _)| self.workers[w].shared.core as u32),
                 rx_frames: place.map_or(0, |(w, at)| self.workers[w].queues[at].frames.get()),
                 tx_frames: own.sent.get(),
@@ -340,5 +464,17 @@ impl Switch {
         self.pass_rounds(ROUNDS);
         self.pass_rounds(1);
         self.go_on(resting);
+    }
+}
+
+/// Throws away what came by a queue while it was nobody's: before the device was told what to put there, or after its
+/// last rule went. Its addresses are of that time.
+fn discard(rx: &mut RxQueue) {
+    let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+    for _ in 0..=usize::from(GUEST_DESCRIPTORS) / BURST {
+        if rx.receive(&mut burst) == 0 {
+            break;
+        }
+        burst.clear();
     }
 }

@@ -91,8 +91,7 @@ pub struct Switch {
     queue_moves: u64,
     auto_ticks: u32,
     owners: Option<Arc<crate::steering::Owners>>,
-    /// Addresses that were learned or moved since the last tick, and may go into guests' queues.
-    fresh: Vec<(Key, PortIdx)>,
+    fresh: guest_queues::Fresh,
     linked: bool,
     removed: PortTotals,
     events: Arc<Events>,
@@ -180,7 +179,7 @@ impl Switch {
             queue_moves: 0,
             auto_ticks: 0,
             owners: None,
-            fresh: Vec::new(),
+            fresh: guest_queues::Fresh::default(),
             linked: false,
             removed: PortTotals::default(),
             events: p.events,
@@ -222,20 +221,15 @@ impl Switch {
 
     /// Takes all receive queues of a port back; afterwards nothing more arrives by it.
     fn take_rx(&mut self, name: &str, idx: PortIdx) -> Vec<RxHandle> {
-        let mut back = Vec::new();
-        for w in &mut self.workers {
-            w.queues.retain(|q| q.port != name);
-            back.extend(ask(&w.shared, |reply| Command::RemoveRx(idx, Which::All, reply)).unwrap_or_default());
-        }
+        self.workers.iter_mut().for_each(|w| w.queues.retain(|q| q.port != name));
+        let back = self.rest(idx, Which::ALL);
         self.drain_rings();
-        back
+        back.into_iter().map(|(_, rx)| rx).collect()
     }
 
     /// Takes all means of sending by a port back.
     fn take_tx(&mut self, idx: PortIdx) {
-        for w in &self.workers {
-            drop(ask(&w.shared, |reply| Command::RemoveTx(idx, reply)));
-        }
+        drop(ask_all(&self.workers, |reply| Command::RemoveTx(idx, reply)));
     }
 
     /// What was counted at a port number since the dataplane started.
@@ -267,5 +261,25 @@ impl Switch {
 fn ask<T>(worker: &WorkerShared, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Option<T> {
     let (reply, answer) = mpsc::channel();
     worker.tell(None, [command(reply)]);
-    answer.recv_timeout(std::time::Duration::from_secs(5)).ok()
+    answered(worker, &answer)
+}
+
+/// The same of all workers at once: their numbers and answers.
+fn ask_all<T>(workers: &[WorkerSide], command: impl Fn(mpsc::Sender<T>) -> Command) -> Vec<(usize, T)> {
+    let asked = |w: &WorkerSide| {
+        let (reply, answer) = mpsc::channel();
+        w.shared.tell(None, [command(reply)]);
+        answer
+    };
+    let answers: Vec<_> = workers.iter().map(asked).collect();
+    let workers = workers.iter().enumerate().zip(&answers);
+    workers.filter_map(|((i, w), answer)| Some((i, answered(&w.shared, answer)?))).collect()
+}
+
+fn answered<T>(worker: &WorkerShared, answer: &mpsc::Receiver<T>) -> Option<T> {
+    let came = answer.recv_timeout(std::time::Duration::from_secs(5));
+    if let Err(mpsc::RecvTimeoutError::Timeout) = came {
+        tracing::error!("the worker on core {} does not answer: is another process on that core?", worker.core);
+    }
+    came.ok()
 }

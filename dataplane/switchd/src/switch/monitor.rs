@@ -59,6 +59,13 @@ struct Track {
     flapping: bool,
 }
 
+impl Flaps {
+    /// Whether an address flaps.
+    pub(super) fn has(&self, segment: SegmentId, mac: MacAddr) -> bool {
+        self.0.get(&(segment, mac)).is_some_and(|t| t.flapping)
+    }
+}
+
 impl Switch {
     /// Brings the snapshot up to date with links and guests; tells what changed.
     pub fn follow_links(&mut self) {
@@ -137,7 +144,7 @@ impl Switch {
         self.flaps
             .0
             .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
-        self.follow_guests(false);
+        self.follow_noted_guests();
         self.tick_filters();
         self.sample_workers();
         self.rebalance_automatically();

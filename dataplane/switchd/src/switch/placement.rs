@@ -183,7 +183,7 @@ impl Switch {
             told.extend(at.map(|at| self.move_queue(from, at, to)));
         }
         self.follow_owners();
-        self.follow_guests(false);
+        self.follow_noted_guests();
         told
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use dunlin_engine::{MAX_PORTS, PortIdx};
 
-use super::{Switch, WorkerSide, ask};
+use super::{Switch, ask_all};
 use crate::{
     queues::RxHandle,
     steering::{Owners, ring},
@@ -27,7 +27,7 @@ impl Switch {
         }
         let both = [wanted.as_ref(), self.owners.as_deref()];
         let resting: BTreeSet<PortIdx> = both.into_iter().flatten().flat_map(|o| o.steered.iter().copied()).collect();
-        let queues: Vec<_> = resting.into_iter().flat_map(|idx| self.rest(idx, Which::All)).collect();
+        let queues: Vec<_> = resting.into_iter().flat_map(|idx| self.rest(idx, Which::ALL)).collect();
         self.drain_rings();
         self.owners = wanted.map(Arc::new);
         for w in &self.workers {
@@ -38,11 +38,8 @@ impl Switch {
 
     /// Takes queues of a port from their workers for a moment: each with the worker's number.
     pub(super) fn rest(&self, port: PortIdx, which: Which) -> Vec<(usize, RxHandle)> {
-        let back = |(i, w): (usize, &WorkerSide)| {
-            let back = ask(&w.shared, |reply| Command::RemoveRx(port, which, reply)).unwrap_or_default();
-            back.into_iter().map(move |rx| (i, rx)).collect::<Vec<_>>()
-        };
-        self.workers.iter().enumerate().flat_map(back).collect()
+        let back = ask_all(&self.workers, |reply| Command::RemoveRx(port, which, reply));
+        back.into_iter().flat_map(|(i, queues)| queues.into_iter().map(move |rx| (i, rx))).collect()
     }
 
     /// Gives them back.
@@ -98,8 +95,6 @@ impl Switch {
 
     /// Waits until every worker has gone so many rounds, or has nothing to do.
     pub(super) fn pass_rounds(&self, rounds: u32) {
-        for w in &self.workers {
-            let _ = ask(&w.shared, |reply| Command::Drain(rounds, reply));
-        }
+        ask_all(&self.workers, |reply| Command::Drain(rounds, reply));
     }
 }

@@ -373,6 +373,8 @@ impl Switch {
             let rx = self.install(&name, result);
             self.give_all_rx(rx);
         }
+        self.follow_owners();
+        self.follow_guests();
         self.follow_links();
     }
 
@@ -464,7 +466,7 @@ impl Switch {
         }
         self.settings = plan.settings;
         self.follow_owners();
-        self.follow_guests(true);
+        self.follow_guests();
         self.generation = t.generation;
         self.follow_links();
         Ok(())
