@@ -18,9 +18,20 @@ const PATIENCE: &str = "300";
 
 /// Without MSI-X for the root: QEMU 7.2 crashes with it, where a process of the host serves a device and the processor is
 /// emulated.
-const MACHINE: &str = "-nodefaults -no-reboot -accel tcg,thread=multi -cpu max -smp 2 -m 1536M -display none \
-    -serial stdio -machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=1536M,share=on \
-    -device vhost-user-fs-pci,chardev=root,tag=root,vectors=0";
+const MACHINE: &str = "-nodefaults -no-reboot -accel tcg,thread=multi -cpu max -smp 2 -display none -serial stdio \
+    -machine q35 -device vhost-user-fs-pci,chardev=root,tag=root,vectors=0";
+
+const ONE_NODE: &str = "-m 1536M -object memory-backend-memfd,id=mem,size=1536M,share=on -machine memory-backend=mem";
+
+/// Two NUMA nodes of a processor each; the second has a PCI bus of its own, with the NIC of [`run_with_nodes`].
+const TWO_NODES: &str = "-m 2G \
+    -object memory-backend-memfd,id=near,size=1G,share=on -numa node,nodeid=0,cpus=0,memdev=near \
+    -object memory-backend-memfd,id=far,size=1G,share=on -numa node,nodeid=1,cpus=1,memdev=far \
+    -device intel-iommu -device pxb-pcie,id=bus1,bus_nr=128,bus=pcie.0,numa_node=1 \
+    -device pcie-root-port,id=port1,bus=bus1,chassis=1 -netdev hubport,id=nic0,hubid=0 \
+    -device e1000e,bus=port1,netdev=nic0,romfile=";
+
+pub const FAR_NIC: &str = "0000:81:00.0";
 
 /// The NICs of [`run_with_nics`], on one wire: the kernel there has the last, the others are DPDK's to take.
 pub const RSS_NIC: &str = "0000:00:10.0";
@@ -38,7 +49,12 @@ iommu_platform=on,romfile= \
 
 /// Runs a test of this program, by its path, on another host.
 pub fn run(test: &str) {
-    boot(test, None);
+    boot(test, ONE_NODE, None);
+}
+
+/// The same on a host of two NUMA nodes.
+pub fn run_with_nodes(test: &str) {
+    boot(test, TWO_NODES, None);
 }
 
 /// The same on a host with three NICs, and an IOMMU to take them from the kernel.
@@ -48,10 +64,10 @@ pub fn run_with_nics(test: &str) {
     for (nic, queues) in [("nic0", "multi_queue"), ("nic1", ""), ("nic2", "")] {
         wire.run(&format!("ip tuntap add {nic} mode tap {queues} && ip link set {nic} master wire up"));
     }
-    boot(test, Some(&wire));
+    boot(test, &format!("{ONE_NODE} {NICS}"), Some(&wire));
 }
 
-fn boot(test: &str, wire: Option<&Netns>) {
+fn boot(test: &str, machine: &str, wire: Option<&Netns>) {
     let name = format!("dunlin-e2e-host-{}-{}", std::process::id(), test.replace(':', "_"));
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).unwrap();
@@ -76,7 +92,7 @@ fn boot(test: &str, wire: Option<&Netns>) {
         qemu.args(["ip", "netns", "exec", &wire.name]);
     }
     qemu.arg("qemu-system-x86_64").args(["-chardev", &format!("socket,id=root,path={socket}")]);
-    qemu.args(MACHINE.split_whitespace()).args(wire.iter().flat_map(|_| NICS.split_whitespace()));
+    qemu.args(MACHINE.split_whitespace()).args(machine.split_whitespace());
     qemu.args(["-kernel", &format!("{image}/vmlinuz"), "-initrd", &format!("{image}/initrd"), "-append", &append]);
     let told = start(&mut qemu).finish();
     let _ = std::fs::remove_dir_all(&folder);

@@ -16,6 +16,8 @@ pub struct Host {
     pub dataplane: Option<Child>,
     pub control: Option<Child>,
     pub metrics_port: u16,
+    /// Where its memory is taken from.
+    pages: &'static str,
     cores: String,
     options: String,
 }
@@ -33,6 +35,15 @@ impl Host {
 
     /// The same, with further options of dunlin-dataplane.
     pub fn with_options(options: &str) -> Self {
+        Self::on_pages("--no-huge", options)
+    }
+
+    /// The same on hugepages.
+    pub fn with_hugepages(options: &str) -> Self {
+        Self::on_pages("", options)
+    }
+
+    fn on_pages(pages: &'static str, options: &str) -> Self {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = PathBuf::from(format!("/tmp/dunlin-e2e-{}-{n}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
@@ -41,7 +52,7 @@ impl Host {
         // Tests that run side by side take turns with the cores.
         let cores = if options.contains("--cores") { String::new() } else { format!("--cores {}", 1 - n % 2) };
         let mut host =
-            Host { folder, dataplane: None, control: None, metrics_port, cores, options: options.to_owned() };
+            Host { folder, dataplane: None, control: None, metrics_port, pages, cores, options: options.to_owned() };
         host.start_dataplane();
         host.start_control();
         host.wait_until_filled();
@@ -66,7 +77,8 @@ impl Host {
 
     pub fn dataplane_arguments(&self) -> String {
         let memory = if self.options.contains("--memory") { "" } else { "--memory 320" };
-        format!("--no-huge {memory} {} {} --socket {}", self.cores, self.options, self.path("dataplane.sock"))
+        let Host { pages, cores, options, .. } = self;
+        format!("{pages} {memory} {cores} {options} --socket {}", self.path("dataplane.sock"))
     }
 
     pub fn control_arguments(&self) -> String {

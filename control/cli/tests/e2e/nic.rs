@@ -1,7 +1,7 @@
 //! NICs on a PCI bus, taken from the kernel as the README says, on another host (`elsewhere.rs`).
 
 use crate::{
-    elsewhere::{self, KERNEL_NIC, PLAIN_NIC, RSS_NIC},
+    elsewhere::{self, FAR_NIC, KERNEL_NIC, PLAIN_NIC, RSS_NIC},
     host::Host,
     net::{Netns, sh},
 };
@@ -60,4 +60,31 @@ fn nics_are_taken_from_the_kernel_there() {
     assert!(told.contains("2 of 8 receive queues"), "{told}");
     let queues = by_queue(&host, "up");
     assert!(queues.len() == 2 && queues.iter().all(|frames| *frames > 100), "{queues:?}");
+}
+
+#[test]
+fn a_nic_stays_on_its_node() {
+    elsewhere::run_with_nodes("nic::a_nic_stays_on_its_node_there");
+}
+
+/// The queues and buffers of a NIC are of its own NUMA node, and so is the worker that polls it.
+#[test]
+#[ignore = "run by a_nic_stays_on_its_node, on another host"]
+fn a_nic_stays_on_its_node_there() {
+    sh("for node in 0 1; do \
+        echo 200 > /sys/devices/system/node/node$node/hugepages/hugepages-2048kB/nr_hugepages; done");
+    bind(FAR_NIC);
+    let host = Host::with_hugepages("--cores 0,1 --memory 256");
+    let in_use = |pool: &str| {
+        let pools = host.json("status")["dataplane"]["pools"].as_array().unwrap().clone();
+        pools.iter().find(|p| p["name"] == pool).unwrap_or_else(|| panic!("{pools:?}"))["in_use"].as_u64().unwrap()
+    };
+    let before = [in_use("standard-0"), in_use("standard-1")];
+    host.dunlin(&format!("port add up --kind nic --device {FAR_NIC} --queues 1"));
+    assert_eq!(host.port("up")["numa_node"], 1, "{}", host.dunlin("port show up"));
+    assert_eq!((in_use("standard-0") - before[0], in_use("standard-1") - before[1] >= 512), (0, true));
+    // Both workers are idle, and that of the other node would be the first.
+    let workers = host.json("worker list");
+    let polls = |w: &serde_json::Value| w["queues"].as_array().unwrap().len();
+    assert_eq!([polls(&workers[0]), polls(&workers[1])], [0, 1], "{workers}");
 }
