@@ -4,17 +4,20 @@
 //! The test there is one of this program's, marked `#[ignore]`; the test that stands for it here calls [`run`].
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixListener},
+    },
     path::Path,
     process::{Command, Stdio},
 };
 
-use crate::net::{Background, Netns, eventually};
+use crate::net::{Background, Netns};
 
 /// Emulated processors are slow: who waits there waits so many times as long.
 const SLOWER: u32 = 6;
 /// After so many seconds it is ended.
-const PATIENCE: &str = "300";
+const PATIENCE: &str = "600";
 
 /// Without MSI-X for the root: QEMU 7.2 crashes with it, where a process of the host serves a device and the processor is
 /// emulated.
@@ -74,16 +77,16 @@ fn boot(test: &str, machine: &str, wire: Option<&Netns>) {
     let path = |file: &str| folder.join(file).display().to_string();
     let (program, socket) = (path("program"), path("root.sock"));
     write_program(Path::new(&program), test);
-    let start = |command: &mut Command| {
-        let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Background(Some(piped.spawn().expect("QEMU and virtiofsd are there")))
-    };
+    let start = |command: &mut Command| Background(Some(command.spawn().expect("QEMU and virtiofsd are there")));
+    // It is listened on before anyone connects.
+    let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
     let _root = start(
         Command::new("/usr/lib/qemu/virtiofsd")
-            .arg(format!("--socket-path={socket}"))
-            .arg("-osource=/,sandbox=chroot,cache=always"),
+            .args(["--fd=0", "-osource=/,sandbox=chroot,cache=always"])
+            .stdin(listener)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
     );
-    eventually("virtiofsd listens", 10.0, || Path::new(&socket).exists());
     let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest");
     let append = format!("console=ttyS0 quiet panic=-1 mitigations=off intel_iommu=on dunlin.host={program}");
     let mut qemu = Command::new("timeout");
@@ -94,7 +97,7 @@ fn boot(test: &str, machine: &str, wire: Option<&Netns>) {
     qemu.arg("qemu-system-x86_64").args(["-chardev", &format!("socket,id=root,path={socket}")]);
     qemu.args(MACHINE.split_whitespace()).args(machine.split_whitespace());
     qemu.args(["-kernel", &format!("{image}/vmlinuz"), "-initrd", &format!("{image}/initrd"), "-append", &append]);
-    let told = start(&mut qemu).finish();
+    let told = start(qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())).finish();
     let _ = std::fs::remove_dir_all(&folder);
     println!("{told}");
     let passed = told.contains("test result: ok. 1 passed") && told.contains("DUNLIN-HOST-ENDED 0");
