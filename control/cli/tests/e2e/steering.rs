@@ -48,8 +48,17 @@ fn guests_have_queues_of_their_own() {
     elsewhere::run("steering::guests_have_queues_of_their_own_there");
 }
 
-/// Each guest's frames come by a queue of the uplink that its worker polls, in their order: while the rule is made, while
-/// the guest changes workers, and when its address is another guest's.
+/// A count of the pair of queues that a guest has.
+fn count(host: &Host, guest: &str, key: &str) -> u64 {
+    queue_of(host, guest).expect("it has one")[key].as_u64().unwrap()
+}
+
+/// Sends numbered frames to one address.
+fn stream(to: &str, count: u32, rate: u32) {
+    send(&format!("--src {STATION} --dst {to} --count {count} --rate {rate}"));
+}
+
+/// Each guest's frames come by a queue of the uplink that its worker polls, in their order.
 #[test]
 #[ignore = "run by guests_have_queues_of_their_own, on another host"]
 fn guests_have_queues_of_their_own_there() {
@@ -58,16 +67,31 @@ fn guests_have_queues_of_their_own_there() {
     add_uplink(&host, "--vlan 10");
     host.add_host("near", &near, "--workers 0 --vlan 10");
     host.add_host("far", &far, "--workers 1 --vlan 10");
-    let stream = |to: &str, count: u32| send(&format!("--src {STATION} --dst {to} --count {count} --rate 200"));
     send(&format!("--src {STATION}"));
+    a_guest_changes_workers(&host, &near, &far);
+    a_rule_goes_and_comes(&host, &far);
+    // What it sends goes by the queue of the same number, as far as its worker has it.
+    let before = count(&host, "far", "tx_frames");
+    far.send(&format!("--src {FAR} --dst {STATION} --count 30"));
+    assert_eq!((count(&host, "far", "tx_frames") - before, count(&host, "far", "core")), (30, 1));
+    // The address moves to another guest, and its frames with it.
+    let receiver = near.receive("--count 600 --seconds 60");
+    near.send(&format!("--src {FAR}"));
+    stream(FAR, 600, 200);
+    in_order("near", receiver, 600);
+    let addresses = ["near", "far"].map(|guest| count(&host, guest, "addresses"));
+    assert_eq!(addresses, [2, 0], "{}", host.dunlin("port show up"));
+    one_more_than_there_are_queues(&host, &far);
+}
+
+fn a_guest_changes_workers(host: &Host, near: &Netns, far: &Netns) {
     let (to_near, to_far) = (near.receive("--count 2000 --seconds 60"), far.receive("--count 2000 --seconds 60"));
-    // From here the addresses are known: the rules come while the frames do.
     near.send(&format!("--src {NEAR}"));
     far.send(&format!("--src {FAR}"));
     std::thread::scope(|s| {
-        s.spawn(|| stream(NEAR, 2000));
-        let to_far = s.spawn(|| stream(FAR, 2000));
-        eventually("both have queues", 5.0, || queue_of(&host, "near").is_some() && queue_of(&host, "far").is_some());
+        s.spawn(|| stream(NEAR, 2000, 200));
+        let to_far = s.spawn(|| stream(FAR, 2000, 200));
+        eventually("both have queues", 5.0, || queue_of(host, "near").is_some() && queue_of(host, "far").is_some());
         let mut moves = 0;
         while !to_far.is_finished() {
             moves += 1;
@@ -79,57 +103,48 @@ fn guests_have_queues_of_their_own_there() {
     in_order("far", to_far, 2000);
     let told = host.dunlin("port show up");
     assert!(told.contains("vmdq, in the device") && told.contains("2 addresses of 2 guests"), "{told}");
-    let count = |guest: &str, key: &str| queue_of(&host, guest).expect("it has one")[key].as_u64().unwrap();
     for guest in ["near", "far"] {
-        assert!((1000..=2000).contains(&count(guest, "rx_frames")), "{guest}: {told}");
+        assert!((1000..=2000).contains(&count(host, guest, "rx_frames")), "{guest}: {told}");
     }
-    assert!(passed(&host) < 1000, "{}", passed(&host));
-    // Forgotten and learned again while its frames come: the rule goes and comes, and those before it are not overtaken.
+    assert!(passed(host) < 1000, "{}", passed(host));
     host.dunlin("port set far --workers 1");
+}
+
+/// An address is forgotten and learned again while its frames come: those before a change are not overtaken.
+fn a_rule_goes_and_comes(host: &Host, far: &Netns) {
     let receiver = far.receive("--count 30000 --seconds 60");
     std::thread::scope(|s| {
-        let to_far = s.spawn(|| send(&format!("--src {STATION} --dst {FAR} --count 30000 --rate 2000")));
+        let to_far = s.spawn(|| stream(FAR, 30_000, 2000));
         let mut changes = 0;
         while !to_far.is_finished() {
             changes += 1;
             host.dunlin(&format!("mac flush --mac {FAR}"));
-            eventually("its rule is gone", 5.0, || count("far", "addresses") == 0);
+            eventually("its rule is gone", 5.0, || count(host, "far", "addresses") == 0);
             far.send(&format!("--src {FAR}"));
-            eventually("it has a rule again", 5.0, || count("far", "addresses") == 1);
+            eventually("it has a rule again", 5.0, || count(host, "far", "addresses") == 1);
         }
-        println!("{changes} changes");
         assert!(changes > 2, "{changes} changes");
     });
     in_order("far", receiver, 30_000);
-    // What it sends goes by the queue of the same number, as far as its worker has it.
-    let before = count("far", "tx_frames");
-    far.send(&format!("--src {FAR} --dst {STATION} --count 30"));
-    assert_eq!((count("far", "tx_frames") - before, count("far", "core")), (30, 1));
-    // The address moves to another guest, and its frames with it.
-    let (receiver, moving) = (near.receive("--count 600 --seconds 60"), far.receive("--seconds 1"));
-    near.send(&format!("--src {FAR}"));
-    stream(FAR, 600);
-    in_order("near", receiver, 600);
-    drop(moving);
-    assert_eq!((count("near", "addresses"), count("far", "addresses")), (2, 0), "{}", host.dunlin("port show up"));
-    // Three have queues; who comes then is steered in software, until one has no use for its own.
-    let others = [Netns::new(), Netns::new()];
-    let addresses = ["52:54:00:00:00:1c", LATE];
-    for (name, other) in ["third", "late"].iter().zip(&others) {
-        host.add_host(name, other, "--workers 1 --vlan 10");
-    }
+}
+
+/// Three guests have queues; who comes then is steered in software, until one has no use for its own.
+fn one_more_than_there_are_queues(host: &Host, far: &Netns) {
+    let (third, late) = (Netns::new(), Netns::new());
+    host.add_host("third", &third, "--workers 1 --vlan 10");
+    host.add_host("late", &late, "--workers 1 --vlan 10");
     far.send(&format!("--src {FAR}"));
-    others[0].send(&format!("--src {}", addresses[0]));
-    eventually("all have queues", 5.0, || queue_of(&host, "third").is_some() && count("far", "addresses") == 1);
-    others[1].send(&format!("--src {}", addresses[1]));
+    third.send("--src 52:54:00:00:00:1c");
+    eventually("all have queues", 5.0, || queue_of(host, "third").is_some() && count(host, "far", "addresses") == 1);
+    late.send(&format!("--src {LATE}"));
     eventually("it is said", 5.0, || host.dunlin("port show up").contains("no queue is free"));
-    let receiver = others[1].receive("--count 100 --seconds 60");
-    stream(LATE, 100);
+    let receiver = late.receive("--count 100 --seconds 60");
+    stream(LATE, 100, 200);
     in_order("late", receiver, 100);
     host.dunlin(&format!("mac flush --mac {FAR}"));
-    eventually("another has its queue", 5.0, || queue_of(&host, "late").is_some() && queue_of(&host, "far").is_none());
+    eventually("another has its queue", 5.0, || queue_of(host, "late").is_some() && queue_of(host, "far").is_none());
     host.dunlin("port del third");
-    assert!(queue_of(&host, "third").is_none(), "{}", host.dunlin("port show up"));
+    assert!(queue_of(host, "third").is_none(), "{}", host.dunlin("port show up"));
 }
 
 #[test]
