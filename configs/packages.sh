@@ -8,7 +8,7 @@ declare -A groups=(
     [run]="iproute2 iputils-ping ethtool procps"
     [guests]="qemu-system-x86 busybox-static cpio gzip iperf3 ethtool socat"
     [test]="valgrind python3 python3-scapy iperf3 tcpdump tshark arping prometheus iputils-ping curl openvswitch-switch dnsmasq-base radvd isc-dhcp-client"
-    [bench]="python3 dpdk openvswitch-switch-dpdk iproute2 iperf3"
+    [bench]="python3 dpdk-dev openvswitch-switch-dpdk iproute2 iperf3"
 )
 # The Rust that the workspace asks for; Debian has a new one for its browsers.
 rust_needed=1.90
