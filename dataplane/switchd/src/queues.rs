@@ -1,6 +1,7 @@
 //! What a worker receives from and sends to, whatever the kind of port.
 
 use std::{
+    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +24,19 @@ use parking_lot::Mutex;
 
 use crate::{packet::Packet, underlay::About, worker::WorkerShared};
 
+/// A count of one worker's on a cache line of its own: what is beside it in memory may be another worker's.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct LoneCount(Count);
+
+impl Deref for LoneCount {
+    type Target = Count;
+
+    fn deref(&self) -> &Count {
+        &self.0
+    }
+}
+
 /// A receive queue and the port it belongs to. One worker owns it.
 pub struct RxHandle {
     pub port: PortIdx,
@@ -32,7 +46,7 @@ pub struct RxHandle {
     /// What arrives by it was sorted by the device: it is for one guest, whose worker has it.
     pub of_one_guest: bool,
     /// Frames received by it; the worker's that has it to count, and anyone's to read.
-    pub frames: Arc<Count>,
+    pub frames: Arc<LoneCount>,
 }
 
 pub enum RxKind {
@@ -82,7 +96,7 @@ pub enum TxHandle {
     /// One that the device has too few of: workers take turns.
     SharedEth(Arc<Mutex<port::TxQueue>>),
     /// One for what one guest sends; the count is the worker's that has it, and anyone's to read.
-    Guest(port::TxQueue, Arc<Count>),
+    Guest(port::TxQueue, Arc<LoneCount>),
     Tap(tap::TapTxQueue),
     /// A guest's ring, which DPDK locks by itself.
     Vhost(vhost::VhostTxQueue),

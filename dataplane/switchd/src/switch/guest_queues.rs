@@ -22,11 +22,11 @@ use dunlin_dpdk::{
     port::{DESCRIPTORS, GUEST_DESCRIPTORS, RxQueue, TxQueue},
     steering::{Destination, Rule},
 };
-use dunlin_engine::{BURST, MAX_PORTS, PortIdx, counters::Count, mac_table::Key, tunnel::Role};
+use dunlin_engine::{BURST, MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
 
 use super::{PortSide, Switch, ask, ask_all, placement::QueueSide};
 use crate::{
-    queues::{RxHandle, RxKind, TxHandle},
+    queues::{LoneCount, RxHandle, RxKind, TxHandle},
     spec::DeviceSpec,
     worker::{Command, Which},
 };
@@ -65,7 +65,7 @@ pub struct GuestQueues {
 /// The pair of queues that a guest has.
 struct Own {
     number: u16,
-    sent: Arc<Count>,
+    sent: Arc<LoneCount>,
 }
 
 /// What a rule should be.
@@ -396,7 +396,7 @@ impl Switch {
         let queues = self.guest_queues(uplink);
         let (mut rx, tx) = queues.spare.pop()?;
         discard(&mut rx);
-        let (number, sent) = (rx.number(), Arc::new(Count::default()));
+        let (number, sent) = (rx.number(), Arc::new(LoneCount::default()));
         queues.owned.insert(guest, Own { number, sent: sent.clone() });
         self.give_rx_to(uplink, RxKind::Eth(rx), worker);
         self.workers[worker].shared.tell(None, [Command::AddGuestTx(idx, guest, TxHandle::Guest(tx, sent))]);

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::counters::Count;
 
 use super::{PortSide, Switch, WorkerSide, ask};
 use crate::{
-    queues::{RxHandle, RxKind},
+    queues::{LoneCount, RxHandle, RxKind},
     worker::Command,
 };
 
@@ -26,7 +25,7 @@ const AUTO_GAIN: f64 = 0.15;
 pub(super) struct QueueSide {
     pub port: String,
     pub number: u16,
-    pub frames: Arc<Count>,
+    pub frames: Arc<LoneCount>,
     sampled: u64,
     /// Share of its worker's core that its frames take: over the last tick, and over the last few.
     pub share: f64,
@@ -97,7 +96,7 @@ impl Switch {
     /// Gives it to the worker `to`.
     pub(super) fn give_rx_to(&mut self, name: &str, queue: RxKind, to: usize) {
         let PortSide { idx, complete_checksums, .. } = self.ports[name];
-        let (number, frames) = (queue.number(), Arc::new(Count::default()));
+        let (number, frames) = (queue.number(), Arc::new(LoneCount::default()));
         let of_one_guest = self.ports[name].is_for_guests(number);
         let rx = RxHandle { port: idx, queue, complete_checksums, of_one_guest, frames: frames.clone() };
         let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
