@@ -24,7 +24,7 @@ use dunlin_dpdk::{
 };
 use dunlin_engine::{BURST, MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
 
-use super::{PortSide, Switch, ask, ask_all, placement::QueueSide};
+use super::{PortSide, Switch, ask, placement::QueueSide};
 use crate::{
     queues::{LoneCount, RxHandle, RxKind, TxHandle},
     spec::DeviceSpec,
@@ -162,10 +162,14 @@ impl std::fmt::Display for GuestQueues {
 }
 
 impl PortSide {
+    /// Its queues for guests, if it has some.
+    pub(super) fn guest_queues(&self) -> Option<&GuestQueues> {
+        self.device.as_ref().ok()?.guest_queues.as_ref()
+    }
+
     /// Whether the queue of that number is a guest's, or kept for one.
     pub(super) fn is_for_guests(&self, number: u16) -> bool {
-        let queues = self.device.as_ref().ok().and_then(|d| d.guest_queues.as_ref());
-        queues.is_some_and(|q| number >= q.first)
+        self.guest_queues().is_some_and(|q| number >= q.first)
     }
 
     /// Whether those behind it are of this host. Behind a NIC is the world.
@@ -202,7 +206,8 @@ impl Switch {
         self.follow_fresh();
     }
 
-    fn follow_fresh(&mut self) {
+    /// The same as far as it is noted what to look at; queues follow their guests to other workers.
+    pub(super) fn follow_fresh(&mut self) {
         let fresh = std::mem::take(&mut self.fresh.noted);
         for uplink in self.uplinks_with_queues() {
             let again = self.drop_old_rules(&uplink);
@@ -213,14 +218,12 @@ impl Switch {
     }
 
     fn uplinks_with_queues(&self) -> Vec<String> {
-        let has = |p: &PortSide| p.device.as_ref().is_ok_and(|d| d.guest_queues.is_some());
-        self.ports.iter().filter(|(_, p)| has(p)).map(|(n, _)| n.clone()).collect()
+        self.ports.iter().filter(|(_, p)| p.guest_queues().is_some()).map(|(n, _)| n.clone()).collect()
     }
 
     /// Addresses at ports that some uplink may give a rule, a few of each.
     fn walk_macs(&self) -> Vec<(Key, PortIdx)> {
-        let uplinks: Vec<&GuestQueues> =
-            self.ports.values().filter_map(|p| p.device.as_ref().ok()?.guest_queues.as_ref()).collect();
+        let uplinks: Vec<&GuestQueues> = self.ports.values().filter_map(PortSide::guest_queues).collect();
         let mut left = [0; MAX_PORTS];
         for p in self.ports.values().filter(|p| p.may_be_guest() && uplinks.iter().any(|q| q.may_take(p.idx))) {
             left[p.idx.get()] = WALKED_PER_PORT;
@@ -267,11 +270,11 @@ impl Switch {
     /// for it: addresses that moved, and those that there was no room for.
     fn drop_old_rules(&mut self, uplink: &str) -> Vec<(Key, PortIdx)> {
         let idx = self.ports[uplink].idx;
-        let at = |switch: &Switch, key: Key| Some((key, switch.macs.lookup(key, switch.macs.hash(key))?));
-        let queues = self.ports[uplink].device.as_ref().ok().and_then(|d| d.guest_queues.as_ref());
-        let queues = queues.expect("the caller looked");
+        let macs = self.macs.clone();
+        let at = |key: Key| macs.lookup(key, macs.hash(key));
+        let queues = self.ports[uplink].guest_queues().expect("the caller looked");
         let is_old = |(key, r): &(&Key, &Ruled)| {
-            let now = at(self, **key).and_then(|(key, port)| self.wanted(idx, key, port));
+            let now = at(**key).and_then(|port| self.wanted(idx, **key, port));
             now.is_none_or(|w| w.guest != r.guest || w.to != r.to)
         };
         let old: Vec<Key> = queues.rules.iter().filter(is_old).map(|(key, _)| *key).collect();
@@ -282,15 +285,14 @@ impl Switch {
         }
         gone.iter().for_each(|guest| self.release_queues(uplink, *guest));
         let mut again: Vec<Key> = Vec::new();
-        let macs = self.macs.clone();
         self.guest_queues(uplink).refused.retain(|key, r| {
-            let is_there = macs.lookup(*key, macs.hash(*key)).is_some();
+            let is_there = at(*key).is_some();
             let for_room = !old.is_empty() && !matches!(r.why, Why::Device(_));
             again.extend((is_there && for_room).then_some(*key));
             is_there && !for_room
         });
         again.extend(old);
-        again.into_iter().filter_map(|key| at(self, key)).collect()
+        again.into_iter().filter_map(|key| Some((key, at(key)?))).collect()
     }
 
     fn take_back(&mut self, uplink: &str, old: &[Key]) {
@@ -313,12 +315,12 @@ impl Switch {
             return;
         }
         let Some(Own { number, .. }) = queues.owned.remove(&guest) else { return };
-        self.workers.iter_mut().for_each(|w| w.queues.retain(|q| (q.port.as_str(), q.number) != (uplink, number)));
-        let rx = self.rest(idx, Which::of([number])).pop();
-        let tx = ask_all(&self.workers, |reply| Command::RemoveGuestTx(idx, guest, reply));
-        if let (Some((_, RxHandle { queue: RxKind::Eth(rx), .. })), Some(TxHandle::Guest(tx, _))) =
-            (rx, tx.into_iter().find_map(|(_, tx)| tx))
-        {
+        let Some((worker, at)) = self.place_of(uplink, number) else { return };
+        self.workers[worker].queues.remove(at);
+        let worker = &self.workers[worker].shared;
+        let rx = ask(worker, |reply| Command::RemoveRx(idx, Which::of([number]), reply)).and_then(|mut rx| rx.pop());
+        let tx = ask(worker, |reply| Command::RemoveGuestTx(idx, guest, reply)).flatten();
+        if let (Some(RxHandle { queue: RxKind::Eth(rx), .. }), Some(TxHandle::Guest(tx, _))) = (rx, tx) {
             self.guest_queues(uplink).spare.push((rx, tx));
         }
     }
@@ -424,18 +426,11 @@ impl Switch {
         }
     }
 
-    /// Which worker has a queue, and which of its queues that is.
-    fn place_of(&self, port: &str, number: u16) -> Option<(usize, usize)> {
-        let is = |q: &QueueSide| (q.port.as_str(), q.number) == (port, number);
-        self.workers.iter().enumerate().find_map(|(i, w)| Some((i, w.queues.iter().position(is)?)))
-    }
-
     /// The receive queues of uplinks that a guest has.
     pub(super) fn uplink_queues_of(&self, guest: &str) -> impl Iterator<Item = &QueueSide> {
         let guest = self.ports.get(guest).map(|p| p.idx);
         self.ports.iter().filter_map(move |(uplink, p)| {
-            let queues = p.device.as_ref().ok()?.guest_queues.as_ref()?;
-            let (worker, at) = self.place_of(uplink, queues.owned.get(&guest?)?.number)?;
+            let (worker, at) = self.place_of(uplink, p.guest_queues()?.owned.get(&guest?)?.number)?;
             self.workers[worker].queues.get(at)
         })
     }
@@ -462,7 +457,7 @@ impl Switch {
         let resting = self.rest(uplink, gaining);
         change(self);
         self.pass_rounds(ROUNDS);
-        self.pass_rounds(1);
+        self.drain_rings();
         self.go_on(resting);
     }
 }

@@ -133,6 +133,12 @@ impl Switch {
         }
     }
 
+    /// Which worker has a queue, and which of its queues that is.
+    pub(super) fn place_of(&self, port: &str, number: u16) -> Option<(usize, usize)> {
+        let is = |q: &QueueSide| (q.port.as_str(), q.number) == (port, number);
+        self.workers.iter().enumerate().find_map(|(i, w)| Some((i, w.queues.iter().position(is)?)))
+    }
+
     pub(super) fn move_queue(&mut self, from: usize, at: usize, to: usize) -> v1::QueueMove {
         let side = self.workers[from].queues.remove(at);
         let (source, target) = (&self.workers[from].shared, &self.workers[to].shared);
@@ -170,19 +176,17 @@ impl Switch {
         };
         let moves = plan(self.workers.iter().map(load).collect(), gain);
         // By name: places shift with every move.
+        let queue = |from: usize, at: usize| &self.workers[from].queues[at];
         let named: Vec<_> = moves
             .into_iter()
-            .map(|(from, at, to)| {
-                (from, self.workers[from].queues[at].port.clone(), self.workers[from].queues[at].number, to)
-            })
+            .map(|(from, at, to)| (queue(from, at).port.clone(), queue(from, at).number, to))
             .collect();
         let mut told = Vec::new();
-        for (from, port, number, to) in named {
-            let at = self.workers[from].queues.iter().position(|q| (&q.port, q.number) == (&port, number));
-            told.extend(at.map(|at| self.move_queue(from, at, to)));
+        for (port, number, to) in named {
+            told.extend(self.place_of(&port, number).map(|(from, at)| self.move_queue(from, at, to)));
         }
         self.follow_owners();
-        self.follow_noted_guests();
+        self.follow_fresh();
         told
     }
 

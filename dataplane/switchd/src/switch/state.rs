@@ -127,7 +127,7 @@ impl Switch {
         let stats = device.map_or_else(|_| DeviceStats::default(), |d| d.stats());
         let guest = device.ok().and_then(|d| d.guest());
         let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
-        let guest_queues = device.ok().and_then(|d| d.guest_queues.as_ref());
+        let guest_queues = p.guest_queues();
         v1::PortState {
             leases: self.leases(name),
             guest_queues: guest_queues.map_or_else(Vec::new, |g| self.guest_queue_reports(name, g)),
