@@ -260,7 +260,7 @@ impl Pipeline {
             let ends = f.head().first_chunk::<12>().and_then(|h| Some((h.first_chunk::<6>()?, h.last_chunk::<6>()?)));
             let at = |octets: &[u8; 6]| {
                 let key = Key::new(MacAddr::from_octets(*octets), inside.1);
-                cx.macs.lookup(key, cx.macs.hash(key))
+                cx.macs.lookup(cx.macs.hash(key))
             };
             ends.is_some_and(|(to, from)| at(from) == Some(ingress) && at(to).is_some())
         });
@@ -318,7 +318,7 @@ impl Pipeline {
         if let Some(port) = cx.snapshot.port(ingress) {
             let all = stage::parse::run(cx, port, &port.untagged, burst, &mut self.meta);
             for (i, (to, m)) in to.iter_mut().zip(&self.meta).enumerate().take(burst.len()) {
-                *to = if all.refused.has(i) { None } else { cx.macs.lookup(m.dst, m.dst_hash) };
+                *to = if all.refused.has(i) { None } else { cx.macs.lookup(m.dst_hash) };
             }
         }
         to
@@ -423,16 +423,20 @@ fn pass<F: Frame>(
             all.octets -= shed(cx, port, burst, meta, refused);
         }
     }
-    let learned = if let Origin::Switch(_) = origin {
-        Refused::NONE
-    } else {
-        stage::learn::run(cx, port, &mut meta[..burst.len()], out)
-    };
-    if learned != Refused::NONE {
-        all.octets -= shed(cx, port, burst, meta, learned);
+    let mut seen = stage::glance::run(cx, port.idx, &mut meta[..burst.len()]);
+    if let Origin::Switch(_) = origin {
+        seen.unknown = 0;
+    }
+    let (refused, changed) = stage::learn::run(cx, port, &mut meta[..burst.len()], seen.unknown, out);
+    if refused != Refused::NONE {
+        all.octets -= shed(cx, port, burst, meta, refused);
     }
     let meta = &mut meta[..burst.len()];
-    let same_fate = stage::lookup::run(cx, port, meta);
+    if changed || refused != Refused::NONE {
+        // Others of the burst may be for whom was learned just now.
+        seen = stage::glance::run(cx, port.idx, meta);
+    }
+    let same_fate = stage::lookup::run(cx, port, meta, seen);
     stage::police::run(cx, port, meta);
     cx.tell("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
         Some((mac, Verdict::Unicast(to))) => {

@@ -5,46 +5,48 @@
 //! addresses ends up evicting itself, and one with few addresses keeps them whatever others do.
 //! Static entries are never evicted.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Bucket, Hash, MacTable, WAYS};
+use super::{Hash, MacTable, State, WAYS, Word};
 use crate::PortIdx;
 
-/// Buckets looked at for an entry to evict when the table is at its capacity. They hold a random
-/// sample of it, about a hundred entries at half load: a port with a large share is in it.
+/// Entries looked at for one to evict when the table is at its capacity, a random sample of it: a port with a large
+/// share is in it.
 const SAMPLE: usize = 64;
+/// Buckets in which they are searched for: the smallest table holds an address in four buckets when it is full.
+const SEARCHED: usize = 8 * SAMPLE;
 
 impl MacTable {
     /// Removes one entry of the table for a newcomer from `port`; `false` if it has no claim.
     pub(super) fn evict_for_capacity(&self, hash: Hash, port: PortIdx) -> bool {
-        let (start, in_use) = (hash.0 as usize, self.view().buckets);
-        self.evict_from((0..SAMPLE).map(|i| &in_use[start.wrapping_add(i) & (in_use.len() - 1)]), port)
+        let n = self.growth.in_use();
+        let start = hash.first(n);
+        self.evict_from((0..SEARCHED).map(|i| start.wrapping_add(i) & (n - 1)), port)
     }
 
     /// The same, but the newcomer needs a slot in its own two buckets.
     pub(super) fn evict_for_slot(&self, hash: Hash, port: PortIdx) -> bool {
-        self.evict_from([self.first(hash), self.second(hash)].into_iter(), port)
+        let n = self.growth.in_use();
+        self.evict_from([hash.first(n), hash.second(n)].into_iter(), port)
     }
 
-    fn evict_from<'a>(&'a self, buckets: impl Iterator<Item = &'a Bucket>, port: PortIdx) -> bool {
+    fn evict_from(&self, buckets: impl Iterator<Item = usize>, port: PortIdx) -> bool {
         let own = self.per_port[port.get()].load(Relaxed);
         // By (entries of the port that pays, age): the largest pays, with its oldest.
-        let mut worst: Option<((u32, u32), &Bucket, usize, u64)> = None;
-        for bucket in buckets {
-            for i in 0..WAYS {
-                let key = bucket.keys.0[i].load(Acquire);
-                let Some(v) = self.value_of(bucket, i, key).filter(|v| !v.is_static()) else { continue };
-                let holds = self.per_port[v.port().get()].load(Relaxed);
-                if v.port() != port && holds <= own {
-                    continue;
-                }
-                let rank = (holds, u32::MAX - v.stamp());
-                if worst.as_ref().is_none_or(|w| rank > w.0) {
-                    worst = Some((rank, bucket, i, key));
-                }
+        let mut worst: Option<((u32, u32), usize, Word)> = None;
+        let slots = buckets.flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
+        for (slot, w) in slots.filter_map(|slot| Some((slot, self.entry(slot)?))).take(SAMPLE) {
+            let holds = self.per_port[w.port().get()].load(Relaxed);
+            if w.is(State::Static) || (w.port() != port && holds <= own) {
+                continue;
+            }
+            let seen = if w.is(State::Seen) { u32::MAX } else { self.stamps[slot].load(Relaxed) };
+            let rank = (holds, u32::MAX - seen);
+            if worst.as_ref().is_none_or(|worst| rank > worst.0) {
+                worst = Some((rank, slot, w));
             }
         }
-        let evicted = worst.is_some_and(|(_, bucket, i, key)| self.clear(bucket, i, key).is_some());
+        let evicted = worst.is_some_and(|(_, slot, w)| self.clear(slot, w));
         if evicted {
             self.evictions.fetch_add(1, Relaxed);
         }

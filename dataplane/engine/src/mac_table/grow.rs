@@ -1,5 +1,5 @@
 //! How the table comes to use more of its buckets: by doubling, a few buckets at a time, while all
-//! workers go on. It doubles at two addresses a bucket, and when one finds no room before.
+//! workers go on. It doubles at four addresses a bucket, and when one finds no room before.
 //!
 //! A hash names its bucket modulo the number in use. When that doubles, an entry of bucket b belongs
 //! to b or to b + the old number. Each address that is learned from then on takes a few old buckets
@@ -7,21 +7,23 @@
 //! Until then a key that is not where it belongs now is looked for where it belonged before, which
 //! costs that frame a few dozen cycles and nothing else; the sweep moves the rest. There is one mover
 //! at a time; a worker that finds another at it leaves it to that one.
-//!
-//! **Measured** (forwarding in the engine's benchmark): doubled at two addresses a bucket in place of 1.5, 200,000 addresses
-//! take half the memory, and 6.2 ns a frame in place of 8.3.
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use super::{Bucket, Key, MacTable, Value, WAYS};
+use super::{
+    MacTable, WAYS,
+    word::{LEAST_BITS, State, Word},
+};
 
-/// Buckets in use at the start, if the table has so many.
-const START: usize = 1024;
-/// Old buckets moved for each address learned. The next doubling is due after two addresses more an old
-/// bucket: an eighth of them is enough.
+/// Buckets in use at the start.
+pub(super) const START: usize = 1 << LEAST_BITS;
+/// Addresses a bucket at which it is doubled.
+const LOAD: usize = 4;
+/// Old buckets moved for each address learned. The next doubling is due after four addresses more an old
+/// bucket: a sixteenth of them is enough.
 const STEP: usize = 4;
 
 /// How much of the table is in use. Both are powers of two.
@@ -49,10 +51,9 @@ impl Drop for Mover<'_> {
 
 impl Growth {
     pub(super) fn new(buckets: usize) -> Self {
-        let start = START.min(buckets);
         Growth {
-            in_use: AtomicUsize::new(start),
-            before: AtomicUsize::new(start),
+            in_use: AtomicUsize::new(START.min(buckets)),
+            before: AtomicUsize::new(START.min(buckets)),
             moved: AtomicUsize::new(0),
             moving: AtomicBool::new(false),
             moves: AtomicUsize::new(0),
@@ -115,8 +116,8 @@ impl MacTable {
 
     fn is_due(&self) -> bool {
         let in_use = self.growth.in_use();
-        let is_full = self.total.load(Relaxed) as usize > 2 * in_use;
-        (is_full || self.growth.crowded.load(Relaxed)) && in_use < self.buckets.len()
+        let is_full = self.total.load(Relaxed) as usize > LOAD * in_use;
+        (is_full || self.growth.crowded.load(Relaxed)) && in_use < self.stamps.len() / WAYS
     }
 
     /// Nothing moves because of growth until the result is dropped. Not for workers: it waits.
@@ -140,7 +141,7 @@ impl MacTable {
     fn move_some(&self, before: usize, step: usize) {
         let from = self.growth.moved.load(Relaxed);
         let to = (from + step).min(before);
-        self.buckets[from..to].iter().for_each(|b| self.move_strangers(b));
+        (from..to).for_each(|bucket| self.move_strangers(bucket));
         self.growth.moved.store(to, Relaxed);
         if to == before {
             self.growth.before.store(self.growth.in_use(), Release);
@@ -148,32 +149,33 @@ impl MacTable {
     }
 
     /// Moves the entries of `bucket` that belong elsewhere now.
-    fn move_strangers(&self, bucket: &Bucket) {
-        for i in 0..WAYS {
-            let key = bucket.keys.0[i].load(Acquire);
-            let Some(v) = self.value_of(bucket, i, key) else { continue };
-            let hash = self.hash(Key(key));
-            if [self.first(hash), self.second(hash)].iter().any(|b| std::ptr::eq(*b, bucket)) {
+    fn move_strangers(&self, bucket: usize) {
+        let n = self.growth.in_use();
+        for slot in bucket * WAYS..(bucket + 1) * WAYS {
+            let Some(w) = self.entry(slot) else { continue };
+            let hash = w.hash(bucket);
+            if bucket == if w.is_in_second() { hash.second(n) } else { hash.first(n) } {
                 continue;
             }
-            match self.place(Key(key), hash, v) {
-                Some(copy) => self.give_up(bucket, i, key, v, copy),
+            match self.place(hash, w, self.stamp(slot)) {
+                Some(copy) => self.give_up(slot, w, copy),
                 // There is no room for it anywhere: forgotten, like any that is evicted.
-                None if !v.is_static() => drop(self.clear(bucket, i, key)),
-                None => self.move_static(bucket, i, key, v),
+                None if !w.is(State::Static) => drop(self.clear_if(slot, |now| now.is_of(w))),
+                None => self.move_static(slot, w),
             }
         }
     }
 
     /// A static entry is never forgotten for others: a learned one makes room.
-    fn move_static(&self, bucket: &Bucket, i: usize, key: u64, v: Value) {
-        let hash = self.hash(Key(key));
-        for other in [self.first(hash), self.second(hash)] {
-            for j in 0..WAYS {
-                let resident = other.keys.0[j].load(Acquire);
-                let learned = self.value_of(other, j, resident).is_some_and(|v| !v.is_static());
-                if learned && self.clear(other, j, resident).is_some() && self.fill(other, j, Key(key), v) {
-                    return self.give_up(bucket, i, key, v, (other, j));
+    fn move_static(&self, slot: usize, w: Word) {
+        let (hash, n) = (w.hash(slot / WAYS), self.growth.in_use());
+        for (bucket, who) in [(hash.first(n), Word::in_first(hash)), (hash.second(n), Word::in_second(hash))] {
+            for other in bucket * WAYS..(bucket + 1) * WAYS {
+                let copied = w.about(who);
+                if self.clear_if(other, |w| !w.is(State::Static))
+                    && let Some(copy) = self.fill(bucket, copied, None)
+                {
+                    return self.give_up(slot, w, (copy, copied));
                 }
             }
         }

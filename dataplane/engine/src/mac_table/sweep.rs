@@ -1,8 +1,8 @@
 //! What is done to the table off the workers' cores: ageing, flushing, listing.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{BUSY, Key, MacTable, Value, WAYS};
+use super::{MacTable, State, WAYS, Word};
 use crate::{MacAddr, PortIdx, SegmentId};
 
 /// One address, as a list shows it.
@@ -16,35 +16,30 @@ pub struct Entry {
     pub port: PortIdx,
     /// Entered by configuration: it neither ages nor moves.
     pub is_static: bool,
-    /// The second of the learning clock in which it was last seen.
-    pub seen_s: u32,
+    /// The second in which the sweep last found that it had been seen; `None` if it was seen since.
+    pub seen_s: Option<u32>,
 }
 
 impl MacTable {
-    /// Calls `visit` with every entry whose slot is in the `part`-th of `parts` equal parts of
-    /// the table (parts is brought to at least 1); those it answers `false` for are removed.
-    /// Entries that come, go or move meanwhile may be seen or not. How many were removed.
+    /// The slots of the `part`-th of `parts` equal parts of the table (at least 1).
+    fn slots(&self, part: usize, parts: usize) -> std::ops::Range<usize> {
+        let slots = self.growth.in_use() * WAYS;
+        let size = slots.div_ceil(parts.max(1));
+        (part * size).min(slots)..((part + 1) * size).min(slots)
+    }
+
+    fn listed(&self, slot: usize, w: Word) -> Entry {
+        let key = w.hash(slot / WAYS).key(self.inverse);
+        let seen_s = if w.is(State::Seen) { None } else { Some(self.stamps[slot].load(Relaxed)) };
+        let (segment, mac) = (key.segment(), key.mac());
+        Entry { segment, mac, port: w.port(), is_static: w.is(State::Static), seen_s }
+    }
+
+    /// Calls `visit` with every entry of a part of the table (see [`Self::slots`]), again if it changes meanwhile; those
+    /// it answers `false` for are removed. Entries that come, go or move to another slot meanwhile may be seen or not. How
+    /// many were removed.
     fn retain_part(&self, part: usize, parts: usize, mut visit: impl FnMut(&Entry) -> bool) -> u64 {
-        let buckets = self.view().buckets;
-        let size = buckets.len().div_ceil(parts.max(1));
-        let mut removed = 0;
-        for bucket in buckets.iter().skip(part * size).take(size) {
-            for i in 0..WAYS {
-                let key = bucket.keys.0[i].load(Acquire);
-                let Some(v) = self.value_of(bucket, i, key) else { continue };
-                let entry = Entry {
-                    segment: Key(key).segment(),
-                    mac: Key(key).mac(),
-                    port: v.port(),
-                    is_static: v.is_static(),
-                    seen_s: v.stamp(),
-                };
-                if !visit(&entry) && self.clear(bucket, i, key).is_some() {
-                    removed += 1;
-                }
-            }
-        }
-        removed
+        self.slots(part, parts).map(|slot| u64::from(self.clear_if(slot, |w| !visit(&self.listed(slot, w))))).sum()
     }
 
     /// Calls `visit` with every entry.
@@ -77,7 +72,8 @@ impl MacTable {
 
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
     /// seen for `ageing_s(segment)` seconds, and when the same address stands in a slot that
-    /// lookups find first. `forgotten` is told of the former.
+    /// lookups find first. `forgotten` is told of the former. `now_s`: the caller's clock; who was seen since the step
+    /// before counts as seen now.
     pub fn sweep(
         &self,
         parts: usize,
@@ -86,52 +82,59 @@ impl MacTable {
         mut forgotten: impl FnMut(&Entry),
     ) -> u64 {
         self.finish_growing();
-        let parts = parts.clamp(1, self.view().buckets.len());
+        let parts = parts.clamp(1, self.growth.in_use());
         let part = self.sweep_at.fetch_add(1, Relaxed) as usize % parts;
-        let aged = self.retain_part(part, parts, |e| {
-            let keep = e.is_static || now_s.saturating_sub(e.seen_s) < ageing_s(e.segment);
-            if !keep {
-                forgotten(e);
+        let mut aged = 0;
+        for slot in self.slots(part, parts) {
+            let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { continue };
+            if w.is(State::Seen) {
+                self.stamps[slot].store(now_s, Relaxed);
+                // Whoever was faster moved it to another port, or removed it: it has its mark still, or no age.
+                self.change(slot, w, w.with(State::Quiet));
+                continue;
             }
-            keep
-        });
+            let e = self.listed(slot, w);
+            // Not if it is seen at this very moment.
+            if e.age_s(now_s) >= ageing_s(e.segment) && self.clear(slot, w) {
+                forgotten(&e);
+                aged += 1;
+            }
+        }
         self.aged.fetch_add(aged, Relaxed);
         self.remove_twins(part, parts);
         aged
     }
 
-    /// Removes entries that a lookup can't reach because their first bucket holds the key too.
+    /// Steps in which [`Self::sweep`] should go through it: four, or parts of a MiB.
+    pub fn parts(&self) -> usize {
+        (size_of_val(self.view().buckets) >> 20).max(4)
+    }
+
+    /// Removes entries that a lookup can't reach because an earlier slot or their first bucket holds the key too.
     fn remove_twins(&self, part: usize, parts: usize) {
-        let buckets = self.view().buckets;
-        let size = buckets.len().div_ceil(parts);
-        for bucket in buckets.iter().skip(part * size).take(size) {
-            for i in 0..WAYS {
-                let key = bucket.keys.0[i].load(Acquire);
-                if key == 0 || key == BUSY {
-                    continue;
-                }
-                // A value of another key's, left by two writers that met: no lookup can use it.
-                let is_whole = |key| Value(bucket.values[i].load(Acquire)).belongs_to(self.hash(Key(key)));
-                if !is_whole(key) && bucket.keys.0[i].load(Acquire) == key && !is_whole(key) {
-                    self.clear(bucket, i, key);
-                    continue;
-                }
-                let before = bucket.keys.0[..i].iter().any(|k| k.load(Acquire) == key);
-                let first = self.first(self.hash(Key(key)));
-                let elsewhere = !std::ptr::eq(first, bucket) && first.keys.0.iter().any(|k| k.load(Acquire) == key);
-                let is_static = Value(bucket.values[i].load(Acquire)).is_static();
-                if (before || elsewhere) && !is_static {
-                    self.clear(bucket, i, key);
-                }
+        let n = self.growth.in_use();
+        for slot in self.slots(part, parts) {
+            let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { continue };
+            let bucket = slot / WAYS;
+            let holds = |mut slots: std::ops::Range<usize>, who| {
+                slots.any(|slot| self.entry(slot).is_some_and(|w| w.is_of(who)))
+            };
+            let hash = w.hash(bucket);
+            let first = hash.first(n) * WAYS;
+            if holds(bucket * WAYS..slot, w) || w.is_in_second() && holds(first..first + WAYS, Word::in_first(hash)) {
+                self.clear(slot, w);
             }
         }
     }
 }
 
 impl Entry {
-    /// Seconds since it was seen; 0 for a static entry.
+    /// Seconds since it was seen, as exact as sweeps are frequent; 0 for a static entry.
     pub fn age_s(&self, now_s: u32) -> u32 {
-        if self.is_static { 0 } else { now_s.saturating_sub(self.seen_s) }
+        match self.seen_s {
+            Some(seen_s) if !self.is_static => now_s.saturating_sub(seen_s),
+            _ => 0,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::intrinsics::LanesAnywhere;
 
 fn port(i: usize) -> PortIdx {
     PortIdx::new(i).unwrap()
@@ -18,12 +19,18 @@ fn table(capacity: u32) -> MacTable {
     MacTable::new(capacity, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15])
 }
 
-fn learn(t: &MacTable, k: Key, p: usize, now: u32) -> Learned {
-    t.learn(k, t.hash(k), port(p), now, None)
+fn learn(t: &MacTable, k: Key, p: usize) -> Learned {
+    t.learn(t.hash(k), port(p), None)
 }
 
 fn lookup(t: &MacTable, k: Key) -> Option<usize> {
-    t.lookup(k, t.hash(k)).map(PortIdx::get)
+    t.lookup(t.hash(k)).map(PortIdx::get)
+}
+
+/// Hashes of which both buckets are among the first eight.
+fn crowd() -> impl Iterator<Item = Hash> {
+    let hashes = (1u64..).map(|i| Hash(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !0x7ff8));
+    hashes.filter(|h| h.first(START) < 8 && h.second(START) < 8)
 }
 
 #[test]
@@ -31,7 +38,7 @@ fn holds_its_whole_capacity_without_eviction() {
     let n = 100_000;
     let t = table(n);
     for i in 0..u64::from(n) {
-        assert_eq!(learn(&t, key(i), (i % 7) as usize, 1), Learned::New, "{i}");
+        assert_eq!(learn(&t, key(i), (i % 7) as usize), Learned::New, "{i}");
     }
     for i in 0..u64::from(n) {
         assert_eq!(lookup(&t, key(i)), Some((i % 7) as usize));
@@ -56,7 +63,7 @@ fn counted_addresses_find_room_with_every_seed() {
         let t = MacTable::new(16_384, [random(), random()]);
         let round = || {
             let mac = |i: u64| MacAddr::from_bits(0x5254_0000_0000 + i * stride);
-            let learned = (0..n).map(|i| learn(&t, Key::new(mac(i), SegmentId(1)), (i % 4) as usize, 1));
+            let learned = (0..n).map(|i| learn(&t, Key::new(mac(i), SegmentId(1)), (i % 4) as usize));
             learned.filter(|l| *l != Learned::Known).count()
         };
         let rounds: Vec<usize> = (0..5).map(|_| round()).collect();
@@ -71,13 +78,13 @@ fn growing_hides_nobody() {
     let t = table(400_000);
     let old = t.view().buckets.len();
     for i in 0..1_000 {
-        learn(&t, key(i), (i % 7) as usize, 1);
+        learn(&t, key(i), (i % 7) as usize);
     }
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {
             for i in 1_000..300_000 {
-                learn(&t, key(i), (i % 7) as usize, 1);
+                learn(&t, key(i), (i % 7) as usize);
             }
             t.sweep(1, 1, |_| 300, |_| ());
             done.store(true, Relaxed);
@@ -88,41 +95,45 @@ fn growing_hides_nobody() {
         }
     });
     assert!(t.growth.in_use_before().is_none());
-    assert!(t.view().buckets.len() > 100 * old);
+    assert!(t.view().buckets.len() > old);
+    let mut glances = 0;
     for i in 0..300_000 {
         assert_eq!(lookup(&t, key(i)), Some((i % 7) as usize), "{i}");
-        assert_eq!(t.view().lookup(key(i), t.hash(key(i))), Some(port((i % 7) as usize)), "{i}");
+        let glance = t.view().glance::<LanesAnywhere>(&t.hash(key(i)));
+        assert!(glance.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
+        glances += u64::from(glance.is_some());
     }
+    assert!(glances > 290_000, "{glances} of 300,000 found at a glance");
     let s = t.statistics();
     assert_eq!((s.entries, s.evictions), (300_000, 0));
 }
 
 #[test]
 fn a_flooding_port_evicts_only_itself() {
-    let t = table(1_000);
+    let t = table(MacTable::MIN_CAPACITY);
     for i in 0..100 {
-        learn(&t, key(i), 1, 1);
+        learn(&t, key(i), 1);
     }
     for i in 1_000..200_000 {
-        learn(&t, key(i), 2, 2);
+        learn(&t, key(i), 2);
     }
     for i in 0..100 {
         assert_eq!(lookup(&t, key(i)), Some(1), "the quiet port lost {i}");
     }
     // And the quiet port can still learn.
     for i in 200..300 {
-        assert_eq!(learn(&t, key(i), 1, 3), Learned::New);
+        assert_eq!(learn(&t, key(i), 1), Learned::New);
     }
-    assert!(t.statistics().entries <= 1_001);
+    assert!(t.statistics().entries <= u64::from(MacTable::MIN_CAPACITY) + 1);
     assert!(t.statistics().evictions > 0);
 }
 
 #[test]
 fn static_entries_neither_move_nor_age_nor_flush() {
     let t = table(100);
-    learn(&t, key(1), 1, 1);
+    learn(&t, key(1), 1);
     assert!(t.set_static(key(1), port(2)));
-    assert_eq!(learn(&t, key(1), 3, 1), Learned::Known);
+    assert_eq!(learn(&t, key(1), 3), Learned::Known);
     t.sweep(1, 1_000_000, |_| 1, |_| ());
     assert_eq!(t.flush(|_| true), 0);
     assert_eq!(lookup(&t, key(1)), Some(2));
@@ -134,19 +145,72 @@ fn static_entries_neither_move_nor_age_nor_flush() {
 #[test]
 fn ageing_is_per_segment() {
     let t = table(100);
-    learn(&t, key(0), 1, 10); // segment 1
-    learn(&t, key(1), 1, 10); // segment 2
+    learn(&t, key(0), 1); // segment 1
+    learn(&t, key(1), 1); // segment 2
     let mut aged = Vec::new();
-    t.sweep(1, 15, |s| if s.0 == 1 { 5 } else { 6 }, |e| aged.push(e.segment.0));
-    assert!(!aged.is_empty() && aged.iter().all(|s| *s == 1), "{aged:?}");
+    let mut sweep = |now_s| {
+        t.sweep(1, now_s, |s| if s.0 == 1 { 5 } else { 6 }, |e| aged.push((now_s, e.segment.0, e.age_s(now_s))));
+    };
+    sweep(10);
+    sweep(14);
+    sweep(15);
     assert_eq!(lookup(&t, key(0)), None);
     assert_eq!(lookup(&t, key(1)), Some(1));
+    // Seen again, it stays as long again.
+    assert_eq!(learn(&t, key(1), 1), Learned::Known);
+    sweep(16);
+    sweep(21);
+    assert_eq!(lookup(&t, key(1)), Some(1));
+    sweep(22);
+    assert_eq!(lookup(&t, key(1)), None);
+    assert_eq!(aged, [(15, 1, 5), (22, 2, 6)]);
+}
+
+/// A sweep that goes through the table in parts comes by every slot.
+#[test]
+fn parts_are_the_whole() {
+    let t = table(100_000);
+    (0..100_000).for_each(|i| assert_eq!(learn(&t, key(i), 1), Learned::New));
+    for now_s in [10, 310] {
+        for _ in 0..t.parts() {
+            t.sweep(t.parts(), now_s, |_| 300, |_| ());
+        }
+    }
+    assert_eq!((t.statistics().entries, t.statistics().aged), (0, 100_000));
+}
+
+/// What is in few buckets finds its way: to other buckets, to more of them, at last in place of others.
+#[test]
+fn a_crowd_is_held_or_pays() {
+    let t = table(MacTable::MIN_CAPACITY);
+    let known: Vec<Hash> = crowd().take(60).collect();
+    for (i, h) in known.iter().enumerate() {
+        assert_eq!(t.learn(*h, port(i % 7), None), Learned::New, "{i}");
+    }
+    known.iter().enumerate().for_each(|(i, h)| assert_eq!(t.lookup(*h), Some(port(i % 7)), "{i}"));
+    assert_eq!(t.statistics().evictions, 0);
+    // No more than 64 have room; port 1 comes to hold most, and pays.
+    for h in crowd().skip(60).take(200) {
+        t.learn(h, port(1), None);
+    }
+    let s = t.statistics();
+    assert!(s.entries == 64 && s.evictions + s.refused_full >= 100, "{s:?}");
+    for p in [0, 2, 3, 4, 5, 6] {
+        assert!(t.port_entries(port(p)) >= 8, "port {p} has {} left", t.port_entries(port(p)));
+    }
+    // A table that may become larger does, and then all have room.
+    let t = table(400_000);
+    let round = || crowd().take(100).filter(|h| t.learn(*h, port(1), None) != Learned::Known).count();
+    let rounds: Vec<usize> = (0..5).map(|_| round()).collect();
+    assert!(rounds[0] == 100 && rounds[4] == 0, "{rounds:?}");
+    assert!(t.view().buckets.len() > START);
+    crowd().take(100).for_each(|h| assert_eq!(t.lookup(h), Some(port(1))));
 }
 
 #[test]
 fn limit_holds_for_new_and_for_moved_addresses() {
     let t = table(100);
-    let at = |k: Key, p: usize| t.learn(k, t.hash(k), port(p), 1, Some(2));
+    let at = |k: Key, p: usize| t.learn(t.hash(k), port(p), Some(2));
     assert_eq!(at(key(1), 1), Learned::New);
     assert_eq!(at(key(2), 1), Learned::New);
     assert_eq!(at(key(3), 1), Learned::Limited);
@@ -185,7 +249,7 @@ proptest! {
                         Some(q) if q == p => Learned::Known,
                         Some(q) => Learned::Moved { from: port(q) },
                     };
-                    prop_assert_eq!(learn(&t, key(k), p, 1), want);
+                    prop_assert_eq!(learn(&t, key(k), p), want);
                 }
                 Op::Remove(k) => prop_assert_eq!(t.remove(key(k)), oracle.remove(&k).is_some()),
                 Op::FlushPort(p) => {
@@ -210,16 +274,17 @@ proptest! {
 /// exact once the writers stop.
 #[test]
 fn readers_never_see_a_mixed_entry() {
-    let t = table(64); // small: slots are reused all the time
+    let t = table(MacTable::MIN_CAPACITY);
+    let crowd: Vec<Hash> = crowd().take(512).collect(); // slots are reused all the time
     std::thread::scope(|s| {
-        for w in 0..2u64 {
-            let t = &t;
+        for w in 0..2usize {
+            let (t, crowd) = (&t, &crowd);
             s.spawn(move || {
-                for n in 0..300_000u64 {
-                    let k = n.wrapping_mul(2_654_435_761 + w) % 512;
-                    learn(t, key(k), (k % 8) as usize, (n / 1_000) as u32);
+                for n in 0..300_000 {
+                    let k = n * (2_654_435_761 + w) % 512;
+                    t.learn(crowd[k], port(k % 8), None);
                     if n % 64 == 0 {
-                        t.remove(key(k));
+                        t.remove(crowd[k].key(t.inverse));
                     }
                     if n % 4_096 == 0 {
                         t.sweep(4, (n / 1_000) as u32, |_| 30, |_| ());
@@ -228,10 +293,10 @@ fn readers_never_see_a_mixed_entry() {
             });
         }
         s.spawn(|| {
-            for n in 0..2_000_000u64 {
+            for n in 0..2_000_000 {
                 let k = n % 512;
-                if let Some(p) = lookup(&t, key(k)) {
-                    assert_eq!(p, (k % 8) as usize);
+                if let Some(p) = t.lookup(crowd[k]) {
+                    assert_eq!(p.get(), k % 8);
                 }
             }
         });

@@ -8,30 +8,38 @@ use crate::{
     DropReason, Output, SegmentId,
     frame::MacLearned,
     mac_table::Learned,
-    pipeline::{Context, Fate, Meta, Refused},
+    pipeline::{Context, Fate, Mask, Meta, Refused},
     snapshot::Port,
     tunnel::Role,
 };
 
-/// The frames that go no further.
+/// Of the frames of `unknown`, those that go no further; and whether an address is elsewhere now than before.
 #[inline(always)]
-pub(crate) fn run<F>(cx: &Context<'_>, port: &Port, meta: &mut [Meta], out: &mut impl Output<F>) -> Refused {
-    let macs = cx.macs.view();
-    let known = macs.known_at(port.idx, cx.now.s);
-    let mut refused = Refused::NONE;
-    for (i, m) in meta.iter_mut().enumerate() {
-        if !macs.is_known(m.src, m.src_hash, known)
-            && let Err(reason) = learn(cx, port, m, out)
-        {
-            m.fate = Fate::drop(reason);
-            refused.add(i);
+pub(crate) fn run<F>(
+    cx: &Context<'_>,
+    port: &Port,
+    meta: &mut [Meta],
+    mut unknown: Mask,
+    out: &mut impl Output<F>,
+) -> (Refused, bool) {
+    let (mut refused, mut changed) = (Refused::NONE, false);
+    while unknown != 0 {
+        let i = unknown.trailing_zeros() as usize;
+        match learn(cx, port, &meta[i], out) {
+            Ok(news) => changed |= news,
+            Err(reason) => {
+                meta[i].fate = Fate::drop(reason);
+                refused.add(i);
+            }
         }
+        unknown &= unknown - 1;
     }
-    refused
+    (refused, changed)
 }
 
+/// Whether it is elsewhere now than before.
 #[inline(never)]
-fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<(), DropReason> {
+fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<bool, DropReason> {
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);
     }
@@ -39,26 +47,25 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
         return Err(DropReason::InvalidSource);
     }
     if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {
-        return Ok(());
+        return Ok(false);
     }
     if cx.trace.is_some() {
-        let too_many = cx.macs.is_too_many(m.src, m.src_hash, port.idx, port.mac_limit.map(|l| l.limit));
+        let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.mac_limit.map(|l| l.limit));
         cx.tell("learn", || match too_many {
             false => format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name),
             true => format!("{} would not be learned: port '{}' has as many as its limit", m.src.mac(), port.name),
         });
         let dropped = too_many && port.mac_limit.is_some_and(|l| l.drop);
-        return if dropped { Err(DropReason::MacLimit) } else { Ok(()) };
+        return if dropped { Err(DropReason::MacLimit) } else { Ok(false) };
     }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
     };
-    match cx.macs.learn(m.src, m.src_hash, port.idx, cx.now.s, port.mac_limit.map(|l| l.limit)) {
-        Learned::Known | Learned::Full => {}
+    match cx.macs.learn(m.src_hash, port.idx, port.mac_limit.map(|l| l.limit)) {
         Learned::New => tell(None),
         Learned::Moved { from } => tell(Some(from)),
         Learned::Limited if port.mac_limit.is_some_and(|l| l.drop) => return Err(DropReason::MacLimit),
-        Learned::Limited => {}
+        Learned::Known | Learned::Full | Learned::Limited => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }

@@ -5,32 +5,30 @@ use crate::{
     DropReason,
     pipeline::{Context, Fate, Meta},
     snapshot::Port,
+    stage::glance::Seen,
 };
 
-/// Decides every frame's fate. Whether it is the same for all.
+/// Decides the fates of those that `seen` has as missing. Whether every frame's is the same.
 #[inline(always)]
-pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
-    let (mut any_bits, mut common_bits) = (0, u32::MAX);
-    let (macs, back) = (cx.macs.view(), Fate::unicast(port.idx));
-    for m in meta {
-        m.fate = match macs.lookup(m.dst, m.dst_hash) {
-            Some(to) => Fate::unicast(to),
-            None => look_again(cx, m),
-        };
-        if m.fate == back {
-            m.fate = Fate::drop(DropReason::SamePort);
-        }
-        any_bits |= m.fate.bits();
-        common_bits &= m.fate.bits();
+pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Seen) -> bool {
+    while seen.missing != 0 {
+        let m = &mut meta[seen.missing.trailing_zeros() as usize];
+        m.fate = look_again(cx, port, m);
+        seen.add(m.fate);
+        seen.missing &= seen.missing - 1;
     }
-    any_bits == common_bits
+    seen.same_fate()
 }
 
-/// For what is not where a worker's view of the table has it.
+/// For what is not found at a glance.
 #[inline(never)]
-fn look_again(cx: &Context<'_>, m: &Meta) -> Fate {
+fn look_again(cx: &Context<'_>, port: &Port, m: &Meta) -> Fate {
     if m.dst.is_multicast() {
         return if m.dst.mac().is_reserved() { Fate::drop(DropReason::ReservedMulticast) } else { Fate::FLOOD };
     }
-    cx.macs.lookup(m.dst, m.dst_hash).map_or(Fate::FLOOD, Fate::unicast)
+    match cx.macs.lookup(m.dst_hash) {
+        Some(to) if to == port.idx => Fate::drop(DropReason::SamePort),
+        Some(to) => Fate::unicast(to),
+        None => Fate::FLOOD,
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod egress;
 pub(crate) mod filter;
 pub(crate) mod flood;
+pub(crate) mod glance;
 pub(crate) mod ingress_vlan;
 pub(crate) mod learn;
 pub(crate) mod lookup;

@@ -271,7 +271,7 @@ impl Switch {
     fn drop_old_rules(&mut self, uplink: &str) -> Vec<(Key, PortIdx)> {
         let idx = self.ports[uplink].idx;
         let macs = self.macs.clone();
-        let at = |key: Key| macs.lookup(key, macs.hash(key));
+        let at = |key: Key| macs.lookup(macs.hash(key));
         let queues = self.ports[uplink].guest_queues().expect("the caller looked");
         let is_old = |(key, r): &(&Key, &Ruled)| {
             let now = at(**key).and_then(|port| self.wanted(idx, **key, port));
@@ -340,7 +340,7 @@ impl Switch {
                 continue;
             }
             // It may have moved on since it was noted; what moves all the time is not worth the trouble.
-            let still = self.macs.lookup(*key, self.macs.hash(*key)) == Some(*port);
+            let still = self.macs.lookup(self.macs.hash(*key)) == Some(*port);
             if still
                 && !self.flaps.has(key.segment(), key.mac())
                 && let Some(w) = self.wanted(idx, *key, *port)

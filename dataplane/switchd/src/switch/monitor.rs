@@ -15,9 +15,6 @@ const FLAP_WINDOW_MS: u64 = 10_000;
 const FLAP_KEPT_MS: u64 = 300_000;
 /// Addresses followed at most: the rest is only counted.
 const FLAP_TRACKED: usize = 4096;
-/// The mac table is swept in this many steps.
-const SWEEP_PARTS: usize = 16;
-
 /// Learned and moved addresses taken from one worker in one tick.
 const LEARNED_A_TICK: usize = 8192;
 /// Learned and aged addresses told in one tick: events of ports and guests must not drown in them.
@@ -123,7 +120,7 @@ impl Switch {
         let snapshot = self.snapshot.clone();
         let ageing = |s: SegmentId| snapshot.segment(s).map_or(0, |s| s.ageing_s);
         let mut told = Told::default();
-        self.macs.sweep(SWEEP_PARTS, self.clock.now().s, ageing, |e| {
+        self.macs.sweep(self.macs.parts(), self.clock.now().s, ageing, |e| {
             told.tell(self, v1::event::What::Aged, e.segment, e.mac, e.port);
         });
         let now_ms = unix_ms();

@@ -1,0 +1,75 @@
+//! Glance: one look into the mac table for both addresses of every frame, which answers nearly all: the source is
+//! known where it is, the destination at its port. What [`learn`](super::learn) and [`lookup`](super::lookup) have
+//! left to do is then for few frames, and its memory has been asked for.
+
+use crate::{
+    DropReason, PortIdx,
+    intrinsics::{Job, Lanes, widest},
+    pipeline::{Context, Fate, Mask, Meta},
+};
+
+/// What one look found out, of frames by their bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    /// Those whose source is not known at their port, or was not seen lately.
+    pub unknown: Mask,
+    /// Those whose destination was not found; the fates of the others are decided.
+    pub missing: Mask,
+    /// All bits of the others' fates, and those that they have in common.
+    any_bits: u32,
+    common_bits: u32,
+}
+
+impl Seen {
+    /// Takes in the fate of one that was missing.
+    pub(crate) fn add(&mut self, fate: Fate) {
+        self.any_bits |= fate.bits();
+        self.common_bits &= fate.bits();
+    }
+
+    /// Whether all fates are the same.
+    pub(crate) fn same_fate(&self) -> bool {
+        self.any_bits == self.common_bits
+    }
+}
+
+/// Looks once for every frame.
+#[inline(always)]
+pub(crate) fn run(cx: &Context<'_>, port: PortIdx, meta: &mut [Meta]) -> Seen {
+    let mut seen = Seen { unknown: 0, missing: 0, any_bits: 0, common_bits: u32::MAX };
+    widest(Glance { cx, port, meta, seen: &mut seen });
+    seen
+}
+
+struct Glance<'a> {
+    cx: &'a Context<'a>,
+    port: PortIdx,
+    meta: &'a mut [Meta],
+    seen: &'a mut Seen,
+}
+
+impl Job for Glance<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let macs = self.cx.macs.view();
+        let (known, back) = (macs.known_at(self.port), Fate::unicast(self.port));
+        let mut seen = *self.seen;
+        for (i, m) in self.meta.iter_mut().enumerate() {
+            if !macs.is_known::<L>(&m.src_hash, known) {
+                macs.prefetch_second(m.src_hash);
+                seen.unknown |= 1 << i;
+            }
+            let Some(to) = macs.glance::<L>(&m.dst_hash) else {
+                macs.prefetch_second(m.dst_hash);
+                seen.missing |= 1 << i;
+                continue;
+            };
+            m.fate = Fate::unicast(to);
+            if m.fate == back {
+                m.fate = Fate::drop(DropReason::SamePort);
+            }
+            seen.add(m.fate);
+        }
+        *self.seen = seen;
+    }
+}
