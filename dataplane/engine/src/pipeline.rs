@@ -1,9 +1,9 @@
 //! The way of a frame: every stage, in its order.
 //!
 //! ```text
-//! receive → parse → ingress VLAN → filter → learn → lookup → police → (unicast | flood | drop)
-//!              ↑                                                              ↓
-//!              └─── once, for a frame that enters or leaves a tunnel ─── egress, filter
+//! receive → parse → ingress VLAN → filter → glance → learn → lookup → police → (unicast | flood | drop)
+//!              ↑                                                                      ↓
+//!              └─── once, for a frame that enters or leaves a tunnel ───────── egress, filter
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
@@ -19,15 +19,20 @@
 //! **What was tried**, in TSC cycles per frame of the whole switch at 1 / 10,000 pairs, where DPDK's
 //! testpmd takes 22 / 26 for its io forwarding; `make bench` and `bench/instructions.py` measure it.
 //! Kept: a burst to one port whole, both keys and the class in one pass over the headers, the port of
-//! an entry found by comparing four keys at once instead of by branches (52 / 65 to 38 / 57 together);
+//! an entry found by comparing keys at once instead of by branches (52 / 65 to 38 / 57 together);
 //! the table no larger than its entries need, on huge pages (57 to 45 at 10,000); validity asked only
 //! of what is not known (2 less); a loop of its own for descriptors and prefetches (0.5 less); bursts of 64 frames in
 //! place of 32, because each burst waits once for the first of what it asked memory for (at 500,000 pairs 142 to 115,
-//! with 100,000 connections tracked 152 to 132, nothing where all is in the caches).
-//! Not kept, because nothing came of it: x86-64-v3 or newer code, whether for all or by dispatch;
+//! with 100,000 connections tracked 152 to 132, nothing where all is in the caches). On a day on which the switch took 46 / 55
+//! and 120 at 500,000 pairs: entries of one word, eight a cache line, and both addresses of all frames looked for in one loop
+//! with their second buckets asked for (47 / 55 and 109); both keys and their hashes made in one register
+//! of AVX-512 (42 / 50 and 105). In the engine alone these two took 1 pair from 5.5 ns to 4.0 and 400,000 from 23.6 to 16.7; with no
+//! more than AVX2 to 6.4 and 17.7, because there the hash is made by ordinary multiplications, one more for each key.
+//! Not kept, because nothing came of it: x86-64-v3 or newer code for all;
 //! link-time optimization of the whole instead of thin; chunks of 8 frames through the stages
-//! in turn (4 more); asking for the destination's bucket a stage later; asking for second buckets where the first
-//! one does not hold a key; parsing the bursts of two queues before either goes on (5 more at 1 pair, 18 at 500,000).
+//! in turn (4 more); asking for the destination's bucket a stage later; parsing the bursts of two queues before either goes on
+//! (5 more at 1 pair, 18 at 500,000); looking for a frame's addresses in the loop that parses, 8, 16 or 24 frames behind
+//! (2 more); prefetching to another level, where none is faster; one multiplication less in the hash (1 less, but see [`crate::mac_table`]).
 //!
 //! **Thread.** A pipeline belongs to one worker. It shares the mac table, and nothing else that
 //! is written.

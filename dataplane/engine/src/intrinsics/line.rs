@@ -200,23 +200,27 @@ mod wide {
         found
     }
 
-    /// See [`Line::agree`]; `wanted` has no bits outside `mask`.
+    /// Which words of `line` [`super::super::Lanes::pick`] means, as [`Line::agree`] says it.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn agree_256(line: &Line, wanted: u64, mask: u64) -> u32 {
+    pub(in super::super) fn agree_256(line: &Line, x: &u64, of: u64, mask: u64) -> u32 {
         let (low, high): (u32, u32);
-        // SAFETY: as Line::agree_sse, in two loads of 32 octets: processors with AVX2 read each aligned word of them whole.
+        // SAFETY: as in `holds_512`, in two loads of 32 octets: processors with AVX2 read each aligned word of them whole.
         unsafe {
             std::arch::asm!(
+                "vpbroadcastq {wanted}, qword ptr [{x}]",
+                "vpand {wanted}, {wanted}, {of}",
                 "vpand {a}, {mask}, [{words}]",
                 "vpand {b}, {mask}, [{words} + 32]",
-                "vpcmpeqq {a}, {a}, {key}",
-                "vpcmpeqq {b}, {b}, {key}",
+                "vpcmpeqq {a}, {a}, {wanted}",
+                "vpcmpeqq {b}, {b}, {wanted}",
                 "vmovmskpd {low:e}, {a}",
                 "vmovmskpd {high:e}, {b}",
                 words = in(reg) line.0.as_ptr(),
+                x = in(reg) x,
+                of = in(ymm_reg) _mm256_set1_epi64x(of as i64),
                 mask = in(ymm_reg) _mm256_set1_epi64x(mask as i64),
-                key = in(ymm_reg) _mm256_set1_epi64x(wanted as i64),
+                wanted = out(ymm_reg) _,
                 a = out(ymm_reg) _,
                 b = out(ymm_reg) _,
                 low = lateout(reg) low,
@@ -227,26 +231,31 @@ mod wide {
         low | high << 4
     }
 
-    /// Not 0 if a word of `line` is `wanted`.
+    /// See [`super::super::Lanes::holds`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn equal_256(line: &Line, wanted: u64) -> u32 {
+    pub(in super::super) fn holds_256(line: &Line, x: &u64, of: u64, with: u64) -> bool {
         let found: u32;
         // SAFETY: as in `agree_256`.
         unsafe {
             std::arch::asm!(
-                "vpcmpeqq {a}, {key}, [{words}]",
-                "vpcmpeqq {b}, {key}, [{words} + 32]",
-                "vpor {a}, {a}, {b}",
+                "vpbroadcastq {wanted}, qword ptr [{x}]",
+                "vpand {wanted}, {wanted}, {of}",
+                "vpor {wanted}, {wanted}, {with}",
+                "vpcmpeqq {a}, {wanted}, [{words}]",
+                "vpcmpeqq {wanted}, {wanted}, [{words} + 32]",
+                "vpor {a}, {a}, {wanted}",
                 "vmovmskpd {found:e}, {a}",
                 words = in(reg) line.0.as_ptr(),
-                key = in(ymm_reg) _mm256_set1_epi64x(wanted as i64),
+                x = in(reg) x,
+                of = in(ymm_reg) _mm256_set1_epi64x(of as i64),
+                with = in(ymm_reg) _mm256_set1_epi64x(with as i64),
+                wanted = out(ymm_reg) _,
                 a = out(ymm_reg) _,
-                b = out(ymm_reg) _,
                 found = lateout(reg) found,
                 options(nostack, readonly, preserves_flags),
             );
         }
-        found
+        found != 0
     }
 }

@@ -88,6 +88,32 @@ pub(crate) trait Lanes {
     fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool;
     /// The first word of `line` that agrees with `x & of` in the bits of `mask`, all bits of `of` among them, or 0.
     fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64;
+    /// The first two groups of six octets of `head`, as numbers in the upper 48 bits, above `low`; and what
+    /// [`mixed`] makes of them.
+    fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2];
+}
+
+/// `x` times both of `seed`, which are odd, and behind each product its upper half, whose bits depend on all of `x`, to the
+/// lower. Can be undone, by [`unmixed`].
+#[inline(always)]
+pub(crate) fn mixed(x: u64, seed: [u64; 2]) -> u64 {
+    let product = x.wrapping_mul(seed[0]);
+    (product ^ product >> 32).wrapping_mul(seed[1]).rotate_left(32)
+}
+
+/// What [`mixed`] came from; `inverse`: what undoes the multiplication by each of its seeds.
+pub(crate) fn unmixed(x: u64, inverse: [u64; 2]) -> u64 {
+    let product = x.rotate_right(32).wrapping_mul(inverse[1]);
+    (product ^ product >> 32).wrapping_mul(inverse[0])
+}
+
+/// [`Lanes::two`] without anything special.
+#[inline(always)]
+fn two(h: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2] {
+    let upper = |octets| u64::from_be_bytes(octets) & !0xffff | u64::from(low);
+    let first = upper([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]);
+    let second = upper([h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13]]);
+    [[first, second], [mixed(first, seed), mixed(second, seed)]]
 }
 
 /// Octets of a row: eight words.
@@ -190,6 +216,10 @@ impl Lanes for LanesAnywhere {
     fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
         line.first_of(line.agree(x & of, mask), x & of, mask)
     }
+    #[inline(always)]
+    fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2] {
+        two(head, low, seed)
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +262,8 @@ mod tests {
                     assert_eq!(L::holds(&line, &x, of, with), words.contains(&(x & of | with)));
                     let picked = words.iter().find(|w| (*w ^ x & of) & mask == 0);
                     assert_eq!(L::pick(&line, &x, of, mask), picked.copied().unwrap_or(0));
+                    let (head, seed) = ([0u8; 16].map(|_| next() as u8), [of, with]);
+                    assert_eq!(L::two(&head, x as u16, seed), two(&head, x as u16, seed));
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use super::{
     LANES, Lanes, ROW,
-    line::{Line, agree_256, equal_256, holds_512, pick_512},
+    line::{Line, agree_256, holds_256, holds_512, pick_512},
 };
 
 /// AVX-512: made only in `run_512`.
@@ -65,6 +65,23 @@ impl Lanes for Lanes512 {
     fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
         // SAFETY: as above.
         unsafe { pick_512(line, x, of, mask) }
+    }
+    #[inline(always)]
+    fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2] {
+        use std::arch::x86_64::*;
+        // SAFETY: as above; the load is of the 16 octets of `head`, the stores of both arrays, each 16 octets.
+        unsafe {
+            let all = |x: u64| _mm_set1_epi64x(x as i64);
+            let turned = _mm_set_epi8(6, 7, 8, 9, 10, 11, -1, -1, 0, 1, 2, 3, 4, 5, -1, -1);
+            let groups = _mm_shuffle_epi8(_mm_loadu_si128(head.as_ptr().cast()), turned);
+            let numbers = _mm_or_si128(groups, all(u64::from(low)));
+            let product = _mm_mullo_epi64(numbers, all(seed[0]));
+            let product = _mm_mullo_epi64(_mm_xor_si128(product, _mm_srli_epi64::<32>(product)), all(seed[1]));
+            let mut out = [[0; 2]; 2];
+            _mm_storeu_si128(out[0].as_mut_ptr().cast(), numbers);
+            _mm_storeu_si128(out[1].as_mut_ptr().cast(), _mm_shuffle_epi32::<0b1011_0001>(product));
+            out
+        }
     }
 }
 
@@ -199,12 +216,16 @@ impl Lanes for Lanes256 {
     #[inline(always)]
     fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool {
         // SAFETY: as above.
-        unsafe { equal_256(line, x & of | with) != 0 }
+        unsafe { holds_256(line, x, of, with) }
     }
     #[inline(always)]
     fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
         // SAFETY: as above.
-        let ways = unsafe { agree_256(line, x & of, mask) };
+        let ways = unsafe { agree_256(line, x, of, mask) };
         line.first_of(ways, x & of, mask)
+    }
+    #[inline(always)]
+    fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2] {
+        super::two(head, low, seed)
     }
 }

@@ -69,12 +69,6 @@ impl Key {
         Key(mac.bits() << 16 | segment.0 as u64)
     }
 
-    /// The key of the address in the upper 48 bits of `octets`, as they are loaded from a frame.
-    #[inline(always)]
-    pub const fn from_wire(octets: u64, segment: SegmentId) -> Self {
-        Key(octets & !0xffff | segment.0 as u64)
-    }
-
     /// Whether no station may have it: groups, and the address of all zeros.
     #[inline(always)]
     pub const fn is_nobodys(self) -> bool {

@@ -7,7 +7,7 @@ use super::{
     word::{Hash, State, Word},
 };
 use crate::{
-    PortIdx,
+    PortIdx, SegmentId,
     intrinsics::{Lanes, Line, prefetch},
 };
 
@@ -32,6 +32,13 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn hash(self, key: Key) -> Hash {
         Hash::of(key, self.seed)
+    }
+
+    /// The keys of destination and source in the head of a frame, in `segment`, and their hashes.
+    #[inline(always)]
+    pub(crate) fn of_frame<L: Lanes>(self, head: &[u8; 16], segment: SegmentId) -> ([Key; 2], [Hash; 2]) {
+        let [keys, hashes] = L::two(head, segment.0, self.seed);
+        (keys.map(Key), hashes.map(Hash))
     }
 
     /// Asks for the first bucket of `hash`.

@@ -1,7 +1,10 @@
 //! Hashes and entries: each one word.
 
 use super::Key;
-use crate::{MAX_PORTS, PortIdx};
+use crate::{
+    MAX_PORTS, PortIdx,
+    intrinsics::{mixed, unmixed},
+};
 
 /// A key's hash under one table's seed. As many hashes as keys: who has the hash has the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,18 +38,15 @@ impl Hash {
     /// Of no key in particular.
     pub const ZERO: Hash = Hash(0);
 
-    /// The hash of `key`: two products with odd numbers, and behind each the upper half, whose bits depend on all of the
-    /// key's, to the lower, which names the bucket. Each step can be undone.
+    /// The hash of `key`.
     #[inline(always)]
     pub(super) fn of(key: Key, seed: [u64; 2]) -> Self {
-        let product = key.0.wrapping_mul(seed[0]);
-        Hash((product ^ product >> 32).wrapping_mul(seed[1]).rotate_left(32))
+        Hash(mixed(key.0, seed))
     }
 
     /// The key that has it. `inverse`: [`inverse`] of each seed.
     pub(super) fn key(self, inverse: [u64; 2]) -> Key {
-        let product = self.0.rotate_right(32).wrapping_mul(inverse[1]);
-        Key((product ^ product >> 32).wrapping_mul(inverse[0]))
+        Key(unmixed(self.0, inverse))
     }
 
     /// Its first bucket of `n`, a power of two.

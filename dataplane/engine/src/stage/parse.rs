@@ -5,7 +5,8 @@
 
 use crate::{
     DropReason, Frame, SegmentId,
-    mac_table::{Key, View},
+    intrinsics::{Job, Lanes, widest},
+    mac_table::View,
     pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
     stage::ingress_vlan,
@@ -45,38 +46,60 @@ pub(crate) fn run<F: Frame>(
         all.largest = all.largest.max(frame.len());
         all.plain &= frame.is_plain();
     }
-    let macs = cx.macs.view();
-    let (mut any_bits, mut common_bits) = (0, u64::MAX);
-    for (i, (frame, m)) in burst.iter().zip(meta).enumerate() {
-        if let Err(reason) = parse(macs, port, untagged, frame.head(), m) {
-            m.fate = Fate::drop(reason);
-            all.refused.add(i);
-        }
-        any_bits |= m.class.bits();
-        common_bits &= m.class.bits();
-    }
-    all.same_class = any_bits == common_bits;
+    widest(Parse { cx, port, untagged, burst, meta, all: &mut all });
     all
 }
 
+struct Parse<'a, F> {
+    cx: &'a Context<'a>,
+    port: &'a Port,
+    untagged: &'a (Class, SegmentId),
+    burst: &'a [F],
+    meta: &'a mut [Meta],
+    all: &'a mut Parsed,
+}
+
+impl<F: Frame> Job for Parse<'_, F> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let macs = self.cx.macs.view();
+        let (mut any_bits, mut common_bits) = (0, u64::MAX);
+        for (i, (frame, m)) in self.burst.iter().zip(self.meta).enumerate() {
+            if let Err(reason) = parse::<L>(macs, self.port, self.untagged, frame.head(), m) {
+                m.fate = Fate::drop(reason);
+                self.all.refused.add(i);
+            }
+            any_bits |= m.class.bits();
+            common_bits &= m.class.bits();
+        }
+        self.all.same_class = any_bits == common_bits;
+    }
+}
+
 #[inline(always)]
-fn parse(
+fn parse<L: Lanes>(
     macs: View<'_>,
     port: &Port,
     untagged: &(Class, SegmentId),
     head: &[u8],
     m: &mut Meta,
 ) -> Result<(), DropReason> {
-    let h = head.first_chunk::<14>().ok_or(DropReason::Runt)?;
-    // Two loads: addresses and EtherType overlap them.
-    let first = u64::from_be_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]);
-    let second = u64::from_be_bytes([h[6], h[7], h[8], h[9], h[10], h[11], h[12], h[13]]);
-    let (class, segment) = match second as u16 {
+    let mut short = [0; 16];
+    let h = match head.first_chunk::<16>() {
+        Some(h) => h,
+        None => {
+            short[..head.len()].copy_from_slice(head);
+            head.first_chunk::<14>().ok_or(DropReason::Runt)?;
+            &short
+        }
+    };
+    let (class, segment) = match u16::from_be_bytes([h[12], h[13]]) {
         tpid @ (TPID_8021Q | TPID_8021AD) => tagged(port, tpid, head)?,
         _ => *untagged,
     };
-    (m.dst, m.src) = (Key::from_wire(first, segment), Key::from_wire(second, segment));
-    (m.dst_hash, m.src_hash) = (macs.hash(m.dst), macs.hash(m.src));
+    let (keys, hashes) = macs.of_frame::<L>(h, segment);
+    [m.dst, m.src] = keys;
+    [m.dst_hash, m.src_hash] = hashes;
     macs.prefetch(m.src_hash);
     macs.prefetch(m.dst_hash);
     m.class = class;
