@@ -167,7 +167,7 @@ impl Meta {
 /// The time, as the caller's clock has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Now {
-    /// Seconds, for learning and ageing.
+    /// Seconds, for filters, connections and bindings.
     pub s: u32,
     /// Nanoseconds, for rates. May start anywhere; must not go back.
     pub ns: u64,

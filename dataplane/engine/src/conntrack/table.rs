@@ -110,7 +110,7 @@ impl<const K: usize> Table<K> {
         Table { signatures: zeroed(buckets), marks: zeroed(buckets), entries: zeroed(buckets * WAYS) }
     }
 
-    /// Where it is, for who advises the kernel about it: most of it is no memory before it is used.
+    /// Where it is, for who advises the kernel about it: signatures and marks are no memory before they are used.
     pub fn memory(&self) -> [(*const u8, usize); 3] {
         fn of<T>(a: &[T]) -> (*const u8, usize) {
             (a.as_ptr().cast(), size_of_val(a))

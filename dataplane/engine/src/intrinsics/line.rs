@@ -149,8 +149,8 @@ mod wide {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")]
     pub(in super::super) fn holds_512(line: &Line, x: &u64, of: u64, with: u64) -> bool {
         let found: u32;
-        // SAFETY: reads x, and as Line::agree_sse the words of `line`, in one load of 64 octets: processors with AVX-512
-        // read each aligned word of it whole. Changes nothing but its registers.
+        // SAFETY: reads x, and as Line::agree_sse the words of `line`, in one load of 64 octets: no processor with
+        // AVX-512 is known that does not read each aligned word of it whole. Changes nothing but its registers.
         unsafe {
             std::arch::asm!(
                 "vpbroadcastq {wanted}, qword ptr [{x}]",
@@ -205,7 +205,7 @@ mod wide {
     #[target_feature(enable = "avx2")]
     pub(in super::super) fn agree_256(line: &Line, x: &u64, of: u64, mask: u64) -> u32 {
         let (low, high): (u32, u32);
-        // SAFETY: as in `holds_512`, in two loads of 32 octets: processors with AVX2 read each aligned word of them whole.
+        // SAFETY: as in `holds_512`, in two loads of 32 octets, of which the same is true.
         unsafe {
             std::arch::asm!(
                 "vpbroadcastq {wanted}, qword ptr [{x}]",

@@ -53,7 +53,8 @@ pub(crate) struct Lines<A, B>(pub A, pub B);
 #[allow(unsafe_code)]
 unsafe impl<A: Zeroed, B: Zeroed> Zeroed for Lines<A, B> {}
 
-/// So many of them, all 0, in memory that the kernel gives when it is first written to.
+/// So many of them, all 0. Of what is aligned to 16 octets or less it is memory that the kernel gives when it is first
+/// written to.
 #[allow(unsafe_code)]
 pub(crate) fn zeroed<T: Zeroed>(n: usize) -> Box<[T]> {
     let layout = std::alloc::Layout::array::<T>(n).expect("smaller than all memory");
@@ -93,8 +94,8 @@ pub(crate) trait Lanes {
     fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2];
 }
 
-/// `x` times both of `seed`, which are odd, and behind each product its upper half, whose bits depend on all of `x`, to the
-/// lower. Can be undone, by [`unmixed`].
+/// `x` times both of `seed`, which are odd; the upper half of the first product, whose bits depend on more of `x`, goes into
+/// its lower, and the halves of the second change places, for the lower bits to be the better ones. Can be undone, by [`unmixed`].
 #[inline(always)]
 pub(crate) fn mixed(x: u64, seed: [u64; 2]) -> u64 {
     let product = x.wrapping_mul(seed[0]);

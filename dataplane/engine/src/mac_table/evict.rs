@@ -19,7 +19,8 @@ const SEARCHED: usize = 8 * SAMPLE;
 impl MacTable {
     /// Removes one entry of the table for a newcomer from `port`; `false` if it has no claim.
     pub(super) fn evict_for_capacity(&self, hash: Hash, port: PortIdx) -> bool {
-        let n = self.growth.in_use();
+        // While the table grows, what has not been moved is in the part that was in use before.
+        let n = self.growth.in_use_before().unwrap_or(self.growth.in_use());
         let start = hash.first(n);
         self.evict_from((0..SEARCHED).map(|i| start.wrapping_add(i) & (n - 1)), port)
     }
@@ -32,7 +33,7 @@ impl MacTable {
 
     fn evict_from(&self, buckets: impl Iterator<Item = usize>, port: PortIdx) -> bool {
         let own = self.per_port[port.get()].load(Relaxed);
-        // By (entries of the port that pays, age): the largest pays, with its oldest.
+        // By (entries of the port that pays, age): the largest pays, with its oldest, as far as sweeps tell.
         let mut worst: Option<((u32, u32), usize, Word)> = None;
         let slots = buckets.flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
         for (slot, w) in slots.filter_map(|slot| Some((slot, self.entry(slot)?))).take(SAMPLE) {

@@ -149,7 +149,7 @@ impl MacTable {
     }
 
     /// Moves the entries of `bucket` that belong elsewhere now.
-    fn move_strangers(&self, bucket: usize) {
+    pub(super) fn move_strangers(&self, bucket: usize) {
         let n = self.growth.in_use();
         for slot in bucket * WAYS..(bucket + 1) * WAYS {
             let Some(w) = self.entry(slot) else { continue };
@@ -166,7 +166,8 @@ impl MacTable {
         }
     }
 
-    /// A static entry is never forgotten for others: a learned one makes room.
+    /// A static entry is not forgotten for learned ones: one of them makes room. Where all are static it stays where it is, and
+    /// the sweep tries again.
     fn move_static(&self, slot: usize, w: Word) {
         let (hash, n) = (w.hash(slot / WAYS), self.growth.in_use());
         for (bucket, who) in [(hash.first(n), Word::in_first(hash)), (hash.second(n), Word::in_second(hash))] {

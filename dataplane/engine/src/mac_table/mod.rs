@@ -138,7 +138,8 @@ pub struct MacTable {
     /// The buckets from [`Self::aligned`] on.
     lines: Box<[Line]>,
     aligned: usize,
-    /// When the sweep last found the entry of a slot marked as seen.
+    /// When the sweep last found the entry of a slot marked as seen. (Of two quiet entries that are moved to one empty slot at the
+    /// same instant, the one that has it then may have the other's.)
     stamps: Box<[AtomicU32]>,
     growth: Growth,
     seed: [u64; 2],
@@ -162,7 +163,8 @@ impl MacTable {
     pub const MAX_CAPACITY: u32 = 1_000_000;
 
     /// A table for `capacity` entries, [`Self::MIN_CAPACITY`] to [`Self::MAX_CAPACITY`] (values outside are brought
-    /// into the range). Up to 48 octets of memory for each. `seed` should be random: two words with
+    /// into the range). 24 to 48 octets of memory for each, at least 3 MiB, and 2 MiB
+    /// to begin at a page. `seed` should be random: two words with
     /// all bits equally likely.
     pub fn new(capacity: u32, seed: [u64; 2]) -> Self {
         let capacity = capacity.clamp(Self::MIN_CAPACITY, Self::MAX_CAPACITY);
@@ -225,7 +227,8 @@ impl MacTable {
     /// Notes that the key of `hash` sends from `port`. `limit`: the most addresses the port may have learned.
     pub fn learn(&self, hash: Hash, port: PortIdx, limit: Option<u32>) -> Learned {
         let fresh = Word::anybody(port, State::Seen).of(hash);
-        if let Some((slot, w)) = self.find_anywhere(hash) {
+        let mut searches = 1..SEARCHES;
+        while let Some((slot, w)) = self.find_anywhere(hash) {
             if w.is(State::Static) {
                 return Learned::Known;
             }
@@ -239,11 +242,14 @@ impl MacTable {
             if self.over_limit(port, limit) {
                 return Learned::Limited;
             }
-            if !self.change(slot, w, fresh.about(w)) {
+            if self.change(slot, w, fresh.about(w)) {
+                self.moves.fetch_add(1, Relaxed);
+                return Learned::Moved { from: w.port() };
+            }
+            // The sweep took its mark off, or another worker was faster.
+            if searches.next().is_none() {
                 return Learned::Known;
             }
-            self.moves.fetch_add(1, Relaxed);
-            return Learned::Moved { from: w.port() };
         }
         if self.over_limit(port, limit) {
             return Learned::Limited;
@@ -261,6 +267,11 @@ impl MacTable {
     pub fn is_too_many(&self, hash: Hash, port: PortIdx, limit: Option<u32>) -> bool {
         let stays = self.find_anywhere(hash).is_some_and(|(_, w)| w.is(State::Static) || w.port() == port);
         !stays && self.is_full(port, limit)
+    }
+
+    /// Whether it was entered by configuration.
+    pub fn is_static(&self, hash: Hash) -> bool {
+        self.find_anywhere(hash).is_some_and(|(_, w)| w.is(State::Static))
     }
 
     fn is_full(&self, port: PortIdx, limit: Option<u32>) -> bool {
@@ -336,12 +347,30 @@ impl MacTable {
         self.remove_if(self.hash(key), |_| true)
     }
 
-    /// Removes those entries of the key of `hash` that `matches`, of which there are two at most (see the module).
+    /// Removes those entries of the key of `hash` that `matches`: one, but for workers that learned it at the same instant.
     fn remove_if(&self, hash: Hash, matches: impl Fn(Word) -> bool) -> bool {
-        let mut removed = false;
-        for (bucket, who) in self.candidates(hash) {
-            for slot in bucket * WAYS..(bucket + 1) * WAYS {
-                removed |= self.clear_if(slot, |w| w.is_of(who) && matches(w));
+        self.until_nothing_moves(|| {
+            let mut removed = 0;
+            for (bucket, who) in self.candidates(hash) {
+                for slot in bucket * WAYS..(bucket + 1) * WAYS {
+                    removed += u64::from(self.clear_if(slot, |w| w.is_of(who) && matches(w)));
+                }
+            }
+            removed
+        }) > 0
+    }
+
+    /// What all passes of `remove` removed: it is done again if an entry was moved meanwhile, maybe from where it
+    /// was yet to come to where it had been.
+    fn until_nothing_moves(&self, mut remove: impl FnMut() -> u64) -> u64 {
+        let mut removed = 0;
+        for _ in 0..SEARCHES {
+            let moves = self.growth.moves();
+            removed += remove();
+            // Not before all was looked at.
+            fence(Acquire);
+            if self.growth.moves() == moves {
+                break;
             }
         }
         removed
@@ -368,10 +397,10 @@ impl MacTable {
 
     /// Puts `word` into a bucket of `hash`, of which there is no entry. `false` if there is no room.
     fn insert(&self, hash: Hash, word: Word) -> bool {
+        self.grow();
         if self.total.load(Relaxed) >= self.capacity && !self.evict_for_capacity(hash, word.port()) {
             return false;
         }
-        self.grow();
         self.place(hash, word, None).is_some()
     }
 
@@ -413,14 +442,13 @@ impl MacTable {
 
     /// Puts `to` in the place of `from`; `false` if another writer was faster.
     fn change(&self, slot: usize, from: Word, to: Word) -> bool {
-        if self.cell(slot).compare_exchange(from.0, to.0, AcqRel, Relaxed).is_err() {
-            return false;
-        }
-        if from.port() != to.port() {
-            self.per_port[from.port().get()].fetch_sub(1, Relaxed);
-            self.per_port[to.port().get()].fetch_add(1, Relaxed);
-        }
-        true
+        let [losing, winning] = [from, to].map(|w| &self.per_port[w.port().get()]);
+        // Counted first: whoever changes it next finds it counted.
+        winning.fetch_add(1, Relaxed);
+        let changed = self.cell(slot).compare_exchange(from.0, to.0, AcqRel, Relaxed).is_ok();
+        let less = if changed { losing } else { winning };
+        less.fetch_sub(1, Relaxed);
+        changed
     }
 
     /// Takes an empty slot of `bucket`, if there is one; `stamp`: when the address was seen, if it is not new.
@@ -477,14 +505,17 @@ impl MacTable {
             last = now;
             now.is_of(w)
         });
+        // Who made the copy static meant this entry.
+        let is_fixed = |now: Word| now.is(State::Static);
         if !was_there {
             // Removed meanwhile.
-            self.clear_if(copy, |now| now.is_of(copied));
-        } else if last != w {
-            // Moved to another port, made static or seen again meanwhile.
-            let now = self.entry(copy).filter(|now| now.is_of(copied) && !now.is(State::Static));
+            self.clear_if(copy, |now| now.is_of(copied) && (is_fixed(w) || !is_fixed(now)));
+        } else if last != w && last != w.with(State::Quiet) {
+            // Moved to another port, made static or seen again meanwhile. When the sweep came by only its own slot knows.
+            let last = if last.is(State::Quiet) { last.with(State::Seen) } else { last };
+            let now = self.entry(copy).filter(|now| now.is_of(copied) && (is_fixed(last) || !is_fixed(*now)));
             let followed = now.is_some_and(|now| self.change(copy, now, last.about(copied)));
-            if !followed && last.is(State::Static) {
+            if !followed && is_fixed(last) {
                 self.clear_if(copy, |now| now.is_of(copied));
                 self.place(last.hash(slot / WAYS), last, None);
             }

@@ -52,22 +52,13 @@ impl MacTable {
 
     /// Removes the learned entries that `matches`; how many there were. Static ones stay.
     pub fn flush(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
-        let _still = self.hold_still();
-        self.retain_part(0, 1, |e| e.is_static || !matches(e))
+        self.purge(|e| !e.is_static && matches(e))
     }
 
-    /// Removes static and learned entries alike; how many there were. Nobody enters such entries
-    /// meanwhile, but a worker may move one from a bucket to come to one that was passed: so it
-    /// looks again until it finds none.
+    /// Removes static and learned entries alike; how many there were. What is entered meanwhile may stay.
     pub fn purge(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
         let _still = self.hold_still();
-        let mut removed = 0;
-        loop {
-            match self.retain_part(0, 1, |e| !matches(e)) {
-                0 => return removed,
-                n => removed += n,
-            }
-        }
+        self.until_nothing_moves(|| self.retain_part(0, 1, |e| !matches(e)))
     }
 
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
@@ -110,21 +101,38 @@ impl MacTable {
         (size_of_val(self.view().buckets) >> 20).max(4)
     }
 
-    /// Removes entries that a lookup can't reach because an earlier slot or their first bucket holds the key too.
+    /// Removes entries that no lookup comes to, or that stand before a static one of their key: left by workers that met.
     fn remove_twins(&self, part: usize, parts: usize) {
-        let n = self.growth.in_use();
-        for slot in self.slots(part, parts) {
-            let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { continue };
-            let bucket = slot / WAYS;
-            let holds = |mut slots: std::ops::Range<usize>, who| {
-                slots.any(|slot| self.entry(slot).is_some_and(|w| w.is_of(who)))
-            };
-            let hash = w.hash(bucket);
-            let first = hash.first(n) * WAYS;
-            if holds(bucket * WAYS..slot, w) || w.is_in_second() && holds(first..first + WAYS, Word::in_first(hash)) {
-                self.clear(slot, w);
-            }
+        let _still = self.hold_still();
+        if self.growth.in_use_before().is_some() {
+            return;
         }
+        let twins: Vec<usize> = self.slots(part, parts).filter(|slot| self.is_twin(*slot)).collect();
+        // Asked again: one that was just being moved had a copy.
+        for slot in twins.into_iter().filter(|slot| self.is_twin(*slot)) {
+            self.clear_if(slot, |w| !w.is(State::Static));
+        }
+    }
+
+    /// Whether a slot's learned entry is not where it is looked for, or not the first of its key. Of a static one it
+    /// removes the learned ones.
+    fn is_twin(&self, slot: usize) -> bool {
+        let (bucket, n) = (slot / WAYS, self.growth.in_use());
+        let Some(w) = self.entry(slot) else { return false };
+        let hash = w.hash(bucket);
+        let (first, second) = (hash.first(n), hash.second(n));
+        let is_stray = bucket != if w.is_in_second() { second } else { first };
+        if w.is(State::Static) {
+            if is_stray {
+                self.move_strangers(bucket);
+            }
+            self.remove_if(hash, |w| !w.is(State::Static));
+            return false;
+        }
+        let holds = |bucket: usize, ways: usize, who| {
+            (bucket * WAYS..bucket * WAYS + ways).any(|slot| self.entry(slot).is_some_and(|w| w.is_of(who)))
+        };
+        is_stray || holds(bucket, slot % WAYS, w) || w.is_in_second() && holds(first, WAYS, Word::in_first(hash))
     }
 }
 

@@ -65,7 +65,7 @@ impl Hash {
 /// By how much both buckets differ, for those bits of a hash that an entry's word has.
 #[inline(always)]
 fn apart(rest: u64) -> usize {
-    // The golden ratio's bits; the product's upper ones depend on all of `rest`, which nobody can foretell.
+    // The golden ratio's bits; the product's upper ones depend on nearly all of `rest`, which nobody can foretell.
     (rest.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 

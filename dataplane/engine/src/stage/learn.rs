@@ -50,6 +50,10 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
         return Ok(false);
     }
     if cx.trace.is_some() {
+        if cx.macs.is_static(m.src_hash) {
+            cx.tell("learn", || format!("{} is static: nothing is learned of it", m.src.mac()));
+            return Ok(false);
+        }
         let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.mac_limit.map(|l| l.limit));
         cx.tell("learn", || match too_many {
             false => format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name),
