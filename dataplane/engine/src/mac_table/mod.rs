@@ -442,12 +442,16 @@ impl MacTable {
 
     /// Puts `to` in the place of `from`; `false` if another writer was faster.
     fn change(&self, slot: usize, from: Word, to: Word) -> bool {
-        let [losing, winning] = [from, to].map(|w| &self.per_port[w.port().get()]);
+        let moves = from.port() != to.port();
         // Counted first: whoever changes it next finds it counted.
-        winning.fetch_add(1, Relaxed);
+        if moves {
+            self.per_port[to.port().get()].fetch_add(1, Relaxed);
+        }
         let changed = self.cell(slot).compare_exchange(from.0, to.0, AcqRel, Relaxed).is_ok();
-        let less = if changed { losing } else { winning };
-        less.fetch_sub(1, Relaxed);
+        if moves {
+            let less = if changed { from } else { to };
+            self.per_port[less.port().get()].fetch_sub(1, Relaxed);
+        }
         changed
     }
 
