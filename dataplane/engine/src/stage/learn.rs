@@ -13,28 +13,49 @@ use crate::{
     tunnel::Role,
 };
 
-/// Of the frames of `unknown`, those that go no further; and whether an address is elsewhere now than before.
+/// Of the frames of `unknown`, those that go no further; and whether one of the burst is to an address that is elsewhere now
+/// than before.
 #[inline(always)]
 pub(crate) fn run<F>(
+    cx: &Context<'_>,
+    port: &Port,
+    meta: &mut [Meta],
+    unknown: Mask,
+    out: &mut impl Output<F>,
+) -> (Refused, bool) {
+    if unknown == 0 { (Refused::NONE, false) } else { learn_each(cx, port, meta, unknown, out) }
+}
+
+#[inline(never)]
+fn learn_each<F>(
     cx: &Context<'_>,
     port: &Port,
     meta: &mut [Meta],
     mut unknown: Mask,
     out: &mut impl Output<F>,
 ) -> (Refused, bool) {
-    let (mut refused, mut changed) = (Refused::NONE, false);
+    let (mut refused, mut is_asked, mut news) = (Refused::NONE, false, None);
     while unknown != 0 {
         let i = unknown.trailing_zeros() as usize;
+        unknown &= unknown - 1;
+        // Who is new talks on: what follows of it is known by now.
+        if news == Some(meta[i].src_hash) {
+            continue;
+        }
         match learn(cx, port, &meta[i], out) {
-            Ok(news) => changed |= news,
+            Ok(true) => {
+                let hash = meta[i].src_hash;
+                is_asked |= meta.iter().any(|m| m.dst_hash == hash);
+                news = Some(hash);
+            }
+            Ok(false) => {}
             Err(reason) => {
                 meta[i].fate = Fate::drop(reason);
                 refused.add(i);
             }
         }
-        unknown &= unknown - 1;
     }
-    (refused, changed)
+    (refused, is_asked)
 }
 
 /// Whether it is elsewhere now than before.

@@ -11,9 +11,15 @@ use crate::{
 /// Decides the fates of those that `seen` has as missing. Whether every frame's is the same.
 #[inline(always)]
 pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Seen) -> bool {
+    // Many of a burst are for the same.
+    let mut last = None;
     while seen.missing != 0 {
         let m = &mut meta[seen.missing.trailing_zeros() as usize];
-        m.fate = look_again(cx, port, m);
+        m.fate = match last {
+            Some((hash, fate)) if hash == m.dst_hash => fate,
+            _ => look_again(cx, port, m),
+        };
+        last = Some((m.dst_hash, m.fate));
         seen.add(m.fate);
         seen.missing &= seen.missing - 1;
     }
