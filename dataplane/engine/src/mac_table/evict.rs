@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Hash, MacTable, State, WAYS, Word};
+use super::{Hash, MacTable, State, Word, slots_of};
 use crate::PortIdx;
 
 /// Entries looked at for one to evict when the table is at its capacity, a random sample of it: a port with a large
@@ -35,7 +35,7 @@ impl MacTable {
         let own = self.per_port[port.get()].load(Relaxed);
         // By (entries of the port that pays, age): the largest pays, with its oldest, as far as sweeps tell.
         let mut worst: Option<((u32, u32), usize, Word)> = None;
-        let slots = buckets.flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
+        let slots = buckets.flat_map(slots_of);
         for (slot, w) in slots.filter_map(|slot| Some((slot, self.entry(slot)?))).take(SAMPLE) {
             let holds = self.per_port[w.port().get()].load(Relaxed);
             if w.is(State::Static) || (w.port() != port && holds <= own) {

@@ -14,7 +14,7 @@ use std::sync::atomic::{
 };
 
 use super::{
-    MacTable, WAYS,
+    MacTable, WAYS, slots_of,
     word::{LEAST_BITS, State, Word},
 };
 
@@ -151,10 +151,10 @@ impl MacTable {
     /// Moves the entries of `bucket` that belong elsewhere now.
     pub(super) fn move_strangers(&self, bucket: usize) {
         let n = self.growth.in_use();
-        for slot in bucket * WAYS..(bucket + 1) * WAYS {
+        for slot in slots_of(bucket) {
             let Some(w) = self.entry(slot) else { continue };
             let hash = w.hash(bucket);
-            if bucket == if w.is_in_second() { hash.second(n) } else { hash.first(n) } {
+            if bucket == w.home(hash, n) {
                 continue;
             }
             match self.place(hash, w, self.stamp(slot)) {
@@ -170,8 +170,8 @@ impl MacTable {
     /// the sweep tries again.
     fn move_static(&self, slot: usize, w: Word) {
         let (hash, n) = (w.hash(slot / WAYS), self.growth.in_use());
-        for (bucket, who) in [(hash.first(n), Word::in_first(hash)), (hash.second(n), Word::in_second(hash))] {
-            for other in bucket * WAYS..(bucket + 1) * WAYS {
+        for (bucket, who) in hash.homes(n) {
+            for other in slots_of(bucket) {
                 let copied = w.about(who);
                 if self.clear_if(other, |w| !w.is(State::Static))
                     && let Some(copy) = self.fill(bucket, copied, None)

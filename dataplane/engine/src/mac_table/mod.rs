@@ -35,10 +35,13 @@ mod tests;
 mod view;
 mod word;
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed},
-    fence,
+use std::{
+    ops::Range,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+        fence,
+    },
 };
 
 use crate::{
@@ -131,6 +134,11 @@ pub struct Statistics {
     pub refused_full: u64,
     /// Addresses not learned because their port was at its limit.
     pub refused_limit: u64,
+}
+
+/// The slots of a bucket.
+fn slots_of(bucket: usize) -> Range<usize> {
+    bucket * WAYS..(bucket + 1) * WAYS
 }
 
 /// See the module.
@@ -226,7 +234,7 @@ impl MacTable {
 
     /// Notes that the key of `hash` sends from `port`. `limit`: the most addresses the port may have learned.
     pub fn learn(&self, hash: Hash, port: PortIdx, limit: Option<u32>) -> Learned {
-        let fresh = Word::anybody(port, State::Seen).of(hash);
+        let fresh = Word::anybody(port, State::Seen).about(Word::in_first(hash));
         let mut searches = 1..SEARCHES;
         while let Some((slot, w)) = self.find_anywhere(hash) {
             if w.is(State::Static) {
@@ -289,8 +297,8 @@ impl MacTable {
     /// Where the key of `hash` may be, by bucket, and what its entry there has in common with others of it: two of now, and
     /// two of before while the table grows.
     fn candidates(&self, hash: Hash) -> impl Iterator<Item = (usize, Word)> {
-        let both = move |n| [(hash.first(n), Word::in_first(hash)), (hash.second(n), Word::in_second(hash))];
-        [Some(self.growth.in_use()), self.growth.in_use_before()].into_iter().flatten().flat_map(both)
+        let numbers = [Some(self.growth.in_use()), self.growth.in_use_before()];
+        numbers.into_iter().flatten().flat_map(move |n| hash.homes(n))
     }
 
     /// Searches the same, and again if an entry was moved meanwhile: it may have gone from where nobody had looked yet to
@@ -324,7 +332,7 @@ impl MacTable {
     pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
         let _still = self.hold_still();
         let hash = self.hash(key);
-        let wanted = Word::anybody(port, State::Static).of(hash);
+        let wanted = Word::anybody(port, State::Static).about(Word::in_first(hash));
         loop {
             let Some((slot, w)) = self.find_anywhere(hash) else {
                 if !self.insert(hash, wanted) {
@@ -352,7 +360,7 @@ impl MacTable {
         self.until_nothing_moves(|| {
             let mut removed = 0;
             for (bucket, who) in self.candidates(hash) {
-                for slot in bucket * WAYS..(bucket + 1) * WAYS {
+                for slot in slots_of(bucket) {
                     removed += u64::from(self.clear_if(slot, |w| w.is_of(who) && matches(w)));
                 }
             }
@@ -409,7 +417,7 @@ impl MacTable {
     fn place(&self, hash: Hash, word: Word, stamp: Option<u32>) -> Option<(usize, Word)> {
         for _ in 0..2 {
             let n = self.growth.in_use();
-            for (bucket, who) in [(hash.first(n), Word::in_first(hash)), (hash.second(n), Word::in_second(hash))] {
+            for (bucket, who) in hash.homes(n) {
                 if let Some(slot) = self.fill(bucket, word.about(who), stamp) {
                     return Some((slot, word.about(who)));
                 }
@@ -460,7 +468,7 @@ impl MacTable {
         // Counted first: whoever clears it at once finds it counted.
         self.total.fetch_add(1, Relaxed);
         self.per_port[word.port().get()].fetch_add(1, Relaxed);
-        let filled = (bucket * WAYS..(bucket + 1) * WAYS).find(|slot| {
+        let filled = slots_of(bucket).find(|slot| {
             let cell = self.cell(*slot);
             if cell.load(Relaxed) != Word::NONE.0 {
                 return false;
@@ -530,7 +538,7 @@ impl MacTable {
     fn make_room(&self, hash: Hash) -> bool {
         let n = self.growth.in_use();
         for bucket in [hash.first(n), hash.second(n)] {
-            for slot in bucket * WAYS..(bucket + 1) * WAYS {
+            for slot in slots_of(bucket) {
                 let Some(w) = self.entry(slot) else { continue };
                 let h = w.hash(bucket);
                 let (other, who) = match w.is_in_second() {

@@ -1,8 +1,8 @@
 //! What is done to the table off the workers' cores: ageing, flushing, listing.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{ops::Range, sync::atomic::Ordering::Relaxed};
 
-use super::{MacTable, State, WAYS, Word};
+use super::{MacTable, State, WAYS, Word, slots_of};
 use crate::{MacAddr, PortIdx, SegmentId};
 
 /// One address, as a list shows it.
@@ -22,7 +22,7 @@ pub struct Entry {
 
 impl MacTable {
     /// The slots of the `part`-th of `parts` equal parts of the table (at least 1).
-    fn slots(&self, part: usize, parts: usize) -> std::ops::Range<usize> {
+    fn slots(&self, part: usize, parts: usize) -> Range<usize> {
         let slots = self.growth.in_use() * WAYS;
         let size = slots.div_ceil(parts.max(1));
         (part * size).min(slots)..((part + 1) * size).min(slots)
@@ -107,6 +107,11 @@ impl MacTable {
         if self.growth.in_use_before().is_some() {
             return;
         }
+        for slot in self.slots(part, parts) {
+            if let Some(w) = self.entry(slot).filter(|w| w.is(State::Static)) {
+                self.put_right(slot, w);
+            }
+        }
         let twins: Vec<usize> = self.slots(part, parts).filter(|slot| self.is_twin(*slot)).collect();
         // Asked again: one that was just being moved had a copy.
         for slot in twins.into_iter().filter(|slot| self.is_twin(*slot)) {
@@ -114,25 +119,25 @@ impl MacTable {
         }
     }
 
-    /// Whether a slot's learned entry is not where it is looked for, or not the first of its key. Of a static one it
-    /// removes the learned ones.
+    /// Brings a static entry to where it is looked for, and removes learned ones of its key.
+    fn put_right(&self, slot: usize, w: Word) {
+        let (bucket, n) = (slot / WAYS, self.growth.in_use());
+        let hash = w.hash(bucket);
+        if bucket != w.home(hash, n) {
+            self.move_strangers(bucket);
+        }
+        self.remove_if(hash, |w| !w.is(State::Static));
+    }
+
+    /// Whether a slot's entry is a learned one that is not where it is looked for, or not the first of its key.
     fn is_twin(&self, slot: usize) -> bool {
         let (bucket, n) = (slot / WAYS, self.growth.in_use());
-        let Some(w) = self.entry(slot) else { return false };
+        let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { return false };
         let hash = w.hash(bucket);
-        let (first, second) = (hash.first(n), hash.second(n));
-        let is_stray = bucket != if w.is_in_second() { second } else { first };
-        if w.is(State::Static) {
-            if is_stray {
-                self.move_strangers(bucket);
-            }
-            self.remove_if(hash, |w| !w.is(State::Static));
-            return false;
-        }
-        let holds = |bucket: usize, ways: usize, who| {
-            (bucket * WAYS..bucket * WAYS + ways).any(|slot| self.entry(slot).is_some_and(|w| w.is_of(who)))
-        };
-        is_stray || holds(bucket, slot % WAYS, w) || w.is_in_second() && holds(first, WAYS, Word::in_first(hash))
+        let holds = |mut slots: Range<usize>, who| slots.any(|slot| self.entry(slot).is_some_and(|w| w.is_of(who)));
+        bucket != w.home(hash, n)
+            || holds(bucket * WAYS..slot, w)
+            || w.is_in_second() && holds(slots_of(hash.first(n)), Word::in_first(hash))
     }
 }
 

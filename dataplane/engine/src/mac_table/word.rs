@@ -60,6 +60,12 @@ impl Hash {
     pub(super) fn second(self, n: usize) -> usize {
         (self.0 as usize ^ apart(self.0 & !PLACE)) & (n - 1)
     }
+
+    /// Both buckets of `n`, in the order in which they are searched, and what its entries there have in common.
+    #[inline(always)]
+    pub(super) fn homes(self, n: usize) -> [(usize, Word); 2] {
+        [(self.first(n), Word::in_first(self)), (self.second(n), Word::in_second(self))]
+    }
 }
 
 /// By how much both buckets differ, for those bits of a hash that an entry's word has.
@@ -102,19 +108,13 @@ impl Word {
     /// The same in its second bucket.
     #[inline(always)]
     pub(super) fn in_second(hash: Hash) -> Self {
-        Word(hash.0 & !PLACE | SECOND)
+        Word(hash.0 & Self::OF_HASH | SECOND)
     }
 
-    /// Who is at `port`, whoever that is, to be filled in by [`Word::of`].
+    /// Who is at `port`, whoever that is, to be filled in by [`Word::about`].
     #[inline(always)]
     pub(super) fn anybody(port: PortIdx, state: State) -> Self {
         Word((port.get() as u64) << PORT | (state as u64) << STATE)
-    }
-
-    /// The entry of `hash` in its first bucket, with port and state of this one.
-    #[inline(always)]
-    pub(super) fn of(self, hash: Hash) -> Self {
-        Word(self.0 & PLACE & !SECOND | hash.0 & !PLACE)
     }
 
     /// The entry of whom `who` is, with port and state of this one.
@@ -137,6 +137,11 @@ impl Word {
         let rest = self.0 & !PLACE;
         let name = bucket ^ if self.is_in_second() { apart(rest) } else { 0 };
         Hash(rest | name as u64 & PLACE)
+    }
+
+    /// The bucket of `n` in which an entry of `hash` like this one belongs.
+    pub(super) fn home(self, hash: Hash, n: usize) -> usize {
+        if self.is_in_second() { hash.second(n) } else { hash.first(n) }
     }
 
     #[inline(always)]
@@ -166,11 +171,9 @@ mod tests {
             let seed = seed.map(|s| s | 1);
             let (hash, n) = (Hash::of(Key(key), seed), 1 << bits);
             let port = PortIdx::new(port).unwrap();
-            let word = Word::anybody(port, State::Seen).of(hash).with(State::Static);
+            let word = Word::anybody(port, State::Seen).about(Word::in_first(hash)).with(State::Static);
             let second = word.about(Word::in_second(hash));
-            for (word, bucket, who) in
-                [(word, hash.first(n), Word::in_first(hash)), (second, hash.second(n), Word::in_second(hash))]
-            {
+            for (word, (bucket, who)) in [word, second].into_iter().zip(hash.homes(n)) {
                 prop_assert!(word.is_of(who) && word.is(State::Static) && word.port() == port);
                 prop_assert_eq!(word.hash(bucket), hash);
                 prop_assert_eq!(word.hash(bucket).key(seed.map(inverse)), Key(key));
