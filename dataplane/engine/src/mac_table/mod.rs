@@ -4,7 +4,8 @@
 //! **Shape.** Buckets of one cache line: eight entries of one word. An entry lives in one of two buckets that its
 //! hash names; the second is read only when the first does not hold it, which is one time in hundreds. There are at least twice as
 //! many slots as the table's capacity, so that two buckets are hardly ever full together; when
-//! they are, one resident moves to its other bucket.
+//! they are, one resident moves to its other bucket. The sweep brings back to its first bucket who finds room there by now,
+//! as after the table grew.
 //!
 //! **One word** has all: MAC and segment have 64 bits, and so has their hash, which can be undone. Its bits that name
 //! the bucket need not be kept in the entry: in their place are port and state. See `word.rs`. So an entry is
@@ -537,23 +538,20 @@ impl MacTable {
     /// Moves one resident of either bucket to its other bucket, if that has a free slot.
     fn make_room(&self, hash: Hash) -> bool {
         let n = self.growth.in_use();
-        for bucket in [hash.first(n), hash.second(n)] {
-            for slot in slots_of(bucket) {
-                let Some(w) = self.entry(slot) else { continue };
-                let h = w.hash(bucket);
-                let (other, who) = match w.is_in_second() {
-                    true => (h.first(n), Word::in_first(h)),
-                    false => (h.second(n), Word::in_second(h)),
-                };
-                let copied = w.about(who);
-                if other != bucket
-                    && let Some(copy) = self.fill(other, copied, self.stamp(slot))
-                {
-                    self.give_up(slot, w, (copy, copied));
-                    return true;
-                }
-            }
+        let mut slots = [hash.first(n), hash.second(n)].into_iter().flat_map(slots_of);
+        slots.any(|slot| self.entry(slot).is_some_and(|w| self.move_over(slot, w)))
+    }
+
+    /// Moves the entry `w` of a slot to its other bucket, if that has a free slot.
+    fn move_over(&self, slot: usize, w: Word) -> bool {
+        let (bucket, n) = (slot / WAYS, self.growth.in_use());
+        let homes = w.hash(bucket).homes(n);
+        let (other, who) = homes[usize::from(!w.is_in_second())];
+        let copied = w.about(who);
+        let copy = if other != bucket { self.fill(other, copied, self.stamp(slot)) } else { None };
+        if let Some(copy) = copy {
+            self.give_up(slot, w, (copy, copied));
         }
-        false
+        copy.is_some()
     }
 }

@@ -92,7 +92,7 @@ impl MacTable {
             }
         }
         self.aged.fetch_add(aged, Relaxed);
-        self.remove_twins(part, parts);
+        self.tidy(part, parts);
         aged
     }
 
@@ -102,7 +102,8 @@ impl MacTable {
     }
 
     /// Removes entries that no lookup comes to, or that stand before a static one of their key: left by workers that met.
-    fn remove_twins(&self, part: usize, parts: usize) {
+    /// Brings others home to their first buckets, where a glance finds them, as far as there is room by now.
+    fn tidy(&self, part: usize, parts: usize) {
         let _still = self.hold_still();
         if self.growth.in_use_before().is_some() {
             return;
@@ -116,6 +117,11 @@ impl MacTable {
         // Asked again: one that was just being moved had a copy.
         for slot in twins.into_iter().filter(|slot| self.is_twin(*slot)) {
             self.clear_if(slot, |w| !w.is(State::Static));
+        }
+        for slot in self.slots(part, parts) {
+            if let Some(w) = self.entry(slot).filter(|w| w.is_in_second()) {
+                self.move_over(slot, w);
+            }
         }
     }
 

@@ -103,7 +103,8 @@ fn growing_hides_nobody() {
         assert!(glance.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
         glances += u64::from(glance.is_some());
     }
-    assert!(glances > 290_000, "{glances} of 300,000 found at a glance");
+    // The sweep brought home who had found the table full, before it doubled.
+    assert!(glances > 299_700, "{glances} of 300,000 found at a glance");
     let s = t.statistics();
     assert_eq!((s.entries, s.evictions), (300_000, 0));
 }
