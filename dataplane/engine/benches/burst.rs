@@ -1,4 +1,4 @@
-//! Nanoseconds for a burst of 64 frames through the engine, by scenario and address pairs:
+//! Nanoseconds for a burst of 128 frames through the engine, by scenario and address pairs:
 //! `cargo bench -p dunlin-engine --bench burst`.
 
 mod scenario;

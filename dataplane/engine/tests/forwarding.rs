@@ -244,7 +244,7 @@ fn numbers_of_segments_stay_and_come_back() {
 fn a_burst_is_more_than_one_frame() {
     let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 2]);
     switch.run(1, (0..BURST as u8).map(|i| HeapFrame::new(frame(0xff, i + 1, &[]))));
-    let sink = switch.run(0, (0..BURST as u8).map(|i| HeapFrame::new(frame(i + 1, 99, &[]))));
+    let sink = switch.run(0, (0..BURST as u8).map(|i| HeapFrame::new(frame(i + 1, 200, &[]))));
     // In their order, each by its own destination.
     let order: Vec<u8> = sink.sent.iter().map(|(_, f)| f[5]).collect();
     assert_eq!(order, (1..=BURST as u8).collect::<Vec<_>>());

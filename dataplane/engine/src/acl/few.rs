@@ -11,9 +11,8 @@ use super::{
     tree::{Asked, Best, EXTRA},
 };
 use crate::{
-    headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, inside, parts, set, those},
+    headers::{COLUMNS, DPORT, ETHERTYPE, Mask, PROTOCOL, SPORT, STATE, VLAN, inside, parts, set, those},
     intrinsics::{Job, Lanes, widest},
-    pipeline::Mask,
 };
 
 /// The longest such list.

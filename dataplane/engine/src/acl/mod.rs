@@ -27,13 +27,12 @@ use std::{
 };
 
 use crate::{
-    BURST, MacAddr,
+    MacAddr,
     counters::Count,
     headers::{
-        Columns, DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT,
-        PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE, VLAN,
+        CHUNK, Columns, DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, Mask,
+        NO_PORT, PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE, VLAN,
     },
-    pipeline::Mask,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 use build::Item;
@@ -388,7 +387,7 @@ impl Acl {
 
     /// The same for one frame.
     pub(crate) fn classify_one(&self, h: &Headers) -> u32 {
-        let mut best: Best = [NONE; BURST];
+        let mut best: Best = [NONE; CHUNK];
         self.classify((&Columns::of(std::slice::from_ref(h)), &|_| *h), 1, &mut best);
         best[0]
     }

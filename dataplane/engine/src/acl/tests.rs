@@ -150,8 +150,8 @@ fn by_reading(rules: &[Rule], h: &Headers) -> (u32, Vec<u32>) {
 fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseError> {
     (0..).zip(&mut rules).for_each(|(n, r)| r.number = n);
     let acl = Acl::new("test", &rules, rules.len(), Action::Allow, 1);
-    for burst in frames.chunks(crate::BURST) {
-        let mut best = [0; crate::BURST];
+    for burst in frames.chunks(crate::headers::CHUNK) {
+        let mut best = [0; crate::headers::CHUNK];
         let read: Words<'_> = (&Columns::of(burst), &|i| burst[i]);
         acl.classify(read, crate::headers::lanes(burst.len()), &mut best);
         for (i, (h, best)) in burst.iter().zip(best).enumerate() {

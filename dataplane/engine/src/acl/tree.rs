@@ -26,10 +26,8 @@ use arrayvec::ArrayVec;
 
 use super::{Match, build::TREES, few::Few};
 use crate::{
-    BURST,
-    headers::{COLUMNS, Columns, Headers, bits},
+    headers::{CHUNK, COLUMNS, Columns, Headers, Mask, bits},
     intrinsics::{Job, LANES, Lanes, widest},
-    pipeline::Mask,
 };
 
 /// No rule.
@@ -101,7 +99,7 @@ pub(super) const EXTRA: u32 = 1 << 31;
 pub(super) const LAST: u32 = 1 << 30;
 
 /// The first rule of each frame of a burst.
-pub(crate) type Best = [u32; BURST];
+pub(crate) type Best = [u32; CHUNK];
 
 /// Frames that rules are found for.
 pub(crate) struct Asked<'a> {
@@ -124,7 +122,7 @@ impl Asked<'_> {
 
     #[inline(always)]
     fn word(&self, word: usize, i: usize) -> u32 {
-        self.columns.word(word)[i & (BURST - 1)]
+        self.columns.word(word)[i & (CHUNK - 1)]
     }
 }
 
@@ -143,7 +141,7 @@ pub(super) fn first(groups: &[Group; 3], asked: &Asked<'_>, of: Mask, best: &mut
 
 impl Tree {
     #[inline(always)]
-    fn columns<'a>(&self, asked: &Asked<'a>) -> ArrayVec<&'a [u32; BURST], COLUMNS> {
+    fn columns<'a>(&self, asked: &Asked<'a>) -> ArrayVec<&'a [u32; CHUNK], COLUMNS> {
         let mut columns = ArrayVec::new();
         for word in &self.words {
             columns.push(asked.columns.word(usize::from(*word)));
@@ -156,7 +154,7 @@ impl Group {
     /// Fills `best` for frames that are all of its family.
     fn first(&self, asked: &Asked<'_>, of: Mask, best: &mut Best) {
         for tree in &self.trees {
-            let mut at = [tree.root; BURST];
+            let mut at = [tree.root; CHUNK];
             // Each by itself: together they had too few registers.
             widest(Descend { group: self, asked, of, at: &mut at });
             widest(Scan { group: self, asked, of, at: &at, tree, best });
@@ -181,7 +179,7 @@ impl Group {
     #[inline(always)]
     fn scan<L: Lanes>(
         &self,
-        (mut row, columns): (usize, &[&[u32; BURST]]),
+        (mut row, columns): (usize, &[&[u32; CHUNK]]),
         asked: &Asked<'_>,
         i: usize,
         mut each: impl FnMut(u32) -> bool,
@@ -225,7 +223,7 @@ struct Descend<'a, 'b> {
     group: &'a Group,
     asked: &'a Asked<'b>,
     of: Mask,
-    at: &'a mut [To; BURST],
+    at: &'a mut [To; CHUNK],
 }
 
 impl Job for Descend<'_, '_> {
@@ -236,7 +234,7 @@ impl Job for Descend<'_, '_> {
             return;
         }
         let (node, word) = group.node(at[0]);
-        let mut reached = [0; BURST];
+        let mut reached = [0; CHUNK];
         for bound in &node.bounds[..LANES - 1] {
             for (reached, x) in reached.iter_mut().zip(asked.columns.word(word)) {
                 *reached += u32::from(bound <= x);
@@ -258,7 +256,7 @@ struct Scan<'a, 'b> {
     group: &'a Group,
     asked: &'a Asked<'b>,
     of: Mask,
-    at: &'a [To; BURST],
+    at: &'a [To; CHUNK],
     tree: &'a Tree,
     best: &'a mut Best,
 }
@@ -279,7 +277,7 @@ impl Job for Scan<'_, '_> {
 
 impl Scan<'_, '_> {
     #[inline(always)]
-    fn compare<L: Lanes>(self, columns: &[&[u32; BURST]]) {
+    fn compare<L: Lanes>(self, columns: &[&[u32; CHUNK]]) {
         for i in bits(self.of) {
             if let Some(row) = self.at[i].leaf() {
                 self.group.scan::<L>((row, columns), self.asked, i, |id| {

@@ -15,14 +15,15 @@ use super::{
     key::{Keys, between6},
 };
 use crate::{
-    BURST, Frame, PortIdx,
+    Frame, PortIdx,
     conntrack::{
         table::{Slot, Table},
         tcp::{self, Fit, Segment, What},
     },
-    headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts, those},
+    headers::{
+        CHUNK, DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, Mask, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts, those,
+    },
     intrinsics::{Job, LANES, Lanes, widest},
-    pipeline::Mask,
     stage::egress::overhead,
 };
 
@@ -53,7 +54,7 @@ impl Conntrack {
     /// Finds the connections of plain frames that go on, and says which frames those are. What goes on whatever the lists
     /// say is taken in at once; otherwise that is left to [`Conntrack::advance_all`].
     #[inline(always)]
-    pub(crate) fn find_all<F: Frame>(&self, wanted: &Wanted<'_, '_, F>, going: &mut ArrayVec<Going, BURST>) -> Mask {
+    pub(crate) fn find_all<F: Frame>(&self, wanted: &Wanted<'_, '_, F>, going: &mut ArrayVec<Going, CHUNK>) -> Mask {
         let mut known = 0;
         for family in [Family::V4, Family::V6] {
             if wanted.of & wanted.heads.columns.of_family(family as usize) != 0 {
@@ -78,7 +79,7 @@ struct Find<'a, 'b, 'c, F> {
     all: &'a Conntrack,
     wanted: &'a Wanted<'b, 'c, F>,
     family: Family,
-    going: &'a mut ArrayVec<Going, BURST>,
+    going: &'a mut ArrayVec<Going, CHUNK>,
     known: &'a mut Mask,
 }
 
@@ -97,7 +98,7 @@ impl<F: Frame> Job for Find<'_, '_, '_, F> {
 impl<F: Frame> Find<'_, '_, '_, F> {
     /// The plain frames, but for those behind others of what may be the same connection.
     #[inline(always)]
-    fn plain<L: Lanes>(&self, of: Mask, hashes: &[u64; BURST]) -> Mask {
+    fn plain<L: Lanes>(&self, of: Mask, hashes: &[u64; CHUNK]) -> Mask {
         let is_plain = self.wanted.heads.columns.plain();
         // Type and code of ICMP are no ports.
         let mut plain = of & is_plain & !self.with::<L>(ICMP) & !self.with::<L>(ICMPV6);
@@ -119,7 +120,7 @@ impl<F: Frame> Find<'_, '_, '_, F> {
 
     #[inline(always)]
     fn keys_v4<L: Lanes>(&self, of: Mask) -> Keys<3> {
-        let mut whose = [0; BURST];
+        let mut whose = [0; CHUNK];
         for i in bits(of) {
             whose[i] = self.zone(i).bits();
         }
@@ -147,7 +148,7 @@ impl<F: Frame> Find<'_, '_, '_, F> {
         let Wanted { heads, filter, goes_on, .. } = *self.wanted;
         let of = self.plain::<L>(of, &keys.hashes);
         let at = ask::<L, K>(table, of, keys);
-        let (mut slots, mut flags) = ([Slot::NONE; BURST], [0; BURST]);
+        let (mut slots, mut flags) = ([Slot::NONE; CHUNK], [0; CHUNK]);
         let (mut known, mut news) = (0, 0);
         for i in bits(of) {
             let (slot, what, is_there) = table.look(at[i], |w| keys.words[w][i]);
@@ -205,8 +206,8 @@ fn from(i: usize) -> Mask {
 
 /// Where what is asked for is likely: their entries were asked for.
 #[inline(always)]
-fn ask<L: Lanes, const K: usize>(table: &Table<K>, of: Mask, keys: &Keys<K>) -> [u32; BURST] {
-    let (mut at, mut signatures) = ([0; BURST], [0; BURST]);
+fn ask<L: Lanes, const K: usize>(table: &Table<K>, of: Mask, keys: &Keys<K>) -> [u32; CHUNK] {
+    let (mut at, mut signatures) = ([0; CHUNK], [0; CHUNK]);
     for from in (0..parts(of)).map(|p| p * LANES) {
         for i in from..from + LANES {
             (at[i], signatures[i]) = table.likely(keys.hashes[i]);

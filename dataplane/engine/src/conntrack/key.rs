@@ -6,22 +6,20 @@
 
 use super::Zone;
 use crate::{
-    BURST,
-    headers::{Columns, DPORT, DST, PROTOCOL, SPORT, SRC},
+    headers::{CHUNK, Columns, DPORT, DST, Mask, PROTOCOL, SPORT, SRC},
     intrinsics::{LANES, Lanes},
-    pipeline::Mask,
 };
 
 /// The keys of the frames of a burst, word by word.
 pub(super) struct Keys<const K: usize> {
-    pub words: [[u64; BURST]; K],
-    pub hashes: [u64; BURST],
+    pub words: [[u64; CHUNK]; K],
+    pub hashes: [u64; CHUNK],
     /// A bit for each frame that the lower end sent.
     pub from_low: Mask,
 }
 
 impl<const K: usize> Keys<K> {
-    pub const ZERO: Self = Keys { words: [[0; BURST]; K], hashes: [0; BURST], from_low: 0 };
+    pub const ZERO: Self = Keys { words: [[0; CHUNK]; K], hashes: [0; CHUNK], from_low: 0 };
 
     /// Of frame `i`.
     #[inline(always)]
@@ -35,7 +33,7 @@ impl<const K: usize> Keys<K> {
 impl Keys<3> {
     /// Of so many [`LANES`] frames of plain IPv4, of whom `whose` says of each.
     #[inline(always)]
-    pub fn make<L: Lanes>(&mut self, parts: usize, columns: &Columns, whose: &[u32; BURST], secrets: &[u64; 2]) {
+    pub fn make<L: Lanes>(&mut self, parts: usize, columns: &Columns, whose: &[u32; CHUNK], secrets: &[u64; 2]) {
         let word = |w: usize| columns.word(w).as_chunks::<LANES>().0;
         let [src, dst, sport, dport, protocol] = [SRC, DST, SPORT, DPORT, PROTOCOL].map(word);
         let [a, b, c] = &mut self.words;

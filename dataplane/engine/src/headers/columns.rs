@@ -1,4 +1,4 @@
-//! The headers of a burst, word by word: what one word is in each frame stands side by side, so that all frames are
+//! The headers of a chunk of a burst, word by word: what one word is in each frame stands side by side, so that all frames are
 //! compared at once.
 //!
 //! Most frames are plain: IPv4 without options, in one piece, or TCP, UDP, SCTP or ICMP right behind IPv6's header, with
@@ -17,21 +17,29 @@ use super::{
     VLAN,
 };
 use crate::{
-    BURST, Frame, SegmentId,
+    Frame, SegmentId,
     acl::state,
     intrinsics::{Job, LANES, Lanes, ROW, widest},
-    pipeline::{Mask, Meta},
+    pipeline::Meta,
     stage::egress::overhead,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
-/// One word of a burst.
+/// The most frames whose headers are read together, and that are filtered together: a burst is filtered in chunks.
+pub(crate) const CHUNK: usize = 64;
+
+/// A bit for each frame of a chunk, the first one lowest.
+pub(crate) type Mask = u64;
+
+const _: () = assert!(CHUNK == Mask::BITS as usize);
+
+/// One word of a chunk.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Column(pub [u32; BURST]);
+pub(crate) struct Column(pub [u32; CHUNK]);
 
 impl Column {
-    const ZERO: Column = Column([0; BURST]);
+    const ZERO: Column = Column([0; CHUNK]);
 }
 
 /// The words of plain IPv4.
@@ -48,8 +56,8 @@ pub(crate) struct Columns {
     /// A bit for each frame whose state says that its connection goes on.
     established: Mask,
     /// All that was read of those that are not, and where that is.
-    rows: ArrayVec<Headers, BURST>,
-    places: [u8; BURST],
+    rows: ArrayVec<Headers, CHUNK>,
+    places: [u8; CHUNK],
 }
 
 impl Columns {
@@ -57,7 +65,7 @@ impl Columns {
     fn new() -> Self {
         let mut words = ArrayVec::new();
         (0..PLAIN).for_each(|_| words.push(Column::ZERO));
-        Columns { words, families: [0; 3], plain: 0, established: 0, rows: ArrayVec::new(), places: [0; BURST] }
+        Columns { words, families: [0; 3], plain: 0, established: 0, rows: ArrayVec::new(), places: [0; CHUNK] }
     }
 
     /// Has all words.
@@ -65,10 +73,10 @@ impl Columns {
         while self.words.try_push(Column::ZERO).is_ok() {}
     }
 
-    /// Of at most [`BURST`] frames whose headers were read before.
+    /// Of at most [`CHUNK`] frames whose headers were read before.
     pub fn of(headers: &[Headers]) -> Self {
         let mut c = Columns::new();
-        for (i, h) in headers.iter().enumerate().take(BURST) {
+        for (i, h) in headers.iter().enumerate().take(CHUNK) {
             c.put(i, h);
         }
         c
@@ -93,7 +101,7 @@ impl Columns {
 
     /// One word of each frame; 0 where no frame has it.
     #[inline(always)]
-    pub fn word(&self, word: usize) -> &[u32; BURST] {
+    pub fn word(&self, word: usize) -> &[u32; CHUNK] {
         match self.words.as_slice().get(word) {
             Some(column) => &column.0,
             None => absent(),
@@ -120,7 +128,7 @@ impl Columns {
     /// A bit for each frame where a word is this.
     #[inline(always)]
     pub fn with<L: Lanes>(&self, word: usize, value: u32) -> Mask {
-        inside::<L>(self.word(word), BURST / LANES, (value, 0))
+        inside::<L>(self.word(word), CHUNK / LANES, (value, 0))
     }
 
     /// The frames whose bits are in `of` are of connections that go on: see [`STATE`].
@@ -199,14 +207,14 @@ impl Columns {
 
 /// Of a word that no frame has: apart, so that it is a branch that is never taken.
 #[cold]
-fn absent() -> &'static [u32; BURST] {
-    &[0; BURST]
+fn absent() -> &'static [u32; CHUNK] {
+    &[0; CHUNK]
 }
 
 /// 32 octets of each of some frames, word by word as they lie in memory.
 type Rows = [[u32; LANES]; ROW / 4];
 
-/// The frames of a burst, and what filters ask of them.
+/// The frames of a chunk, and what filters ask of them.
 pub(crate) struct Heads<'a, F> {
     burst: &'a [F],
     meta: &'a [Meta],
@@ -304,9 +312,9 @@ impl<F: Frame> Job for Read<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Heads { burst, meta, columns, odd, .. } = self.heads;
-        columns.words[ETHERTYPE] = Column([u32::from(ETHERTYPE_IPV4); BURST]);
+        columns.words[ETHERTYPE] = Column([u32::from(ETHERTYPE_IPV4); CHUNK]);
         let mut vlans = Column::ZERO;
-        let n = burst.len().min(meta.len()).min(BURST);
+        let n = burst.len().min(meta.len()).min(CHUNK);
         let mut from = 0;
         while from < n {
             let (mut rows, mut more, mut v6) = ([&[0; ROW]; LANES], [&[0; ROW]; LANES], 0);
@@ -348,15 +356,15 @@ impl<F: Frame> Job for Read<'_, '_, F> {
 /// A bit for each of `n` frames.
 #[inline(always)]
 pub(crate) fn lanes(n: usize) -> Mask {
-    Mask::MAX.checked_shr((BURST - n.min(BURST)) as u32).unwrap_or(0)
+    Mask::MAX.checked_shr((CHUNK - n.min(CHUNK)) as u32).unwrap_or(0)
 }
 
 /// Sets the words of all frames whose bits are in `of`. Not bit by bit: mostly there are many.
 #[inline(always)]
-pub(crate) fn set(words: &mut [u32; BURST], of: Mask, value: u32) {
-    // In halves, because what shifts words of 32 bits does more of them at once.
-    for (part, words) in words.as_chunks_mut::<{ BURST / 2 }>().0.iter_mut().enumerate() {
-        let of = (of >> (part * BURST / 2)) as u32;
+pub(crate) fn set(words: &mut [u32; CHUNK], of: Mask, value: u32) {
+    // In parts, because what shifts words of 32 bits does more of them at once.
+    for (part, words) in words.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let of = (of >> (part * 32)) as u32;
         for (i, word) in words.iter_mut().enumerate() {
             *word = if of >> i & 1 != 0 { value } else { *word };
         }
@@ -365,7 +373,7 @@ pub(crate) fn set(words: &mut [u32; BURST], of: Mask, value: u32) {
 
 /// A bit for each frame whose word is at least `low` and exceeds it by at most `width`, of so many [`LANES`] of them.
 #[inline(always)]
-pub(crate) fn inside<L: Lanes>(column: &[u32; BURST], parts: usize, (low, width): (u32, u32)) -> Mask {
+pub(crate) fn inside<L: Lanes>(column: &[u32; CHUNK], parts: usize, (low, width): (u32, u32)) -> Mask {
     let mut hits = 0;
     for (i, part) in column.as_chunks::<LANES>().0.iter().enumerate().take(parts) {
         hits |= Mask::from(L::inside(part, low, width)) << (i * LANES);
@@ -434,7 +442,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn columns_are_what_reading_finds(frames in vec(on_the_wire(), 1..=BURST)) {
+        fn columns_are_what_reading_finds(frames in vec(on_the_wire(), 1..=CHUNK)) {
             let (frames, meta): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
             let mut heads = Heads::new(&frames, &meta);
             heads.read();

@@ -14,7 +14,7 @@ use crate::{
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     vlan::{TPID_8021AD, TPID_8021Q},
 };
-pub(crate) use columns::{Columns, Heads, bits, inside, lanes, parts, set, those};
+pub(crate) use columns::{CHUNK, Columns, Heads, Mask, bits, inside, lanes, parts, set, those};
 
 /// Words of [`Headers`].
 pub(crate) const WORDS: usize = 20;

@@ -8,7 +8,7 @@ use crate::{
     DropReason, Output, SegmentId,
     frame::MacLearned,
     mac_table::Learned,
-    pipeline::{Context, Fate, Mask, Meta, Refused},
+    pipeline::{Context, Fate, Mask, Meta, Refused, numbers},
     snapshot::Port,
     tunnel::Role,
 };
@@ -31,13 +31,11 @@ fn learn_each<F>(
     cx: &Context<'_>,
     port: &Port,
     meta: &mut [Meta],
-    mut unknown: Mask,
+    unknown: Mask,
     out: &mut impl Output<F>,
 ) -> (Refused, bool) {
     let (mut refused, mut is_asked, mut news) = (Refused::NONE, false, None);
-    while unknown != 0 {
-        let i = unknown.trailing_zeros() as usize;
-        unknown &= unknown - 1;
+    for i in numbers(unknown) {
         // Who is new talks on: what follows of it is known by now.
         if news == Some(meta[i].src_hash) {
             continue;

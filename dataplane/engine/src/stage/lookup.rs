@@ -3,7 +3,7 @@
 
 use crate::{
     DropReason,
-    pipeline::{Context, Fate, Meta},
+    pipeline::{Context, Fate, Meta, numbers},
     snapshot::Port,
     stage::glance::Seen,
 };
@@ -13,15 +13,14 @@ use crate::{
 pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Seen) -> bool {
     // Many of a burst are for the same.
     let mut last = None;
-    while seen.missing != 0 {
-        let m = &mut meta[seen.missing.trailing_zeros() as usize];
+    for i in numbers(seen.missing) {
+        let m = &mut meta[i];
         m.fate = match last {
             Some((hash, fate)) if hash == m.dst_hash => fate,
             _ => look_again(cx, port, m),
         };
         last = Some((m.dst_hash, m.fate));
         seen.add(m.fate);
-        seen.missing &= seen.missing - 1;
     }
     seen.same_fate()
 }

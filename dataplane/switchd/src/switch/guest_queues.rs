@@ -22,7 +22,7 @@ use dunlin_dpdk::{
     port::{DESCRIPTORS, GUEST_DESCRIPTORS, RxQueue, TxQueue},
     steering::{Destination, Rule},
 };
-use dunlin_engine::{BURST, MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
+use dunlin_engine::{MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
 
 use super::{PortSide, Switch, ask, placement::QueueSide};
 use crate::{
@@ -38,8 +38,10 @@ const FRESH: usize = 1024;
 const WALK_AFTER_TICKS: u32 = 20;
 /// Addresses of one port that are looked at in such a walk.
 const WALKED_PER_PORT: u8 = 64;
+/// What some drivers hand out at once at most, however many are asked for.
+const LEAST_BURST: u16 = 32;
 /// Rounds after which what a queue held at the first is through.
-const ROUNDS: u32 = DESCRIPTORS as u32 / BURST as u32 + 1;
+const ROUNDS: u32 = (DESCRIPTORS / LEAST_BURST) as u32 + 1;
 
 /// What is to be looked at for rules next.
 #[derive(Default)]
@@ -465,8 +467,8 @@ impl Switch {
 /// Throws away what came by a queue while it was nobody's: before the device was told what to put there, or after its
 /// last rule went. Its addresses are of that time.
 fn discard(rx: &mut RxQueue) {
-    let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
-    for _ in 0..=usize::from(GUEST_DESCRIPTORS) / BURST {
+    let mut burst: ArrayVec<Mbuf, { LEAST_BURST as usize }> = ArrayVec::new();
+    for _ in 0..=GUEST_DESCRIPTORS / LEAST_BURST {
         if rx.receive(&mut burst) == 0 {
             break;
         }

@@ -2,7 +2,7 @@
 //! look at the port where nothing of it is configured, and where frames of a burst leave by several ports of which any
 //! on the host filters, one look at each frame's.
 //!
-//! 1. The headers of the whole burst are read, word by word ([`Heads`]).
+//! 1. The headers of up to [`CHUNK`] frames are read, word by word ([`Heads`]).
 //! 2. What the station may not send is refused.
 //! 3. Where a rule asks for it, each frame's connection is looked up (`sessions.rs`).
 //! 4. Each list classifies the frames that are left.
@@ -15,13 +15,15 @@ use std::{slice::from_ref, sync::Arc};
 use arrayvec::ArrayVec;
 
 use crate::{
-    BURST, DropReason, Frame, Output, SegmentId,
+    DropReason, Frame, Output, SegmentId,
     acl::{Acl, Action, Best, Decision, NONE, Words},
     conntrack::Zone,
     filter::{Filter, Lists},
     frame::Logged,
-    headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those},
-    pipeline::{Context, Fate, Mask, Meta, Refused, Verdict},
+    headers::{
+        CHUNK, DPORT, FRAGMENT, Family, Headers, Heads, Mask, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those,
+    },
+    pipeline::{Context, Fate, Meta, Refused, Verdict},
     security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
     stage::{
@@ -54,21 +56,28 @@ impl Way {
     }
 }
 
-/// What became of the frames of a burst.
+/// What became of the frames of a chunk.
 struct Outcome {
-    refused: Refused,
-    reasons: [DropReason; BURST],
+    refused: Mask,
+    reasons: [DropReason; CHUNK],
     /// Those whose sender is to be told.
-    rejected: Refused,
+    rejected: Mask,
 }
 
 impl Outcome {
-    const NONE: Outcome =
-        Outcome { refused: Refused::NONE, reasons: [DropReason::AclDenied; BURST], rejected: Refused::NONE };
+    const NONE: Outcome = Outcome { refused: 0, reasons: [DropReason::AclDenied; CHUNK], rejected: 0 };
 
     fn refuse(&mut self, i: usize, reason: DropReason) {
-        self.refused.add(i);
+        self.refused |= 1 << i;
         self.reasons[i] = reason;
+    }
+
+    fn is_refused(&self, i: usize) -> bool {
+        self.refused >> i & 1 != 0
+    }
+
+    fn is_rejected(&self, i: usize) -> bool {
+        self.rejected >> i & 1 != 0
     }
 }
 
@@ -82,17 +91,21 @@ pub(crate) fn ingress<F: Frame>(
     meta: &mut [Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
-    let mut outcome = Outcome::NONE;
-    let mut heads = Heads::new(burst, meta);
-    heads.read();
-    run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
-    for i in bits(outcome.refused.bits()) {
-        if outcome.rejected.has(i) {
-            tell_sender(cx, (port, port), &burst[i], &meta[i], out);
+    let mut refused = Refused::NONE;
+    for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks_mut(CHUNK)).enumerate() {
+        let mut outcome = Outcome::NONE;
+        let mut heads = Heads::new(burst, meta);
+        heads.read();
+        run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
+        for i in bits(outcome.refused) {
+            if outcome.is_rejected(i) {
+                tell_sender(cx, (port, port), &burst[i], &meta[i], out);
+            }
+            meta[i].fate = Fate::drop(outcome.reasons[i]);
         }
-        meta[i].fate = Fate::drop(outcome.reasons[i]);
+        refused.add_chunk(chunk, outcome.refused);
     }
-    outcome.refused
+    refused
 }
 
 /// Drops what may not leave by `to` of a burst of one class.
@@ -105,13 +118,17 @@ pub(crate) fn egress_burst<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) {
-    let mut outcome = Outcome::NONE;
-    let mut heads = Heads::new(burst, meta);
-    heads.read();
-    egress(cx, (from, to, filter), lanes(burst.len()), &mut heads, &mut outcome, out);
-    if outcome.refused != Refused::NONE {
+    let mut refused = Refused::NONE;
+    for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
+        let mut outcome = Outcome::NONE;
+        let mut heads = Heads::new(burst, meta);
+        heads.read();
+        egress(cx, (from, to, filter), lanes(burst.len()), &mut heads, &mut outcome, out);
+        refused.add_chunk(chunk, outcome.refused);
+    }
+    if refused != Refused::NONE {
         let mut i = 0..;
-        burst.retain(|_| i.next().is_some_and(|i| !outcome.refused.has(i)));
+        burst.retain(|_| i.next().is_some_and(|i| !refused.has(i)));
     }
 }
 
@@ -124,11 +141,21 @@ pub(crate) fn egress_each<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
+    let mut refused = Refused::NONE;
+    for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
+        refused.add_chunk(chunk, egress_chunk(cx, from, burst, meta, out));
+    }
+    refused
+}
+
+/// The same of a chunk.
+#[inline(always)]
+fn egress_chunk<F: Frame>(cx: &Context<'_>, from: &Port, burst: &[F], meta: &[Meta], out: &mut impl Output<F>) -> Mask {
     let port = |i: usize| match meta[i].fate.verdict() {
         Verdict::Unicast(to) => cx.snapshot.port(to).and_then(|to| Some((to, to.filter_for(from)?))),
         _ => None,
     };
-    let mut asked = ArrayVec::<_, BURST>::new();
+    let mut asked = ArrayVec::<_, CHUNK>::new();
     let mut left = those(lanes(burst.len()), |i| port(i).is_some());
     while left != 0 {
         // Those to one port together.
@@ -172,7 +199,7 @@ pub(crate) fn egress_flooded<'a, F: Frame>(
     });
     let mut outcome = Outcome::NONE;
     run(cx, (to, filter, Way::Out), 1, heads, &mut outcome, out);
-    if outcome.refused.has(0) { Err(outcome.reasons[0]) } else { Ok(()) }
+    if outcome.is_refused(0) { Err(outcome.reasons[0]) } else { Ok(()) }
 }
 
 /// Refuses what may not leave by `to`, of the frames whose bits are in `of`.
@@ -186,9 +213,9 @@ fn egress<F: Frame>(
     out: &mut impl Output<F>,
 ) {
     run(cx, (to, filter, Way::Out), of, heads, outcome, out);
-    for i in bits(of & outcome.refused.bits()) {
+    for i in bits(of & outcome.refused) {
         cx.drop(to.idx, outcome.reasons[i], 1);
-        if outcome.rejected.has(i) {
+        if outcome.is_rejected(i) {
             tell_sender(cx, (from, to), &heads.frames()[i], &heads.meta()[i], out);
         }
     }
@@ -240,7 +267,7 @@ fn run<F: Frame>(
         decide_all(cx, its, of, heads, outcome, out);
     }
     if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
-        for i in bits(outcome.refused.but(of)) {
+        for i in bits(of & !outcome.refused) {
             let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
             if from_server && heads.columns.word(PROTOCOL)[i] == u32::from(UDP) {
                 security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s);
@@ -301,7 +328,7 @@ fn sort_out<F: Frame>(
             outcome.refuse(i, DropReason::IngressVlan);
         } else if way == Way::In && m.src.is_nobodys() {
             outcome.refuse(i, DropReason::InvalidSource);
-        } else if broken && filter.asks_layer4 && !outcome.refused.has(i) {
+        } else if broken && filter.asks_layer4 && !outcome.is_refused(i) {
             cx.tell(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
             let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
             outcome.refuse(i, reason);
@@ -345,17 +372,17 @@ fn decide<F: Frame>(
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
 ) {
-    let of = outcome.refused.but(of);
+    let of = of & !outcome.refused;
     let frames = heads.frames();
     let read: Words<'_> = (&heads.columns, &|i| heads.row(i));
-    let mut best: Best = [NONE; BURST];
+    let mut best: Best = [NONE; CHUNK];
     match acl.established {
         // What lists that ask for states mostly begin with.
-        Some(rule) if heads.columns.are_established(of) => best = [rule; BURST],
+        Some(rule) if heads.columns.are_established(of) => best = [rule; CHUNK],
         _ => acl.classify(read, of, &mut best),
     }
     // Most bursts are let pass whole by one rule.
-    let first = acl.decision(best[of.trailing_zeros() as usize % BURST]);
+    let first = acl.decision(best[of.trailing_zeros() as usize % CHUNK]);
     let alike = of == lanes(frames.len()) && best[..frames.len()].iter().fold(0, |d, b| d | (b ^ best[0])) == 0;
     let nothing_to_tell = first.log_every == 0 && cx.trace.is_none() && !acl.counts_some();
     if alike && nothing_to_tell && first.action == Action::Allow {
@@ -384,7 +411,7 @@ fn decide<F: Frame>(
             (Action::Reject, _) => {
                 let reason = if way == Way::In { DropReason::AclRejected } else { DropReason::EgressAclRejected };
                 outcome.refuse(i, reason);
-                outcome.rejected.add(i);
+                outcome.rejected |= 1 << i;
             }
         }
     }

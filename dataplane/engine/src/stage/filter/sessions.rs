@@ -12,20 +12,20 @@ use arrayvec::ArrayVec;
 
 use super::{Outcome, Way};
 use crate::{
-    BURST, DropReason, Frame, SegmentId,
+    DropReason, Frame, SegmentId,
     acl::{Acl, Action, state},
     conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
     filter::Filter,
-    headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP, bits},
-    pipeline::{Context, Mask, Meta, Refused},
+    headers::{CHUNK, FLAGS, Family, Headers, Heads, ICMP, ICMPV6, Mask, NO_PORT, SPORT, STATE, TCP, bits},
+    pipeline::{Context, Meta},
     snapshot::Port,
 };
 
 /// What was found of the frames of a burst.
 #[derive(Default)]
 pub(super) struct Found {
-    going: ArrayVec<Going, BURST>,
-    others: ArrayVec<Other, BURST>,
+    going: ArrayVec<Going, CHUNK>,
+    others: ArrayVec<Other, CHUNK>,
 }
 
 /// A frame that was looked up by itself.
@@ -45,13 +45,13 @@ pub(super) fn track<F: Frame>(
     of: Mask,
     heads: &mut Heads<'_, F>,
     found: &mut Found,
-    refused: Refused,
+    refused: Mask,
 ) {
     let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
     let mut known = 0;
     // Traces are told of each.
     if cx.trace.is_none() {
-        let wanted = Wanted { heads, of: refused.but(of), port: port.idx, filter: filter.id, goes_on };
+        let wanted = Wanted { heads, of: of & !refused, port: port.idx, filter: filter.id, goes_on };
         known = cx.sessions.find_all(&wanted, &mut found.going);
         heads.columns.set_established(known);
     }
@@ -67,8 +67,8 @@ fn track_others<F: Frame>(
     (port, filter, way): (&Port, &Filter, Way),
     left: Mask,
     heads: &mut Heads<'_, F>,
-    others: &mut ArrayVec<Other, BURST>,
-    (goes_on, refused): (Option<u32>, Refused),
+    others: &mut ArrayVec<Other, CHUNK>,
+    (goes_on, refused): (Option<u32>, Mask),
 ) {
     let (burst, meta) = (heads.frames(), heads.meta());
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
@@ -82,7 +82,7 @@ fn track_others<F: Frame>(
     let settings = &cx.snapshot.sessions;
     for Other { i, headers: h, probe, tracked } in others {
         let i = *i;
-        let goes_on = goes_on.filter(|_| !refused.has(i));
+        let goes_on = goes_on.filter(|_| refused >> i & 1 == 0);
         let t = cx.sessions.track(h, probe, &burst[i], (zone(&meta[i]), filter.id), settings, goes_on);
         let f = &mut probe.found;
         if t == Tracked::Known && f.filter != filter.id {
@@ -155,13 +155,13 @@ pub(super) fn go_on<F: Frame>(
     outcome: &mut Outcome,
 ) {
     if !found.going.is_empty() {
-        cx.sessions.advance_all(heads, &found.going, !outcome.refused.bits(), cx.now.s);
+        cx.sessions.advance_all(heads, &found.going, !outcome.refused, cx.now.s);
     }
     let (burst, meta) = (heads.frames(), heads.meta());
     let limits = (&cx.snapshot.sessions, &filter.session_limits);
     for Other { i, headers: h, probe, tracked } in &found.others {
         let (i, frame, f) = (*i, &burst[*i], &probe.found);
-        if outcome.refused.has(i) {
+        if outcome.is_refused(i) {
             continue;
         }
         let begun = match tracked {
