@@ -166,6 +166,9 @@ class Dunlin:
     def status(self, run):
         return json.loads(run.call(self.cli, "--control", self.socket, "--json", "status"))
 
+    def driver(self, run, kind):
+        return self.status(run)["dataplane"]["ports"][0]["driver"]
+
     def sample(self, run):
         state = self.status(run)["dataplane"]
         if errors := [p["error"] for p in state["ports"] if p["error"]]:
@@ -315,6 +318,9 @@ class OpenVSwitch:
 
     def vsctl(self, run, *args):
         return run.call("ovs-vsctl", f"--db={self.db}", *args)
+
+    def driver(self, run, kind):
+        return "af_xdp" if kind == "host" else "tap"
 
     def sample(self, run):
         appctl = ["ovs-appctl", "--timeout=60", "-t", self.control]

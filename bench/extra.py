@@ -259,7 +259,7 @@ def tcp_through(bench, contender, kind, name):
                                          "-t", str(max(2, int(bench.args.seconds)))))
             if "sum_received" not in report["end"]:
                 raise Failed(f"iperf3: {report.get('error', report)}")
-            return "AF_XDP" if kind == "host" else "tap", report["end"]["sum_received"]["bits_per_second"]
+            return contender.driver(run, kind), report["end"]["sum_received"]["bits_per_second"]
     finally:
         for i, ns in enumerate(spaces):
             subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)

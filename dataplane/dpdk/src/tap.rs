@@ -45,6 +45,8 @@ const OFFLOADS: i32 = 0x01 | 0x02 | 0x04;
 const LARGEST: usize = 65_535 + 14 + 8;
 /// Buffers that one read may need; one more holds the header.
 const MAX_PIECES: usize = LARGEST.div_ceil(crate::mempool::STANDARD_ROOM as usize);
+/// Octets after which no more are read before others have their turn.
+const ENOUGH: u32 = 1 << 20;
 /// Ticks of the time-stamp counter between two looks at a queue that was empty: a look is a
 /// system call, and must cost a busy worker nothing to speak of.
 const PAUSE: std::ops::Range<u64> = 4_000..128_000;
@@ -196,14 +198,16 @@ impl TapRxQueue {
         self.number
     }
 
-    /// Takes up to N frames into the empty `burst`; how many.
+    /// Takes up to N frames into the empty `burst`, fewer of large ones; how many.
     #[inline]
     pub fn receive<F: From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
         if self.pause > 0 && tsc() < self.again {
             return 0;
         }
-        while !burst.is_full() {
+        let mut octets = 0;
+        while !burst.is_full() && octets < ENOUGH {
             let Ok(m) = self.read() else { break };
+            octets += m.len();
             burst.push(F::from(m));
         }
         // An idle worker sleeps anyway: its looks are all of this queue's.

@@ -8,7 +8,7 @@
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
 //! same for the whole burst. Each stage is one file in `stage/` and one loop over the burst
-//! (parse and ingress VLAN share theirs); what a stage finds out about a frame goes into its
+//! (parse and ingress VLAN share theirs, the filter takes it in chunks); what a stage finds out about a frame goes into its
 //! [`Meta`], and a frame's fate is a value there. A frame that a stage refuses leaves the burst
 //! before the next stage. The tag stays in the frame until it leaves: its [`Class`] says what it
 //! means, and `egress` writes only if the other port wants another form.
@@ -24,7 +24,8 @@
 //! of what is not known (2 less); a loop of its own for descriptors and prefetches (0.5 less); bursts of 64 frames in
 //! place of 32, because each burst waits once for the first of what it asked memory for (at 500,000 pairs 142 to 115,
 //! with 100,000 connections tracked 152 to 132, nothing where all is in the caches), and again 128 (102 to 94; 0.5 to 1 more
-//! where all is in the caches). On a day on which the switch took 46 / 55
+//! where all is in the caches), of which filters take 64 at once, because masks of 128 bits cost them a tenth to a fifth
+//! more instructions. On a day on which the switch took 46 / 55
 //! and 120 at 500,000 pairs: entries of one word, eight a cache line, and both addresses of all frames looked for in one loop
 //! with their second buckets asked for (47 / 55 and 109); both keys and their hashes made in one register
 //! of AVX-512 (42 / 50 and 105). In the engine alone these two took 1 pair from 5.5 ns to 4.0 and 400,000 from 23.6 to 16.7; with no
@@ -38,8 +39,9 @@
 //! [`crate::mac_table`]); six addresses a bucket in place of four, which halves the table (5 more: more of them are in their
 //! second bucket); both buckets in one page of 4 KiB.
 //!
-//! What is left of 500,000 pairs: with all addresses in 256 lines they took 81 in place of 102, and io 79. So the two lines
-//! of the table that a frame needs cost 10 each, and the rest is the driver's waiting for its file.
+//! What is left of 500,000 pairs, when bursts were of 64 frames: with all addresses in 256 lines they took 81 in place of 102,
+//! and io 79. So the two lines of the table that a frame needs cost 10 each (with bursts of 128 some 6), and the rest is the
+//! driver's waiting for its file.
 //!
 //! **Thread.** A pipeline belongs to one worker. It shares the mac table, and nothing else that
 //! is written.
@@ -146,8 +148,8 @@ impl Refused {
 #[inline(always)]
 pub(crate) fn numbers(set: Mask) -> impl Iterator<Item = usize> {
     // In halves: a register has 64 bits.
-    let halves = [set as u64, (set >> 64) as u64].into_iter().enumerate();
-    halves.flat_map(|(half, set)| bits(set).map(move |i| half * 64 + i))
+    let halves = [set as headers::Mask, (set >> CHUNK) as headers::Mask].into_iter().enumerate();
+    halves.flat_map(|(half, set)| bits(set).map(move |i| half * CHUNK + i))
 }
 
 /// What the stages found out about one frame.

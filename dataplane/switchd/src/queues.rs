@@ -429,8 +429,8 @@ fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     }
 }
 
-/// What was not sent at once. The first of it may be one that the device never takes: it alone is
-/// dropped, and the rest tried again, for as long as that gets on.
+/// What was not sent at once: some devices take 64 at most. When none is taken, the first may be one that the device never
+/// takes: it alone is dropped, and the rest tried again; all are, if none is taken then either.
 #[inline(never)]
 fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     handle: &mut TxHandle,
@@ -440,14 +440,19 @@ fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     counters: &Counters,
 ) {
     let c = counters.port(port);
-    let mut sent = usize::MAX;
+    let mut is_stuck = false;
     while !burst.is_empty() {
-        let gone = if sent > 0 { 1 } else { burst.len() };
+        let sent = handle.transmit(guard, burst);
+        c.tx_frames.add(sent as u64);
+        if sent > 0 {
+            is_stuck = false;
+            continue;
+        }
+        let gone = if is_stuck { burst.len() } else { 1 };
         let octets: u64 = burst.drain(..gone).map(|m| u64::from(m.as_mbuf().len())).sum();
         c.tx_bytes.take_back(octets);
         drop_frames(counters, port, DropReason::TxFull, gone as u64);
-        sent = handle.transmit(guard, burst);
-        c.tx_frames.add(sent as u64);
+        is_stuck = true;
     }
 }
 

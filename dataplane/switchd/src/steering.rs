@@ -10,13 +10,13 @@
 
 use std::sync::Arc;
 
-use dunlin_engine::{Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, pipeline::Context};
+use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, pipeline::Context};
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::packet::Packet;
 
-/// Frames that one ring holds.
-const RING: usize = 1024;
+/// Frames that one ring holds: as many queues of a worker may each have a burst for another in one round.
+const RING: usize = 16 * BURST;
 
 /// A frame, and the port it was received by.
 pub type Passed = (PortIdx, Packet);

@@ -199,7 +199,7 @@ fn many_queues_fill_one_port_in_one_round() {
         host.dunlin(&format!("mac add {mac} --port {name}"));
     }
     let both: Vec<[u8; 6]> = (0..64).map(|i| if i % 2 == 0 { p } else { q }).collect();
-    let one_alone: Vec<[u8; 6]> = (0..128).map(|i| if i % 64 == 0 { p } else { q }).collect();
+    let one_alone: Vec<[u8; 6]> = (0..256).map(|i| if i % 128 == 0 { p } else { q }).collect();
     for (i, to) in [&both[..], &[p; 64], &[all; 64], &one_alone, &[p; 64], &both].iter().enumerate() {
         let file = frames(&host, &format!("{i}.pcap"), i as u8, to);
         host.dunlin(&format!("port add r{i} --kind nic --device net_pcap{i},rx_pcap={file},infinite_rx=1 --queues 1"));

@@ -1,4 +1,4 @@
-//! Short lists: each rule is compared with a whole burst, one word of 16 frames at once. What a rule does not ask about
+//! Short lists: each rule is compared with a whole chunk of a burst, one word of 16 frames at once. What a rule does not ask about
 //! is not looked at; what it asks for that fewest frames have is looked at first, and mostly decides; and when every
 //! frame has met its rule the rest are not.
 //!

@@ -305,7 +305,7 @@ static VERSIONS: AtomicU64 = AtomicU64::new(0);
 /// Between two frames of one list that are told of, in nanoseconds: at most 100 a second.
 const LOG_PAUSE_NS: u64 = 10_000_000;
 
-/// What was read of a burst: by words, and, which is rarely needed, all of one frame.
+/// What was read of a chunk: by words, and, which is rarely needed, all of one frame.
 pub(crate) type Words<'a> = (&'a Columns, &'a dyn Fn(usize) -> Headers);
 
 /// A list, ready for use.

@@ -3,9 +3,9 @@
 //!
 //! **A frame's way**: at each node one cache line of bounds is compared with one word, and how many of them
 //! it reaches says which child; three nodes are enough for 10,000 rules. At the first node, where all frames begin, a
-//! whole burst is compared with each bound. At the leaf, for each word that any rule of the tree asks about, 16 lower
+//! whole chunk of a burst is compared with each bound. At the leaf, for each word that any rule of the tree asks about, 16 lower
 //! ends and 16 widths are compared with it; what is left after all words is a bit for each rule that matches, the first
-//! rule lowest. All frames of a burst go down before the first leaf is compared.
+//! rule lowest. All frames of a chunk go down before the first leaf is compared.
 //!
 //! **Measured** (TSC cycles a frame, 10, 100, 1,000, 10,000 rules of mixed kinds of which the last matches, random
 //! flows): 14, 23, 45, 54 to classify at first, short lists too, before `few.rs` took them; `make bench SCENARIOS=acl`
@@ -98,7 +98,7 @@ pub(super) const EXTRA: u32 = 1 << 31;
 /// The block is its leaf's last.
 pub(super) const LAST: u32 = 1 << 30;
 
-/// The first rule of each frame of a burst.
+/// The first rule of each frame of a chunk.
 pub(crate) type Best = [u32; CHUNK];
 
 /// Frames that rules are found for.

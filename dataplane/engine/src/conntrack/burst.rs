@@ -30,7 +30,7 @@ use crate::{
 /// A frame's signatures are there when those of the seventh behind it were asked for.
 const LAG: usize = 7;
 
-/// What is asked of the connections of a burst.
+/// What is asked of the connections of a chunk.
 pub(crate) struct Wanted<'a, 'b, F> {
     pub heads: &'a Heads<'b, F>,
     /// Of these frames.
@@ -45,7 +45,7 @@ pub(crate) struct Wanted<'a, 'b, F> {
 
 /// A frame of a connection that goes on.
 pub(crate) struct Going {
-    /// Its place in the burst.
+    /// Its place in the chunk.
     i: usize,
     found: Found,
 }

@@ -10,7 +10,7 @@ use crate::{
     intrinsics::{LANES, Lanes},
 };
 
-/// The keys of the frames of a burst, word by word.
+/// The keys of the frames of a chunk, word by word.
 pub(super) struct Keys<const K: usize> {
     pub words: [[u64; CHUNK]; K],
     pub hashes: [u64; CHUNK],

@@ -34,7 +34,7 @@ pub(super) struct Growth {
     /// Old buckets done.
     moved: AtomicUsize,
     moving: AtomicBool,
-    /// Entries that were moved, for this or to make room.
+    /// Entries that were moved: for this, to make room, or home by the sweep.
     moves: AtomicUsize,
     /// Somebody found no room since it was doubled last.
     crowded: AtomicBool,

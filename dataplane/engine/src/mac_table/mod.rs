@@ -4,8 +4,8 @@
 //! **Shape.** Buckets of one cache line: eight entries of one word. An entry lives in one of two buckets that its
 //! hash names; the second is read only when the first does not hold it, which is one time in hundreds. There are at least twice as
 //! many slots as the table's capacity, so that two buckets are hardly ever full together; when
-//! they are, one resident moves to its other bucket. The sweep brings back to its first bucket who finds room there by now,
-//! as after the table grew.
+//! they are, one resident moves to its other bucket. The sweep brings entries back to their first bucket once that has
+//! room, as after the table grew.
 //!
 //! **One word** has all: MAC and segment have 64 bits, and so has their hash, which can be undone. Its bits that name
 //! the bucket need not be kept in the entry: in their place are port and state. See `word.rs`. So an entry is
@@ -466,10 +466,7 @@ impl MacTable {
 
     /// Takes an empty slot of `bucket`, if there is one; `stamp`: when the address was seen, if it is not new.
     fn fill(&self, bucket: usize, word: Word, stamp: Option<u32>) -> Option<usize> {
-        // Counted first: whoever clears it at once finds it counted.
-        self.total.fetch_add(1, Relaxed);
-        self.per_port[word.port().get()].fetch_add(1, Relaxed);
-        let filled = slots_of(bucket).find(|slot| {
+        slots_of(bucket).find(|slot| {
             let cell = self.cell(*slot);
             if cell.load(Relaxed) != Word::NONE.0 {
                 return false;
@@ -477,12 +474,15 @@ impl MacTable {
             if let Some(stamp) = stamp {
                 self.stamps[*slot].store(stamp, Relaxed);
             }
-            cell.compare_exchange(Word::NONE.0, word.0, AcqRel, Relaxed).is_ok()
-        });
-        if filled.is_none() {
-            self.uncount(word);
-        }
-        filled
+            // Counted first: whoever clears it at once finds it counted.
+            self.total.fetch_add(1, Relaxed);
+            self.per_port[word.port().get()].fetch_add(1, Relaxed);
+            let filled = cell.compare_exchange(Word::NONE.0, word.0, AcqRel, Relaxed).is_ok();
+            if !filled {
+                self.uncount(word);
+            }
+            filled
+        })
     }
 
     fn uncount(&self, word: Word) {
@@ -545,8 +545,8 @@ impl MacTable {
     /// Moves the entry `w` of a slot to its other bucket, if that has a free slot.
     fn move_over(&self, slot: usize, w: Word) -> bool {
         let (bucket, n) = (slot / WAYS, self.growth.in_use());
-        let homes = w.hash(bucket).homes(n);
-        let (other, who) = homes[usize::from(!w.is_in_second())];
+        let [first, second] = w.hash(bucket).homes(n);
+        let (other, who) = if w.is_in_second() { first } else { second };
         let copied = w.about(who);
         let copy = if other != bucket { self.fill(other, copied, self.stamp(slot)) } else { None };
         if let Some(copy) = copy {

@@ -64,7 +64,7 @@ impl MacTable {
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
     /// seen for `ageing_s(segment)` seconds, and when the same address stands in a slot that
     /// lookups find first. `forgotten` is told of the former. `now_s`: the caller's clock; who was seen since the step
-    /// before counts as seen now.
+    /// before counts as seen now. Entries in their second buckets are moved to their first where there is room.
     pub fn sweep(
         &self,
         parts: usize,

@@ -103,7 +103,7 @@ fn growing_hides_nobody() {
         assert!(glance.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
         glances += u64::from(glance.is_some());
     }
-    // The sweep brought home who had found the table full, before it doubled.
+    // The sweep brought home who had found their first buckets full, before the table doubled.
     assert!(glances > 299_700, "{glances} of 300,000 found at a glance");
     let s = t.statistics();
     assert_eq!((s.entries, s.evictions), (300_000, 0));
@@ -165,6 +165,60 @@ fn ageing_is_per_segment() {
     sweep(22);
     assert_eq!(lookup(&t, key(1)), None);
     assert_eq!(aged, [(15, 1, 5), (22, 2, 6)]);
+}
+
+/// Ends other threads, also by a failure.
+struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Who is brought home by the sweep is found at every moment, and what becomes of it meanwhile is not lost.
+#[test]
+fn coming_home_is_not_noticed() {
+    let t = table(MacTable::MIN_CAPACITY);
+    let neighbours: Vec<Hash> = crowd().filter(|h| h.first(START) == 0 && h.second(START) != 0).take(8 + 100).collect();
+    let (fillers, movers) = neighbours.split_at(8);
+    let (now, turns) = (AtomicU64::new(0), AtomicU64::new(0));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !done.load(Relaxed) {
+                let before = now.load(Acquire);
+                let found = t.lookup(Hash(before));
+                assert!(before == 0 || found.is_some() || now.load(Acquire) != before);
+            }
+        });
+        s.spawn(|| {
+            for p in (0..7).cycle().take_while(|_| !done.load(Relaxed)) {
+                if let who @ 1.. = now.load(Acquire) {
+                    t.learn(Hash(who), port(p), None);
+                }
+                turns.fetch_add(1, Relaxed);
+            }
+        });
+        let _ends = Ends(&done);
+        for who in movers {
+            fillers.iter().for_each(|h| assert_eq!(t.learn(*h, port(8), None), Learned::New));
+            assert_eq!(t.learn(*who, port(9), None), Learned::New);
+            assert!(t.view().glance::<LanesAnywhere>(who).is_none());
+            now.store(who.0, std::sync::atomic::Ordering::Release);
+            fillers.iter().for_each(|h| assert!(t.remove(h.key(t.inverse))));
+            t.sweep(1, 1, |_| 300, |_| ());
+            assert!(t.view().glance::<LanesAnywhere>(who).is_some());
+            now.store(0, std::sync::atomic::Ordering::Release);
+            // It is not learned once more.
+            let turn = turns.load(Relaxed);
+            while turns.load(Relaxed) < turn + 2 {
+                std::thread::yield_now();
+            }
+            assert!(t.remove(who.key(t.inverse)));
+        }
+    });
+    assert_eq!((t.statistics().entries, (0..10).map(|p| t.port_entries(port(p))).sum()), (0, 0));
 }
 
 /// A sweep that goes through the table in parts comes by every slot.

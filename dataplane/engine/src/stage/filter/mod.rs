@@ -91,6 +91,7 @@ pub(crate) fn ingress<F: Frame>(
     meta: &mut [Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
+    debug_assert_eq!(burst.len(), meta.len());
     let mut refused = Refused::NONE;
     for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks_mut(CHUNK)).enumerate() {
         let mut outcome = Outcome::NONE;
@@ -118,6 +119,7 @@ pub(crate) fn egress_burst<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) {
+    debug_assert_eq!(burst.len(), meta.len());
     let mut refused = Refused::NONE;
     for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
         let mut outcome = Outcome::NONE;
@@ -141,6 +143,7 @@ pub(crate) fn egress_each<F: Frame>(
     meta: &[Meta],
     out: &mut impl Output<F>,
 ) -> Refused {
+    debug_assert_eq!(burst.len(), meta.len());
     let mut refused = Refused::NONE;
     for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
         refused.add_chunk(chunk, egress_chunk(cx, from, burst, meta, out));
@@ -381,7 +384,7 @@ fn decide<F: Frame>(
         Some(rule) if heads.columns.are_established(of) => best = [rule; CHUNK],
         _ => acl.classify(read, of, &mut best),
     }
-    // Most bursts are let pass whole by one rule.
+    // Most chunks are let pass whole by one rule.
     let first = acl.decision(best[of.trailing_zeros() as usize % CHUNK]);
     let alike = of == lanes(frames.len()) && best[..frames.len()].iter().fold(0, |d, b| d | (b ^ best[0])) == 0;
     let nothing_to_tell = first.log_every == 0 && cx.trace.is_none() && !acl.counts_some();

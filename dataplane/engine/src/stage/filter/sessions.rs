@@ -21,7 +21,7 @@ use crate::{
     snapshot::Port,
 };
 
-/// What was found of the frames of a burst.
+/// What was found of the frames of a chunk.
 #[derive(Default)]
 pub(super) struct Found {
     going: ArrayVec<Going, CHUNK>,
@@ -30,7 +30,7 @@ pub(super) struct Found {
 
 /// A frame that was looked up by itself.
 struct Other {
-    /// Its place in the burst.
+    /// Its place in the chunk.
     i: usize,
     headers: Headers,
     probe: Probe,
