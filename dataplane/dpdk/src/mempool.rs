@@ -83,7 +83,7 @@ impl Mempool {
         let create = |name: &CString, cache| unsafe {
             sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, socket(node))
         };
-        Self::made_by(size, room, create)
+        Self::made_by(size, room, "", create)
     }
 
     /// The same, its buffers without a gap between them and all in one piece of memory. AF_XDP wants
@@ -116,12 +116,14 @@ impl Mempool {
                 pool
             }
         };
-        Self::made_by(size, room, create)
+        Self::made_by(size, room, ", or reserve hugepages at boot: it must be in one piece of memory", create)
     }
 
+    /// `or`: what else may help.
     fn made_by(
         size: u32,
         room: u16,
+        or: &str,
         create: impl FnOnce(&CString, u32) -> *mut sys::rte_mempool,
     ) -> Result<Self, DpdkError> {
         let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
@@ -130,7 +132,7 @@ impl Mempool {
             None => {
                 let why = crate::strerror(crate::errno());
                 let what = format!("a pool of {size} buffers of {room} octets");
-                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory")))
+                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory{or}")))
             }
         }
     }
