@@ -16,6 +16,8 @@ use crate::{
 const KEPT: usize = 16_384;
 /// Of one port, or of few that share them: a station that sends first fragments drives out no others'.
 const OF_PORT: usize = 256;
+/// Places in which a datagram may be: the oldest there makes room.
+const WAYS: usize = 4;
 /// RFC 791 has 15 s, and ends wait up to 60.
 const KEPT_S: u32 = 30;
 
@@ -50,9 +52,14 @@ impl Fragments {
     ) -> bool {
         let whose = whose | 1;
         let region = port.get() % (KEPT / OF_PORT) * OF_PORT;
-        let kept = &self.0[region + (whose >> 32) as usize % OF_PORT];
+        let set = &self.0[region + (whose >> 32) as usize % (OF_PORT / WAYS) * WAYS..][..WAYS];
+        let kept = set.iter().find(|k| k.whose.load(Acquire) == whose);
         if !h.is_later_fragment() {
-            if h.words[SPORT] != NO_PORT && keeps {
+            let oldest = || set.iter().min_by_key(|k| (k.whose.load(Relaxed) != 0, k.seen_s.load(Relaxed)));
+            if h.words[SPORT] != NO_PORT
+                && keeps
+                && let Some(kept) = kept.or_else(oldest)
+            {
                 kept.whose.store(0, Relaxed);
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
                 kept.echo_id.store(u32::from(echo_id), Relaxed);
@@ -61,10 +68,8 @@ impl Fragments {
             }
             return true;
         }
-        let known = kept.whose.load(Acquire) == whose;
-        if !known || now_s.saturating_sub(kept.seen_s.load(Relaxed)) > KEPT_S {
-            return false;
-        }
+        let is_young = |k: &&Kept| now_s.saturating_sub(k.seen_s.load(Relaxed)) <= KEPT_S;
+        let Some(kept) = kept.filter(is_young) else { return false };
         let (ports, echo_id) = (kept.ports.load(Relaxed), kept.echo_id.load(Relaxed));
         // Another worker may have begun to write another's.
         fence(Acquire);
