@@ -24,6 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_populate_iova",
     "rte_memzone_reserve",
     "rte_memzone_free",
+    "rte_mem_virt2memseg",
     "rte_mempool_obj_iter",
     "rte_pktmbuf_pool_init",
     "rte_pktmbuf_init",
@@ -79,6 +80,7 @@ const FUNCTIONS: &[&str] = &[
 const TYPES: &[&str] = &[
     "rte_mbuf",
     "rte_mempool",
+    "rte_mempool_objhdr",
     "rte_pktmbuf_pool_private",
     "rte_eth_dev_info",
     "rte_eth_conf",
@@ -99,7 +101,6 @@ const CONSTANTS: &[&str] = &[
     "RTE_PKTMBUF_HEADROOM",
     "RTE_MBUF_F_.*",
     "RTE_MEMPOOL_F_NO_IOVA_CONTIG",
-    "RTE_MEMZONE_IOVA_CONTIG",
     "DUNLIN_.*",
     "RTE_ETH_MQ_RX_RSS",
     "RTE_ETH_RETA_GROUP_SIZE",

@@ -31,6 +31,8 @@ struct Inner {
     pool: NonNull<sys::rte_mempool>,
     size: u32,
     room: u16,
+    /// Buffers that are never given out: see [`withhold`].
+    withheld: u32,
     /// Buffers that are out are in rings that nobody will ever read again.
     abandoned: AtomicBool,
 }
@@ -55,15 +57,56 @@ unsafe fn populate(pool: *mut sys::rte_mempool, name: &CString, socket: i32) -> 
         let p = &*pool;
         // One cache line more, should the first buffer have to be aligned.
         let len = (p.header_size + p.elt_size + p.trailer_size) as usize * p.size as usize + 64;
-        let zone = sys::rte_memzone_reserve(name.as_ptr(), len, socket, sys::RTE_MEMZONE_IOVA_CONTIG);
+        let zone = sys::rte_memzone_reserve(name.as_ptr(), len, socket, 0);
         let Some(z) = zone.as_ref() else { return -1 };
-        let (start, iova) = (z.__bindgen_anon_1.addr, z.iova);
-        let filled = sys::rte_mempool_populate_iova(pool, start.cast(), iova, len, Some(free), zone.cast_mut().cast());
+        let (start, opaque) = (z.__bindgen_anon_1.addr, zone.cast_mut().cast());
+        let filled = sys::rte_mempool_populate_iova(pool, start.cast(), BAD_IOVA, len, Some(free), opaque);
         if filled <= 0 {
             sys::rte_memzone_free(zone);
         }
         filled
     }
+}
+
+/// RTE_BAD_IOVA, which is too much of a macro for bindgen.
+const BAD_IOVA: u64 = u64::MAX;
+
+/// Where devices find memory of DPDK's.
+fn iova(at: *const u8) -> u64 {
+    // SAFETY: any address may be asked for; a segment lives as long as what is allocated in it, and is not written meanwhile.
+    match unsafe { sys::rte_mem_virt2memseg(at.cast(), std::ptr::null()).as_ref() } {
+        // SAFETY: both variants are the address.
+        Some(s) if s.iova != BAD_IOVA => s.iova + (at as u64 - unsafe { s.__bindgen_anon_1.addr } as u64),
+        _ => BAD_IOVA,
+    }
+}
+
+/// Notes of a pool's object where devices find it.
+unsafe extern "C" fn locate(_: *mut sys::rte_mempool, _: *mut c_void, object: *mut c_void, _: u32) {
+    // SAFETY: each object of a pool has its header right before it, and is nobody's yet.
+    unsafe { (*object.cast::<sys::rte_mempool_objhdr>().sub(1)).iova = iova(object.cast()) };
+}
+
+/// Takes those buffers of a pool that nobody uses yet out of circulation, for good, that lie in two pages which for a
+/// device are not side by side; how many.
+///
+/// # Safety
+/// The pool is filled and used by nobody else yet.
+unsafe fn withhold(pool: *mut sys::rte_mempool) -> u32 {
+    let (mut whole, mut withheld) = (Vec::new(), 0);
+    // SAFETY: as the caller promises; the buffers are this function's until they are given back, each once.
+    unsafe {
+        let last = (*pool).elt_size as usize - 1;
+        while let Some(m) = NonNull::new(sys::dunlin_mbuf_alloc(pool)) {
+            let first = m.as_ptr().cast::<u8>();
+            match iova(first.add(last)).wrapping_sub(iova(first)) == last as u64 {
+                true => whole.push(m.as_ptr()),
+                false => withheld += 1,
+            }
+        }
+        sys::rte_pktmbuf_free_bulk(whole.as_mut_ptr(), whole.len() as u32);
+    }
+    withheld
 }
 
 /// A NUMA node as DPDK names it: -1 for any.
@@ -83,7 +126,7 @@ impl Mempool {
         let create = |name: &CString, cache| unsafe {
             sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, socket(node))
         };
-        Self::made_by(size, room, "", create)
+        Self::made_by(size, room, create)
     }
 
     /// The same, its buffers without a gap between them and all in one piece of memory. AF_XDP wants
@@ -91,7 +134,9 @@ impl Mempool {
     /// without gaps. An ordinary pool leaves some where a buffer would cross pages, many on small
     /// pages; its last buffers would be none of the kernel's, and what is received into them lost.
     ///
-    /// The piece is one for devices too: a frame may leave by a NIC, which reads it from the buffer.
+    /// A frame may leave by a NIC, which reads it from the buffer: those that lie in two pages which are apart for a device, a
+    /// few where pages are large, are not used. That is asked for no more than it has to be: one piece for devices too
+    /// is hard to find in memory that has been in use for long.
     pub fn in_one_piece(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
         let element = size_of::<sys::rte_mbuf>() as u32 + u32::from(room + HEADROOM);
         let private = size_of::<sys::rte_pktmbuf_pool_private>() as u32;
@@ -112,27 +157,32 @@ impl Mempool {
                     sys::rte_mempool_free(pool);
                     return std::ptr::null_mut();
                 }
+                sys::rte_mempool_obj_iter(pool, Some(locate), std::ptr::null_mut());
                 sys::rte_mempool_obj_iter(pool, Some(sys::rte_pktmbuf_init), std::ptr::null_mut());
                 pool
             }
         };
-        Self::made_by(size, room, ", or reserve hugepages at boot: it must be in one piece of memory", create)
+        let mut pool = Self::made_by(size, room, create)?;
+        // SAFETY: it was made just now.
+        let withheld = unsafe { withhold(pool.as_ptr()) };
+        Arc::get_mut(&mut pool.0).expect("no clone yet").withheld = withheld;
+        Ok(pool)
     }
 
-    /// `or`: what else may help.
     fn made_by(
         size: u32,
         room: u16,
-        or: &str,
         create: impl FnOnce(&CString, u32) -> *mut sys::rte_mempool,
     ) -> Result<Self, DpdkError> {
         let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
         match NonNull::new(create(&name, CACHE.min(size / 4))) {
-            Some(pool) => Ok(Mempool(Arc::new(Inner { pool, size, room, abandoned: AtomicBool::new(false) }))),
+            Some(pool) => {
+                Ok(Mempool(Arc::new(Inner { pool, size, room, withheld: 0, abandoned: AtomicBool::new(false) })))
+            }
             None => {
                 let why = crate::strerror(crate::errno());
                 let what = format!("a pool of {size} buffers of {room} octets");
-                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory{or}")))
+                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory")))
             }
         }
     }
@@ -162,7 +212,7 @@ impl Mempool {
     /// How many are out, those in devices' rings among them. Not exact while others use it.
     pub fn in_use(&self) -> u32 {
         // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
-        unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) }
+        unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) - self.0.withheld }
     }
 
     /// Gives up a pool whose device is closed and took buffers with it (see `xdp.rs`), so that its
@@ -188,7 +238,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Buffers that are still out would point into freed memory: rather leak the pool.
         // SAFETY: the pool is valid: nobody else frees it.
-        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) };
+        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) } - self.withheld;
         let accounted_for = self.abandoned.load(SeqCst) && !crate::port::buffers_may_be_kept();
         if out > 0 && !accounted_for {
             tracing::warn!("{out} buffers of a pool are still in use; the pool is kept");
