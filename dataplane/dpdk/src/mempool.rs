@@ -211,8 +211,7 @@ impl Mempool {
 
     /// How many are out, those in devices' rings among them. Not exact while others use it.
     pub fn in_use(&self) -> u32 {
-        // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
-        unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) - self.0.withheld }
+        self.0.in_use()
     }
 
     /// Gives up a pool whose device is closed and took buffers with it (see `xdp.rs`), so that its
@@ -234,11 +233,19 @@ impl Mempool {
     }
 }
 
+impl Inner {
+    fn in_use(&self) -> u32 {
+        // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
+        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) };
+        // While others use it, fewer may seem to be out than are.
+        out.saturating_sub(self.withheld)
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         // Buffers that are still out would point into freed memory: rather leak the pool.
-        // SAFETY: the pool is valid: nobody else frees it.
-        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) } - self.withheld;
+        let out = self.in_use();
         let accounted_for = self.abandoned.load(SeqCst) && !crate::port::buffers_may_be_kept();
         if out > 0 && !accounted_for {
             tracing::warn!("{out} buffers of a pool are still in use; the pool is kept");
