@@ -1,9 +1,9 @@
 //! The northbound API server.
 
-use std::{path::Path, pin::Pin, sync::Arc};
+use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use dunlin_control_api::v1::{self, control_server::ControlServer};
-use dunlin_dataplane_api::{Client, MAX_MESSAGE, check_version, socket::bind, v1 as dp};
+use dunlin_dataplane_api::{Client, MAX_MESSAGE, check_version, parts, socket::bind, v1 as dp};
 use tokio_stream::{
     Stream, StreamExt,
     wrappers::{BroadcastStream, UnixListenerStream, errors::BroadcastStreamRecvError},
@@ -16,16 +16,33 @@ struct Server(Arc<Desired>);
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// For so long a call waits for the dataplane, and a list for its next part.
+const ANSWER: Duration = Duration::from_secs(5);
+
 impl Server {
-    async fn dataplane(&self) -> Result<Client, Status> {
-        match self.0.client().await {
-            Some(c) => Ok(c),
-            None => Err(Status::unavailable(format!(
-                "the dataplane is down ({}); start it with 'systemctl start dunlin-dataplane'",
-                self.0.status().await.dataplane_error
-            ))),
-        }
+    /// Asks the dataplane, which must be up and answer in time.
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFnOnce(&mut Client) -> Result<Response<T>, Status>,
+    ) -> Result<Response<T>, Status> {
+        let Some(mut client) = self.0.link.client() else {
+            let why = self.0.link.error();
+            return Err(Status::unavailable(format!(
+                "the dataplane is down ({why}); start it with 'systemctl start dunlin-dataplane'"
+            )));
+        };
+        tokio::time::timeout(ANSWER, call(&mut client)).await.unwrap_or_else(|_| Err(no_answer()))
     }
+}
+
+fn no_answer() -> Status {
+    Status::deadline_exceeded(format!("the dataplane does not answer for {} s", ANSWER.as_secs()))
+}
+
+/// A list of the dataplane's, passed on; it ends with an error if no part comes in time.
+fn passed_on<T: Send + 'static>(list: Response<tonic::Streaming<T>>) -> Response<Streamed<T>> {
+    let parts = Box::pin(list.into_inner().timeout(ANSWER));
+    Response::new(Box::pin(parts.map(|part| part.unwrap_or_else(|_| Err(no_answer())))))
 }
 
 #[tonic::async_trait]
@@ -34,21 +51,26 @@ impl v1::control_server::Control for Server {
         Ok(Response::new(self.0.status().await))
     }
 
-    async fn get_config(&self, _: Request<v1::ConfigRequest>) -> Result<Response<v1::Configured>, Status> {
-        let current = self.0.current().await;
-        Ok(Response::new(v1::Configured { config: Some(current.config.clone()), revision: current.revision }))
+    type GetConfigStream = Streamed<v1::Configured>;
+
+    async fn get_config(&self, _: Request<v1::ConfigRequest>) -> Result<Response<Self::GetConfigStream>, Status> {
+        let current = self.0.current();
+        let whole = v1::Configured { config: Some(current.config.clone()), revision: current.revision };
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts::split(whole).into_iter().map(Ok)))))
     }
 
-    async fn apply(&self, r: Request<v1::ApplyRequest>) -> Result<Response<v1::Plan>, Status> {
+    async fn apply(&self, r: Request<tonic::Streaming<v1::ApplyRequest>>) -> Result<Response<v1::Plan>, Status> {
+        let change = parts::join(r.into_inner()).await?;
         let desired = self.0.clone();
         // On a task of its own: a client that goes away does not leave a change half done.
-        let result = tokio::spawn(async move { desired.apply(r.get_ref()).await })
+        let result = tokio::spawn(async move { desired.apply(&change).await })
             .await
             .map_err(|e| Status::internal(format!("the call ended early: {e}")))?;
         result.map(Response::new).map_err(|e| match e {
             Refused::Conflict { .. } => Status::aborted(e.to_string()),
             Refused::NotThere(_) => Status::not_found(e.to_string()),
             Refused::Store(_) => Status::resource_exhausted(e.to_string()),
+            Refused::Busy => Status::unavailable(e.to_string()),
             Refused::Bad(_) | Refused::Dataplane(_) => Status::invalid_argument(e.to_string()),
         })
     }
@@ -56,42 +78,39 @@ impl v1::control_server::Control for Server {
     type ListMacsStream = Streamed<dp::MacEntries>;
 
     async fn list_macs(&self, r: Request<dp::MacFilter>) -> Result<Response<Self::ListMacsStream>, Status> {
-        let stream = self.dataplane().await?.list_macs(r.into_inner()).await?.into_inner();
-        Ok(Response::new(Box::pin(stream)))
+        self.ask(async |d| d.list_macs(r.into_inner()).await).await.map(passed_on)
     }
 
     async fn flush_macs(&self, r: Request<dp::MacFilter>) -> Result<Response<dp::Flushed>, Status> {
-        self.dataplane().await?.flush_macs(r.into_inner()).await
+        self.ask(async |d| d.flush_macs(r.into_inner()).await).await
     }
 
     async fn flush_neighbors(&self, r: Request<dp::NeighborFilter>) -> Result<Response<dp::Flushed>, Status> {
-        self.dataplane().await?.flush_neighbors(r.into_inner()).await
+        self.ask(async |d| d.flush_neighbors(r.into_inner()).await).await
     }
 
     async fn rebalance(&self, r: Request<dp::RebalanceRequest>) -> Result<Response<dp::Rebalanced>, Status> {
-        self.dataplane().await?.rebalance(r.into_inner()).await
+        self.ask(async |d| d.rebalance(r.into_inner()).await).await
     }
 
     type ListAclsStream = Streamed<dp::AclState>;
 
     async fn list_acls(&self, r: Request<dp::AclFilter>) -> Result<Response<Self::ListAclsStream>, Status> {
-        let stream = self.dataplane().await?.list_acls(r.into_inner()).await?.into_inner();
-        Ok(Response::new(Box::pin(stream)))
+        self.ask(async |d| d.list_acls(r.into_inner()).await).await.map(passed_on)
     }
 
     type ListSessionsStream = Streamed<dp::SessionEntries>;
 
     async fn list_sessions(&self, r: Request<dp::SessionFilter>) -> Result<Response<Self::ListSessionsStream>, Status> {
-        let stream = self.dataplane().await?.list_sessions(r.into_inner()).await?.into_inner();
-        Ok(Response::new(Box::pin(stream)))
+        self.ask(async |d| d.list_sessions(r.into_inner()).await).await.map(passed_on)
     }
 
     async fn flush_sessions(&self, r: Request<dp::SessionFilter>) -> Result<Response<dp::Flushed>, Status> {
-        self.dataplane().await?.flush_sessions(r.into_inner()).await
+        self.ask(async |d| d.flush_sessions(r.into_inner()).await).await
     }
 
     async fn trace(&self, r: Request<dp::TraceRequest>) -> Result<Response<dp::Traced>, Status> {
-        self.dataplane().await?.trace(r.into_inner()).await
+        self.ask(async |d| d.trace(r.into_inner()).await).await
     }
 
     type WatchStream = Streamed<dp::Event>;

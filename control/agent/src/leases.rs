@@ -1,4 +1,4 @@
-//! What DHCP gave stations, as the dataplane saw it last: for one that was restarted, which did not see it.
+//! What DHCP gave stations, as the dataplane saw it last: for a dataplane that was restarted, which did not see it.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,14 @@ const SAME_S: u64 = 5;
 /// By port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Leases(BTreeMap<String, Vec<Lease>>);
+pub struct Leases(BTreeMap<String, OfPort>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct OfPort {
+    /// Of the port that they were given to: one of the same name that is added later has none of them.
+    identity: u64,
+    leases: Vec<Lease>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
@@ -32,33 +39,47 @@ impl Lease {
 }
 
 impl Leases {
-    /// Takes what the dataplane has at `now_s`, in seconds since 1970; whether that is news.
-    pub fn note(&mut self, ports: &[dp::PortState], now_s: u64) -> bool {
+    /// Takes what the dataplane has for a port at `now_s`, in seconds since 1970; whether that is news. What it was given
+    /// before and the dataplane does not know stays until it ends.
+    pub fn note(&mut self, port: &str, identity: u64, leases: &[dp::Lease], now_s: u64) -> bool {
         let lease = |l: &dp::Lease| Lease { address: l.address.clone(), seen_s: now_s, left_s: l.left_s };
-        let of = |p: &dp::PortState| (p.name.clone(), p.leases.iter().map(lease).collect());
-        let new = Leases(ports.iter().filter(|p| !p.leases.is_empty()).map(of).collect());
-        let differs = !self.is_like(&new);
-        if differs {
-            *self = new;
+        let mut new: Vec<Lease> = leases.iter().map(lease).collect();
+        let before = self.0.get(port).filter(|p| p.identity == identity);
+        let known = before.map_or(&[][..], |p| &p.leases);
+        let lives = |l: &&Lease| l.until_s() > now_s && !new.iter().any(|n| n.address == l.address);
+        let kept: Vec<Lease> = known.iter().filter(lives).cloned().collect();
+        new.extend(kept);
+        new.sort_by(|a, b| a.address.cmp(&b.address));
+        let same = |(a, b): (&Lease, &Lease)| a.address == b.address && a.until_s().abs_diff(b.until_s()) <= SAME_S;
+        if known.len() == new.len() && known.iter().zip(&new).all(same) {
+            return false;
         }
-        differs
+        self.0.insert(port.to_owned(), OfPort { identity, leases: new });
+        true
     }
 
-    fn is_like(&self, other: &Leases) -> bool {
-        let same = |(a, b): (&Lease, &Lease)| a.address == b.address && a.until_s().abs_diff(b.until_s()) <= SAME_S;
-        let same_all = |(a, b): (&Vec<Lease>, &Vec<Lease>)| a.len() == b.len() && a.iter().zip(b).all(same);
-        self.0.keys().eq(other.0.keys()) && self.0.values().zip(other.0.values()).all(same_all)
+    /// Forgets those of ports that are not `there` any more, by name and identity; whether there were some.
+    pub fn retain(&mut self, there: impl Fn(&str, u64) -> bool) -> bool {
+        let before = self.0.len();
+        self.0.retain(|name, p| there(name, p.identity));
+        self.0.len() != before
+    }
+
+    /// Whether something is known of a port at `now_s`.
+    pub fn has(&self, port: &str, now_s: u64) -> bool {
+        self.0.get(port).is_some_and(|p| p.leases.iter().any(|l| l.until_s() > now_s))
     }
 
     /// Gives ports what is left of theirs.
-    pub fn give(&self, ports: &mut [dp::Port], now_s: u64) {
+    pub fn restore(&self, ports: &mut [dp::Port], now_s: u64) {
         for p in ports {
-            let (Some(security), Some(leases)) = (&mut p.security, self.0.get(&p.name)) else { continue };
+            let known = self.0.get(&p.name).filter(|k| k.identity == p.identity);
+            let (Some(security), Some(known)) = (&mut p.security, known) else { continue };
             let left = |l: &Lease| dp::Lease {
                 address: l.address.clone(),
                 left_s: l.until_s().saturating_sub(now_s).min(l.left_s.into()) as u32,
             };
-            security.leases = leases.iter().map(left).filter(|l| l.left_s > 0).collect();
+            security.leases = known.leases.iter().map(left).filter(|l| l.left_s > 0).collect();
         }
     }
 }
@@ -72,24 +93,33 @@ pub fn now_s() -> u64 {
 mod tests {
     use super::*;
 
-    fn port(left_s: u32) -> [dp::PortState; 1] {
-        let leases = vec![dp::Lease { address: "192.0.2.1".into(), left_s }];
-        [dp::PortState { name: "web1".into(), leases, ..Default::default() }]
+    fn lease(left_s: u32) -> [dp::Lease; 1] {
+        [dp::Lease { address: "192.0.2.1".into(), left_s }]
     }
 
     #[test]
-    fn what_is_left_is_given_back() {
+    fn what_is_left_is_given_back_to_the_same_port_alone() {
         let mut l = Leases::default();
-        assert!(l.note(&port(100), 1000));
-        assert!(!l.note(&port(58), 1041), "the clocks differ by a second");
-        assert!(l.note(&port(100), 1050), "it was renewed");
-        let mut ports =
-            [dp::Port { name: "web1".into(), security: Some(dp::Security::default()), ..Default::default() }];
-        let mut left = |now_s| {
-            l.give(&mut ports, now_s);
+        assert!(l.note("web1", 7, &lease(100), 1000));
+        assert!(!l.note("web1", 7, &lease(58), 1041), "the clocks differ by a second");
+        assert!(l.note("web1", 7, &lease(100), 1050), "it was renewed");
+        let port = |identity| dp::Port {
+            name: "web1".into(),
+            security: Some(dp::Security::default()),
+            identity,
+            ..Default::default()
+        };
+        let left = |l: &Leases, identity, now_s| {
+            let mut ports = [port(identity)];
+            l.restore(&mut ports, now_s);
             ports[0].security.as_ref().unwrap().leases.first().map(|l| l.left_s)
         };
-        assert_eq!((left(1060), left(1149), left(1150)), (Some(90), Some(1), None));
-        assert_eq!(left(0), Some(100), "the clock was set back");
+        assert_eq!((left(&l, 7, 1060), left(&l, 7, 1149), left(&l, 7, 1150)), (Some(90), Some(1), None));
+        assert_eq!(left(&l, 7, 0), Some(100), "the clock was set back");
+        assert_eq!(left(&l, 8, 1060), None, "another port of the same name");
+        assert!(!l.note("web1", 7, &[], 1060), "a dataplane that was restarted knows of none");
+        assert_eq!((left(&l, 7, 1060), l.has("web1", 1060), l.has("web1", 1150)), (Some(90), true, false));
+        assert!(l.retain(|name, identity| (name, identity) == ("web1", 8)));
+        assert_eq!(left(&l, 7, 1060), None);
     }
 }

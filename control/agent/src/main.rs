@@ -1,10 +1,11 @@
 //! `dunlin-control`: holds what the operator wants and keeps the dataplane true to it.
 //!
-//! * `wish.rs` turns a configuration into what the dataplane is told, or refuses it by name.
+//! * `wish.rs` turns a configuration into what the dataplane is sent, or refuses it by name.
 //! * `plan.rs` says what one configuration changes of another.
 //! * `store.rs` keeps it, durably.
+//! * `link.rs` is the way to the dataplane: deadlines, and what became of a change.
 //! * `desired.rs` puts these together: one change at a time, installed and stored or neither.
-//! * `reconcile.rs` follows the dataplane's comings and goings.
+//! * `reconcile.rs` follows the dataplane, and brings it up to date.
 //! * `api.rs` and `metrics.rs` are how others see it.
 //!
 //! **Threads.** One tokio runtime; the store is written on a thread that may block. **Read next**
@@ -15,21 +16,26 @@
 mod api;
 mod desired;
 mod leases;
+mod link;
 mod metrics;
 mod plan;
 mod reconcile;
 mod store;
 mod wish;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, sync::Arc};
 
 use clap::Parser;
 
-use crate::{desired::Desired, store::Store};
+use crate::{
+    desired::Desired,
+    link::Link,
+    store::{Store, StoreError},
+};
 
 /// Dunlin's control process: holds the configuration and keeps the dataplane true to it.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "dunlin-control", version, max_term_width = 100)]
 struct Args {
     /// Socket of the northbound API
     #[arg(long, value_name = "PATH", default_value = dunlin_control_api::DEFAULT_SOCKET)]
@@ -43,9 +49,24 @@ struct Args {
     /// File that holds the configuration
     #[arg(long, value_name = "PATH", default_value = "/var/lib/dunlin/state.redb")]
     store: PathBuf,
-    /// Address of the metrics page
+    /// Address of the metrics page, or 'off'
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9477")]
-    metrics: SocketAddr,
+    metrics: Metrics,
+}
+
+/// Where metrics are served, if they are.
+#[derive(Clone, Copy)]
+struct Metrics(Option<SocketAddr>);
+
+impl FromStr for Metrics {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "off" => Ok(Metrics(None)),
+            s => s.parse().map(|a| Metrics(Some(a))).map_err(|_| "no address as 127.0.0.1:9477, and not 'off'".into()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -59,20 +80,24 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("dunlin-control: {e:#}");
-            ExitCode::FAILURE
+            // What only a person can mend (EX_CONFIG of sysexits.h) is not tried again and again.
+            let permanent = e.downcast_ref::<StoreError>().is_some_and(|e| e.permanent);
+            ExitCode::from(if permanent { 78 } else { 1 })
         }
     }
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
     let store = Store::open(&args.store)?;
-    let desired = Arc::new(Desired::load(store, args.dataplane)?);
+    let desired = Arc::new(Desired::load(store, Link::new(args.dataplane))?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(reconcile::run(desired.clone()));
+        if let Metrics(Some(address)) = args.metrics {
+            tokio::spawn(metrics::serve(address, desired.clone()));
+        }
         tokio::select! {
             served = api::serve(&args.socket, args.group.as_deref(), desired.clone()) => served,
-            served = metrics::serve(args.metrics, desired.clone()) => served,
             () = dunlin_dataplane_api::socket::signalled() => Ok(()),
         }
     })?;

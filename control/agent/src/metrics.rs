@@ -1,7 +1,7 @@
 //! The metrics page: `GET /metrics`, made anew for every scrape from the same report that the
 //! CLI shows, so that the numbers are the same.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use dunlin_control_api::v1::Status;
@@ -10,14 +10,32 @@ use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::desired::Desired;
 
-/// Serves the page on `address`.
-pub async fn serve(address: SocketAddr, desired: Arc<Desired>) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|e| anyhow::anyhow!("metrics address {address}: {e}; choose another with --metrics"))?;
-    let app = Router::new().route("/metrics", get(page)).with_state(desired);
-    axum::serve(listener, app).await?;
-    Ok(())
+/// Between two tries to listen on an address that can't be had.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// Serves the page on `address`, for ever. An address that is in use, or is not there yet, is tried again: metrics that
+/// can't be served are no reason to serve nothing else.
+pub async fn serve(address: SocketAddr, desired: Arc<Desired>) {
+    let mut said = false;
+    loop {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => {
+                desired.warn("metrics", None);
+                let app = Router::new().route("/metrics", get(page)).with_state(desired.clone());
+                if let Err(e) = axum::serve(listener, app).await {
+                    tracing::warn!("metrics address {address}: {e}");
+                }
+            }
+            Err(e) => {
+                let what = format!("metrics are not served on {address}: {e}; choose another address with --metrics");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!("{what}");
+                }
+                desired.warn("metrics", Some(what));
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn page(
@@ -113,7 +131,17 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
         [(vec!["applied"], status.transactions_applied), (vec!["refused"], status.transactions_refused)],
     )?;
     page.gauges("dunlin_config_revision", "Revision of the configuration.", &[], [(vec![], status.revision as f64)])?;
+    page.gauges(
+        "dunlin_config_pending",
+        "Whether the stored configuration is not in force in the dataplane.",
+        &[],
+        [(vec![], flag(!status.dataplane_up || !status.pending.is_empty()))],
+    )?;
     if let Some(state) = &status.dataplane {
+        let problems = state.info.iter().flat_map(|i| &i.problems);
+        let problems = problems.map(|p| (vec![p.kind.as_str(), p.name.as_str(), p.field.as_str()], 1.0));
+        let help = "Objects that are configured and not in force, or not fully; always 1.";
+        page.gauges("dunlin_problem", help, &["kind", "name", "field"], problems)?;
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
         tunnels(&page, &state.vteps)?;

@@ -1,21 +1,21 @@
-//! Follows the dataplane: finds it, fills it if what it holds is not what is wanted, passes its
-//! events on, and tries devices again that could not be opened.
+//! Follows the dataplane: finds it, brings it to what is wanted if it holds anything else, passes its
+//! events on, and tries again what could not be installed.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use dunlin_dataplane_api::{Client, connect, v1 as dp};
+use dunlin_dataplane_api::{Client, v1 as dp};
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use crate::{
     desired::{Desired, TAKE_OVER},
-    leases::now_s,
+    link::{ANSWER, Outcome, fill, info},
+    wish,
 };
-
-/// Longer than any transaction should take.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two looks for a dataplane that is not there.
 const SEARCH: Duration = Duration::from_millis(100);
@@ -26,104 +26,158 @@ const LOOK: Duration = Duration::from_secs(2);
 pub async fn run(desired: Arc<Desired>) {
     let mut instance = 0;
     loop {
-        let ended = match connect(&desired.dataplane_socket).await {
-            Ok(client) => follow(&desired, client, &mut instance).await.err().unwrap_or_else(|| "it ended".into()),
-            Err(e) => format!("{e}; is dunlin-dataplane running?"),
+        let ended = match desired.link.connect().await {
+            Ok((client, info)) => match follow(&desired, client, info, &mut instance).await {
+                Ok(()) => "it ended".into(),
+                Err(why) => why,
+            },
+            Err(why) => why,
         };
-        if desired.client().await.is_some() {
+        if desired.link.client().is_some() {
             tracing::warn!("dataplane lost: {ended}");
         }
-        desired.set_client(Err(ended)).await;
+        set_client(&desired, Err(ended));
         tokio::time::sleep(SEARCH).await;
     }
 }
 
+fn set_client(desired: &Desired, client: Result<Client, String>) {
+    let up = client.is_ok();
+    if desired.link.set(client) {
+        let _ = desired.events.send(dp::Event::now(dp::event::What::Dataplane(dp::DataplaneEvent { up })));
+    }
+}
+
+/// What was said already, so that the log has it once.
+#[derive(Default)]
+struct Said {
+    pending: String,
+    problems: BTreeSet<String>,
+}
+
 /// Until the dataplane goes away.
-async fn follow(desired: &Desired, mut client: Client, instance: &mut u64) -> Result<(), String> {
-    let why = |s: tonic::Status| s.message().to_owned();
-    let info = client.get_info(dp::InfoRequest {}).await.map_err(why)?.into_inner();
+async fn follow(desired: &Arc<Desired>, mut client: Client, info: dp::Info, instance: &mut u64) -> Result<(), String> {
     if *instance != 0 && *instance != info.instance {
         desired.restarts.fetch_add(1, Relaxed);
     }
     *instance = info.instance;
-    let mut events = client.watch(dp::WatchRequest {}).await.map_err(why)?.into_inner();
-    {
-        // No change is made between the look and the filling.
-        let current = desired.current().await;
-        if info.generation != current.compiled.generation {
-            // A new, empty store beside a dataplane that forwards: rather somebody lost the store
-            // than wants the host cut off. The first change makes it clear.
-            let lost = current.revision == 0 && info.generation != 0;
-            desired.take_over.store(lost, Relaxed);
-            if lost {
-                tracing::warn!("{TAKE_OVER}");
-            } else {
-                fill(desired, &mut client, &current.compiled).await?;
-            }
-        }
-        desired.set_client(Ok(client.clone())).await;
+    let watch =
+        timeout(ANSWER, client.watch(dp::WatchRequest {})).await.map_err(|_| "it does not answer".to_owned())?;
+    let mut events = watch.map_err(|s| s.message().to_owned())?.into_inner();
+    let mut said = Said::default();
+    let lost = desired.current().revision == 0 && info.generation != 0;
+    // A new, empty store beside a dataplane that forwards: rather somebody lost the store
+    // than wants the host cut off. The first change makes it clear.
+    desired.take_over.store(lost, Relaxed);
+    if lost {
+        tracing::warn!("{TAKE_OVER}");
     }
     tracing::info!("dataplane {} found", info.version);
+    bring_up_to_date(desired, &client, info, &mut said).await;
+    take_leases(desired, &client).await;
+    set_client(desired, Ok(client.clone()));
     let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    looks.reset();
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(Ok(e)) => drop(desired.events.send(e)),
-                Some(Err(e)) => return Err(why(e)),
+                Some(Ok(e)) => pass_on(desired, &client, e).await,
+                Some(Err(e)) => return Err(e.message().to_owned()),
                 None => return Ok(()),
             },
-            _ = looks.tick() => look(desired, &mut client).await.map_err(why)?,
+            _ = looks.tick() => look(desired, &client, &mut said).await?,
+            () = desired.stored.notified() => look(desired, &client, &mut said).await?,
         }
     }
 }
 
-/// One transaction brings the dataplane to what is wanted, whatever it holds.
-async fn fill(desired: &Desired, client: &mut Client, compiled: &dp::Transaction) -> Result<(), String> {
-    let mut all = dp::Transaction { tolerate_device_errors: true, ..compiled.clone() };
-    desired.leases.lock().await.give(&mut all.set_ports, now_s());
-    let ports = all.set_ports.len();
-    let applied = tokio::time::timeout(PATIENCE, client.apply(all))
-        .await
-        .map_err(|_| format!("it does not answer for {} s", PATIENCE.as_secs()))?
-        .map_err(|s| format!("it refuses the configuration: {}", s.message()))?
-        .into_inner();
-    for e in &applied.device_errors {
-        tracing::warn!("port '{}': {}", e.port, e.error);
+async fn pass_on(desired: &Desired, client: &Client, event: dp::Event) {
+    match &event.what {
+        Some(dp::event::What::Leases(l)) => desired.note_leases(&l.port, l.identity, &l.leases).await,
+        // Leases may be among what is missing.
+        Some(dp::event::What::Lost(_)) => take_leases(desired, client).await,
+        _ => {}
     }
-    tracing::info!("dataplane filled: {ports} ports, {} without their device", applied.device_errors.len());
+    let _ = desired.events.send(event);
+}
+
+/// Takes note of what the dataplane knows of DHCP.
+async fn take_leases(desired: &Desired, client: &Client) {
+    let mut client = client.clone();
+    if let Ok(Ok(state)) = timeout(ANSWER, client.get_state(dp::StateRequest {})).await {
+        for p in state.into_inner().ports.iter().filter(|p| !p.leases.is_empty()) {
+            desired.note_leases(&p.name, p.identity, &p.leases).await;
+        }
+    }
+}
+
+/// Looks whether the dataplane holds what is stored, and tries again what could not be installed.
+async fn look(desired: &Desired, client: &Client, said: &mut Said) -> Result<(), String> {
+    let now = info(client).await?;
+    bring_up_to_date(desired, client, now, said).await;
     Ok(())
 }
 
-/// Tries devices again that were not there before.
-async fn look(desired: &Desired, client: &mut Client) -> Result<(), tonic::Status> {
-    let state = client.get_state(dp::StateRequest {}).await?.into_inner();
-    {
-        // A change whose answer got lost, or one that could not be taken back.
-        let current = desired.current().await;
-        let holds = state.info.as_ref().map_or(0, |i| i.generation);
-        // One that was just restarted knows of none.
-        if holds == current.compiled.generation {
-            desired.note_leases(&state.ports).await;
+/// Makes the dataplane hold what is stored. A dataplane that refuses is not lost: it goes on with what it has, and
+/// `status` says why.
+async fn bring_up_to_date(desired: &Desired, client: &Client, now: dp::Info, said: &mut Said) {
+    let wanted = desired.current().compiled.whole.generation;
+    if desired.take_over.load(Relaxed) {
+        return desired.link.set_pending("");
+    }
+    if now.generation == wanted {
+        desired.link.set_pending("");
+        said.pending.clear();
+        note_problems(&now.problems, said);
+        if now.applying.is_empty() && !now.problems.is_empty() {
+            retry(desired, client, &now.problems).await;
         }
-        if holds != current.compiled.generation && !desired.take_over.load(Relaxed) {
-            // It may have changed between the two looks.
-            let now = client.get_info(dp::InfoRequest {}).await?.into_inner();
-            if now.generation != current.compiled.generation {
-                fill(desired, client, &current.compiled).await.map_err(tonic::Status::unavailable)?;
+        return;
+    }
+    let pending = if now.applying.is_empty() {
+        let whole = desired.whole();
+        let ports = whole.set_ports.len();
+        match fill(client, whole, now.generation).await {
+            Outcome::InForce(problems) => {
+                tracing::info!("dataplane brought up to date: {ports} ports, {} problems", problems.len());
+                note_problems(&problems, said);
+                String::new()
             }
+            Outcome::Refused(why) => format!("the dataplane refuses the configuration: {why}"),
+            Outcome::Stale => "the dataplane changed meanwhile; it is brought up to date".into(),
+            Outcome::Pending(why) => why,
         }
-    }
-    let failed: Vec<&str> = state.ports.iter().filter(|p| !p.error.is_empty()).map(|p| p.name.as_str()).collect();
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let current = desired.current().await;
-    let again = current.compiled.set_ports.iter().filter(|p| failed.contains(&p.name.as_str()));
-    let retry = dp::Transaction {
-        generation: current.compiled.generation,
-        set_ports: again.cloned().collect(),
-        tolerate_device_errors: true,
-        ..Default::default()
+    } else {
+        format!("the dataplane is at work on a change: {}", now.applying)
     };
-    client.apply(retry).await.map(drop)
+    if !pending.is_empty() && without_numbers(&pending) != said.pending {
+        tracing::warn!("the stored configuration is not in force: {pending}");
+    }
+    said.pending = without_numbers(&pending);
+    // A change may have been made meanwhile, and says itself what became of it.
+    if desired.current().compiled.whole.generation == wanted {
+        desired.link.set_pending(pending);
+    }
+}
+
+/// So that a text that counts seconds is the same text.
+fn without_numbers(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn note_problems(problems: &[dp::Problem], said: &mut Said) {
+    let now: BTreeSet<String> = problems.iter().map(wish::problem_text).collect();
+    now.difference(&said.problems).for_each(|p| tracing::warn!("not in force: {p}"));
+    said.problems.difference(&now).for_each(|p| tracing::info!("in force again: {p}"));
+    said.problems = now;
+}
+
+/// Sends the objects that are not in force again.
+async fn retry(desired: &Desired, client: &Client, problems: &[dp::Problem]) {
+    let again = desired.again(problems);
+    let generation = again.generation;
+    if let Outcome::Refused(why) = fill(client, again, generation).await {
+        tracing::warn!("trying again what is not in force: {why}");
+    }
 }

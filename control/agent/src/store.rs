@@ -1,7 +1,10 @@
 //! Where the configuration is kept: one file, written in transactions that survive a crash at
 //! any instant (redb: copy on write, checksums, fsync at commit).
+//!
+//! The file says the version of its schema. An older one is migrated when it is opened; a newer one is refused.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -16,6 +19,23 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("dunlin");
 const CONFIG: &str = "config";
 const REVISION: &str = "revision";
 const LEASES: &str = "leases";
+/// What tells ports of one name apart, since schema 2.
+const IDENTITIES: &str = "identities";
+/// Its number and the release that wrote it, as "2 0.1.0"; absent in schema 1.
+const SCHEMA: &str = "schema";
+const SCHEMA_NOW: u32 = 2;
+
+/// What tells ports of one name apart, by name.
+pub type Identities = BTreeMap<String, u64>;
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    pub config: Config,
+    pub revision: u64,
+    pub identities: Identities,
+    pub leases: Leases,
+}
 
 /// What went wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,12 +43,14 @@ const LEASES: &str = "leases";
 pub struct StoreError {
     path: String,
     why: String,
+    /// Only a person can mend it.
+    pub permanent: bool,
 }
 
 impl StoreError {
     /// The thread that wrote ended before it answered.
     pub fn ended() -> Self {
-        StoreError { path: "(configuration)".into(), why: "writing ended early".into() }
+        StoreError { path: "(configuration)".into(), why: "writing ended early".into(), permanent: false }
     }
 }
 
@@ -40,44 +62,74 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the file, or makes it where there is none. One that is damaged is left as it is.
+    /// Opens the file, or makes it where there is none. A damaged one, and one of a newer schema, is left as it is.
+    ///
+    /// # Errors
+    /// The file can't be opened or made, is damaged, or was written by a newer release.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let fail = |why: String| StoreError { path: name.clone(), why };
+        let fail = |why: String, permanent| StoreError { path: name.clone(), why, permanent };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|e| fail(format!("its folder can't be made: {e}")))?;
+            fs::create_dir_all(folder).map_err(|e| fail(format!("its folder can't be made: {e}"), false))?;
         }
         let advice = "the configuration in it can't be trusted. Put back a copy of the file, or move it away \
                       to start with an empty configuration (then 'dunlin apply -f' yours)";
         match fs::metadata(path) {
-            Ok(m) if m.is_dir() => return Err(fail("is a folder; name a file".into())),
+            Ok(m) if m.is_dir() => return Err(fail("is a folder; name a file".into(), true)),
             // redb would take it for a new one.
-            Ok(m) if m.len() == 0 => return Err(fail(format!("is empty, so it was truncated: {advice}"))),
+            Ok(m) if m.len() == 0 => return Err(fail(format!("is empty, so it was truncated: {advice}"), true)),
             _ => {}
         }
-        // A file cut short makes redb's own checks fail; some of them by panicking.
+        // A file cut short makes redb's own checks fail; some of them by panicking, which is no news for the log.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
         let opened = std::panic::catch_unwind(|| {
             if !path.exists() {
                 create(path).map_err(|e| format!("can't be made: {e}"))?;
             }
             let db = Database::open(path).map_err(|e| e.to_string())?;
             let store = Store { db: Mutex::new(Some(db)), path: path.to_owned() };
-            store.load().map_err(|e| e.why)?;
-            Ok::<Store, String>(store)
-        });
-        match opened {
-            Ok(Ok(store)) => Ok(store),
-            Ok(Err(why)) if why.contains("already open") || why.contains("lock") => {
-                Err(fail("another dunlin-control has it open; stop that one first".into()))
+            let newer = store.migrate().map_err(|e| e.why)?;
+            if newer.is_none() {
+                store.load().map_err(|e| e.why)?;
             }
-            Ok(Err(why)) if why.contains("can't be made") || why.contains("denied") => Err(fail(why)),
-            Ok(Err(why)) => Err(fail(format!("{why}: {advice}"))),
-            Err(_) => Err(fail(format!("is damaged: {advice}"))),
+            Ok::<_, String>((store, newer))
+        });
+        std::panic::set_hook(hook);
+        match opened {
+            Ok(Ok((store, None))) => Ok(store),
+            Ok(Ok((_, Some(newer)))) => Err(fail(newer, true)),
+            Ok(Err(why)) if why.contains("already open") || why.contains("lock") => {
+                Err(fail("another dunlin-control has it open; stop that one first".into(), false))
+            }
+            Ok(Err(why)) if why.contains("can't be made") || why.contains("denied") => Err(fail(why, false)),
+            Ok(Err(why)) => Err(fail(format!("{why}: {advice}"), true)),
+            Err(_) => Err(fail(format!("is damaged: {advice}"), true)),
         }
     }
 
+    /// Brings an older file to the schema of now; what is to be said of a newer one.
+    fn migrate(&self) -> Result<Option<String>, StoreError> {
+        let said = self.get(SCHEMA, |v| Ok(String::from_utf8_lossy(v).into_owned()))?;
+        let (number, release) = said.as_deref().and_then(|s| s.split_once(' ')).unwrap_or(("1", "0.1.0"));
+        let number: u32 = number.parse().map_err(|e| self.fail(format!("schema: {e}")))?;
+        if number > SCHEMA_NOW {
+            return Ok(Some(format!(
+                "has schema {number}, written by dunlin-control {release}; this is dunlin-control {}, which knows schemas up \
+                 to {SCHEMA_NOW}. Install {release} or newer, or put back a copy of the file from before the upgrade",
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        if number == 1 {
+            tracing::info!("store {}: migrated from schema 1 to {SCHEMA_NOW}", self.path.display());
+            // Its leases name no port but by name: they are learned again, or the guest asks anew.
+            self.put(&[(LEASES, b"{}"), (SCHEMA, schema().as_bytes())])?;
+        }
+        Ok(None)
+    }
+
     fn fail(&self, e: impl std::fmt::Display) -> StoreError {
-        StoreError { path: self.path.display().to_string(), why: e.to_string() }
+        StoreError { path: self.path.display().to_string(), why: e.to_string(), permanent: false }
     }
 
     /// Runs `f` on the open file; closes it if that fails.
@@ -93,49 +145,53 @@ impl Store {
         result
     }
 
-    /// The configuration and its revision; empty and 0 in a new file.
-    pub fn load(&self) -> Result<(Config, u64), StoreError> {
+    /// A value, read by `read`; nothing in a new file.
+    fn get<T>(&self, key: &str, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, StoreError> {
         self.with(|db| {
-            let read = db.begin_read().map_err(|e| self.fail(e))?;
-            let table = match read.open_table(TABLE) {
+            let transaction = db.begin_read().map_err(|e| self.fail(e))?;
+            let table = match transaction.open_table(TABLE) {
                 Ok(t) => t,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Config::default(), 0)),
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
                 Err(e) => return Err(self.fail(e)),
             };
-            let get = |key| table.get(key).map_err(|e| self.fail(e));
-            let config = match get(CONFIG)? {
-                Some(v) => serde_json::from_slice(v.value()).map_err(|e| self.fail(format!("configuration: {e}")))?,
-                None => Config::default(),
-            };
-            let revision = match get(REVISION)? {
-                Some(v) => u64::from_le_bytes(v.value().try_into().map_err(|e| self.fail(format!("revision: {e}")))?),
-                None => 0,
-            };
-            Ok((config, revision))
+            let value = table.get(key).map_err(|e| self.fail(e))?;
+            value.map(|v| read(v.value()).map_err(|e| self.fail(format!("{key}: {e}")))).transpose()
         })
     }
 
-    /// What DHCP had given stations; nothing in a new file.
-    pub fn leases(&self) -> Result<Leases, StoreError> {
-        self.with(|db| {
-            let read = db.begin_read().map_err(|e| self.fail(e))?;
-            let table = read.open_table(TABLE).map_err(|e| self.fail(e))?;
-            let kept = table.get(LEASES).map_err(|e| self.fail(e))?;
-            kept.map_or(Ok(Leases::default()), |v| {
-                serde_json::from_slice(v.value()).map_err(|e| self.fail(format!("leases: {e}")))
-            })
+    /// What the file holds; nothing and revision 0 in a new one.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn load(&self) -> Result<Stored, StoreError> {
+        fn json<T: serde::de::DeserializeOwned>(octets: &[u8]) -> Result<T, String> {
+            serde_json::from_slice(octets).map_err(|e| e.to_string())
+        }
+        let number = |v: &[u8]| Ok(u64::from_le_bytes(v.try_into().map_err(|_| "is no number".to_owned())?));
+        Ok(Stored {
+            config: self.get(CONFIG, json)?.unwrap_or_default(),
+            revision: self.get(REVISION, number)?.unwrap_or(0),
+            identities: self.get(IDENTITIES, json)?.unwrap_or_default(),
+            leases: self.get(LEASES, json)?.unwrap_or_default(),
         })
     }
 
     /// Writes what DHCP gave stations, durably when it returns.
+    ///
+    /// # Errors
+    /// The file can't be written; it is as before.
     pub fn save_leases(&self, leases: &Leases) -> Result<(), StoreError> {
         self.put(&[(LEASES, &serde_json::to_vec(leases).map_err(|e| self.fail(e))?)])
     }
 
     /// Writes a configuration, durably when it returns.
-    pub fn save(&self, config: &Config, revision: u64) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// The file can't be written; it is as before.
+    pub fn save(&self, config: &Config, revision: u64, identities: &Identities) -> Result<(), StoreError> {
         let octets = serde_json::to_vec(config).map_err(|e| self.fail(e))?;
-        self.put(&[(CONFIG, &octets), (REVISION, &revision.to_le_bytes())])
+        let identities = serde_json::to_vec(identities).map_err(|e| self.fail(e))?;
+        self.put(&[(CONFIG, &octets), (REVISION, &revision.to_le_bytes()), (IDENTITIES, &identities)])
     }
 
     fn put(&self, all: &[(&str, &[u8])]) -> Result<(), StoreError> {
@@ -152,6 +208,11 @@ impl Store {
     }
 }
 
+/// What the file says of its schema.
+fn schema() -> String {
+    format!("{SCHEMA_NOW} {}", env!("CARGO_PKG_VERSION"))
+}
+
 /// Makes an empty store, whole or not at all: under another name first.
 fn create(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let mut new = path.as_os_str().to_owned();
@@ -162,7 +223,8 @@ fn create(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         _ => {}
     }
     let store = Store { db: Mutex::new(Some(Database::create(&new)?)), path: new.clone() };
-    store.save(&Config::default(), 0)?;
+    store.save(&Config::default(), 0, &Identities::new())?;
+    store.put(&[(SCHEMA, schema().as_bytes())])?;
     drop(store);
     fs::rename(&new, path)?;
     if let Some(folder) = path.parent() {
@@ -195,15 +257,45 @@ mod tests {
         Config { bridge, ..Default::default() }
     }
 
+    fn stored(n: u32, revision: u64) -> Stored {
+        Stored { config: config(n), revision, identities: [("web1".to_owned(), 7)].into(), ..Default::default() }
+    }
+
+    fn save(store: &Store, s: &Stored) {
+        store.save(&s.config, s.revision, &s.identities).unwrap();
+    }
+
     #[test]
     fn what_was_saved_is_there_after_reopening() {
         let f = Folder::new("reopen");
         let path = f.0.join("state.redb");
+        save(&Store::open(&path).unwrap(), &stored(3, 7));
+        assert_eq!(Store::open(&path).unwrap().load().unwrap(), stored(3, 7));
+    }
+
+    /// An upgrade keeps what is there; a downgrade is refused with both versions, and touches nothing.
+    #[test]
+    fn older_schemas_are_migrated_and_newer_ones_refused() {
+        let f = Folder::new("schema");
+        let path = f.0.join("state.redb");
         let store = Store::open(&path).unwrap();
-        store.save(&config(3), 7).unwrap();
+        let octets = serde_json::to_vec(&config(2)).unwrap();
+        let old_leases = br#"{"web1":[{"address":"192.0.2.1","seen_s":1,"left_s":2}]}"#;
+        store.put(&[(CONFIG, &octets), (LEASES, old_leases), (SCHEMA, b"1 0.1.0")]).unwrap();
         drop(store);
         let store = Store::open(&path).unwrap();
-        assert_eq!((store.load().unwrap(), store.leases().unwrap()), ((config(3), 7), Leases::default()));
+        let now = store.load().unwrap();
+        assert_eq!((now.config, now.leases), (config(2), Leases::default()));
+        store.put(&[(SCHEMA, b"9 7.2.0")]).unwrap();
+        drop(store);
+        let before = fs::read(&path).unwrap();
+        let e = Store::open(&path).err().unwrap();
+        let said = e.to_string();
+        assert!(
+            e.permanent && said.contains("schema 9") && said.contains("7.2.0") && said.contains("up to 2"),
+            "{said}"
+        );
+        assert_eq!(fs::read(&path).unwrap().len(), before.len());
     }
 
     /// Cut anywhere, it is refused or whole, and the file is not touched.
@@ -211,14 +303,14 @@ mod tests {
     fn a_truncated_file_is_never_taken_for_an_empty_one() {
         let f = Folder::new("truncated");
         let path = f.0.join("state.redb");
-        Store::open(&path).unwrap().save(&config(50), 1).unwrap();
+        save(&Store::open(&path).unwrap(), &stored(50, 1));
         let whole = fs::read(&path).unwrap();
         for part in 0..16 {
             let cut = &whole[..whole.len() * part / 16];
             fs::write(&path, cut).unwrap();
             match Store::open(&path) {
-                Ok(s) => assert_eq!(s.load().unwrap(), (config(50), 1), "cut to {part}/16"),
-                Err(e) => assert!(e.to_string().contains("can't be trusted"), "{e}"),
+                Ok(s) => assert_eq!(s.load().unwrap(), stored(50, 1), "cut to {part}/16"),
+                Err(e) => assert!(e.permanent && e.to_string().contains("can't be trusted"), "{e}"),
             }
         }
     }

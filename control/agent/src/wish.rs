@@ -4,10 +4,12 @@
 mod filter;
 mod overlay;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use dunlin_control_api::v1::{Bridge, Config, Port, StaticMac};
 use dunlin_dataplane_api::v1 as dp;
+
+use crate::store::Identities;
 
 /// The bridge of a port that names none.
 pub const DEFAULT_BRIDGE: &str = "br0";
@@ -31,12 +33,30 @@ pub struct Bad {
     why: String,
 }
 
+impl Bad {
+    /// The whole configuration can't be.
+    pub fn whole(why: String) -> Self {
+        Bad { object: "configuration".into(), field: "size".into(), why }
+    }
+}
+
 fn bad<T>(object: impl Into<String>, field: &str, why: impl Into<String>) -> Result<T, Bad> {
     Err(Bad { object: object.into(), field: field.into(), why: why.into() })
 }
 
-/// The whole configuration as one transaction that replaces whatever the dataplane holds.
-pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
+/// A configuration as the dataplane is sent it.
+pub struct Compiled {
+    /// One transaction that replaces whatever the dataplane holds.
+    pub whole: dp::Transaction,
+    /// The sets that the rules of each list name.
+    sets_of: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Checks a configuration and turns it into what the dataplane is sent.
+///
+/// # Errors
+/// The first object and field that can't be.
+pub fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad> {
     let mut bridges = BTreeMap::new();
     for b in &config.bridge {
         if bridges.insert(b.name.clone(), bridge(b)?).is_some() {
@@ -48,7 +68,8 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
     let mut resources: BTreeMap<String, String> = BTreeMap::new();
     for p in &config.port {
         let (ingress_acls, egress_acls) = filters.lists_of(p)?;
-        let compiled = dp::Port { ingress_acls, egress_acls, security: filter::security(p)?, ..port(p)? };
+        let identity = identities.get(&p.name).copied().unwrap_or_default();
+        let compiled = dp::Port { ingress_acls, egress_acls, security: filter::security(p)?, identity, ..port(p)? };
         let object = format!("port '{}'", p.name);
         let at = compiled.bridge.clone();
         if compiled.network.is_empty() && !bridges.contains_key(&at) {
@@ -87,7 +108,7 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
             return bad(format!("mac '{}'", m.mac), "mac", format!("is declared twice in VLAN {}", m.vlan));
         }
     }
-    Ok(dp::Transaction {
+    let whole = dp::Transaction {
         replace: true,
         set_bridges: bridges.into_values().collect(),
         set_ports: ports.into_values().collect(),
@@ -97,8 +118,10 @@ pub fn compile(config: &Config) -> Result<dp::Transaction, Bad> {
         set_vteps: overlay.vteps,
         set_acls: filters.acls.into_values().collect(),
         sessions: Some(filter::sessions(&config.sessions.clone().unwrap_or_default())?),
+        sets: filters.sets.into_values().collect(),
         ..Default::default()
-    })
+    };
+    Ok(Compiled { whole, sets_of: filters.sets_of })
 }
 
 /// What of a whole transaction will not work as it is, though it is no mistake.
@@ -107,34 +130,83 @@ pub fn warnings(t: &dp::Transaction) -> Vec<String> {
 }
 
 /// What differs between two whole transactions, as one that changes the first into the second.
-pub fn difference(from: &dp::Transaction, to: &dp::Transaction) -> dp::Transaction {
+pub fn difference(old: &Compiled, new: &Compiled) -> dp::Transaction {
+    let (from, to) = (&old.whole, &new.whole);
     let mac_key = |m: &dp::StaticMac| (m.network.clone(), m.bridge.clone(), m.vlan, m.mac.clone());
     let mac_keys = |t: &dp::Transaction| t.set_macs.iter().map(mac_key).collect::<BTreeSet<_>>();
     let (kept, before) = (mac_keys(to), from.set_macs.iter().map(|m| (mac_key(m), m)).collect::<BTreeMap<_, _>>());
     let is_new = |m: &&dp::StaticMac| before.get(&mac_key(m)) != Some(m);
+    let (set_bridges, delete_bridges) = changed(&from.set_bridges, &to.set_bridges, |b| &b.name);
+    let (set_ports, delete_ports) = changed(&from.set_ports, &to.set_ports, |p| &p.name);
+    let (set_networks, delete_networks) = changed(&from.set_networks, &to.set_networks, |n| &n.name);
+    let (set_vteps, delete_vteps) = changed(&from.set_vteps, &to.set_vteps, |v| &v.name);
+    let (mut set_acls, delete_acls) = changed(&from.set_acls, &to.set_acls, |a| &a.name);
+    // A list is another one too when a set that it names is.
+    let (other_sets, _) = changed(&from.sets, &to.sets, |s| &s.name);
+    let other_sets: BTreeSet<&String> = other_sets.iter().map(|s| &s.name).collect();
+    let set: BTreeSet<&String> = set_acls.iter().map(|a| &a.name).collect();
+    let names_other =
+        |a: &&dp::Acl| new.sets_of[&a.name].iter().any(|s| other_sets.contains(s)) && !set.contains(&a.name);
+    let more: Vec<dp::Acl> = to.set_acls.iter().filter(names_other).cloned().collect();
+    set_acls.extend(more);
     dp::Transaction {
-        set_bridges: to.set_bridges.iter().filter(|b| !from.set_bridges.contains(b)).cloned().collect(),
-        delete_bridges: gone(&from.set_bridges, &to.set_bridges, |b| &b.name),
-        set_ports: to.set_ports.iter().filter(|p| !from.set_ports.contains(p)).cloned().collect(),
-        delete_ports: gone(&from.set_ports, &to.set_ports, |p| &p.name),
+        set_bridges,
+        delete_bridges,
+        set_ports,
+        delete_ports,
         set_macs: to.set_macs.iter().filter(is_new).cloned().collect(),
         delete_macs: from.set_macs.iter().filter(|m| !kept.contains(&mac_key(m))).cloned().collect(),
         settings: if from.settings == to.settings { None } else { to.settings },
-        set_networks: to.set_networks.iter().filter(|n| !from.set_networks.contains(n)).cloned().collect(),
-        delete_networks: gone(&from.set_networks, &to.set_networks, |n| &n.name),
-        set_vteps: to.set_vteps.iter().filter(|v| !from.set_vteps.contains(v)).cloned().collect(),
-        delete_vteps: gone(&from.set_vteps, &to.set_vteps, |v| &v.name),
-        set_acls: to.set_acls.iter().filter(|a| !from.set_acls.contains(a)).cloned().collect(),
-        delete_acls: gone(&from.set_acls, &to.set_acls, |a| &a.name),
+        set_networks,
+        delete_networks,
+        set_vteps,
+        delete_vteps,
+        sets: sets_of(&set_acls, new),
+        set_acls,
+        delete_acls,
         sessions: if from.sessions == to.sessions { None } else { to.sessions },
         ..Default::default()
     }
 }
 
-/// Names of what is in the first and not in the second.
-fn gone<T>(from: &[T], to: &[T], name: impl Fn(&T) -> &String) -> Vec<String> {
-    let kept: BTreeSet<&String> = to.iter().map(&name).collect();
-    from.iter().map(&name).filter(|n| !kept.contains(n)).cloned().collect()
+/// The sets that some lists name.
+fn sets_of(acls: &[dp::Acl], of: &Compiled) -> Vec<dp::AddressSet> {
+    let named: BTreeSet<&String> = acls.iter().flat_map(|a| &of.sets_of[&a.name]).collect();
+    of.whole.sets.iter().filter(|s| named.contains(&s.name)).cloned().collect()
+}
+
+/// What of the second is not in the first, and names of what is in the first and not in the second.
+fn changed<T: Clone + PartialEq>(from: &[T], to: &[T], name: impl Fn(&T) -> &String) -> (Vec<T>, Vec<String>) {
+    let before: HashMap<&String, &T> = from.iter().map(|x| (name(x), x)).collect();
+    let kept: HashSet<&String> = to.iter().map(&name).collect();
+    let set = to.iter().filter(|x| before.get(name(x)) != Some(x)).cloned().collect();
+    (set, from.iter().map(&name).filter(|n| !kept.contains(n)).cloned().collect())
+}
+
+/// Those objects of a whole transaction that problems name, as one that sets them again.
+pub fn of_problems(whole: &Compiled, ports: Vec<dp::Port>, problems: &[dp::Problem]) -> dp::Transaction {
+    let named: HashSet<(&str, &str)> = problems.iter().map(|p| (p.kind.as_str(), p.name.as_str())).collect();
+    fn of<T: Clone>(all: &[T], is: impl Fn(&T) -> bool) -> Vec<T> {
+        all.iter().filter(|x| is(x)).cloned().collect()
+    }
+    let t = &whole.whole;
+    let set_acls = of(&t.set_acls, |a| named.contains(&("acl", &*a.name)));
+    dp::Transaction {
+        set_bridges: of(&t.set_bridges, |b| named.contains(&("bridge", &*b.name))),
+        set_ports: ports.into_iter().filter(|p| named.contains(&("port", &*p.name))).collect(),
+        set_networks: of(&t.set_networks, |n| named.contains(&("network", &*n.name))),
+        set_vteps: of(&t.set_vteps, |v| named.contains(&("vtep", &*v.name))),
+        set_macs: of(&t.set_macs, |m| named.contains(&("mac", &*m.mac))),
+        sets: sets_of(&set_acls, whole),
+        set_acls,
+        ..Default::default()
+    }
+}
+
+/// A problem in a sentence.
+pub fn problem_text(p: &dp::Problem) -> String {
+    let field = if p.field.is_empty() { String::new() } else { format!("{}: ", p.field) };
+    format!("{} '{}': {field}{}", p.kind, p.name, p.reason)
 }
 
 fn list(names: &[&str]) -> String {
@@ -420,10 +492,17 @@ fn check_limits(bridges: &BTreeMap<String, dp::Bridge>, ports: &BTreeMap<String,
     if let Some((name, _)) = ports.iter().nth(MAX_PORTS) {
         return bad(format!("port '{name}'"), "name", format!("one too many: a dataplane holds {MAX_PORTS} ports"));
     }
+    let mut carried: HashMap<&str, Box<[bool; 4096]>> = HashMap::new();
+    for p in ports.values() {
+        let of_bridge = carried.entry(&p.bridge).or_insert_with(|| Box::new([false; 4096]));
+        match p.vlan.as_ref().filter(|v| matches!(v.mode(), dp::vlan::Mode::Access | dp::vlan::Mode::Dot1qTunnel)) {
+            Some(v) => of_bridge[v.tag as usize & 0xfff] = true,
+            None => (0..4096).filter(|v| carries(p, *v)).for_each(|v| of_bridge[v as usize] = true),
+        }
+    }
     let mut segments = 0;
     for bridge in bridges.keys() {
-        let on: Vec<&dp::Port> = ports.values().filter(|p| p.bridge == *bridge).collect();
-        segments += (0..=4095).filter(|v| on.iter().any(|p| carries(p, *v))).count();
+        segments += carried.get(bridge.as_str()).map_or(0, |c| c.iter().filter(|v| **v).count());
         if segments > MAX_SEGMENTS {
             let why = format!("more than {MAX_SEGMENTS} (bridge, VLAN) pairs are carried; restrict trunks");
             return bad(format!("bridge '{bridge}'"), "name", why);

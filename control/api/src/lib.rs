@@ -11,6 +11,8 @@ use std::path::Path;
 
 use dunlin_dataplane_api::{ConnectError, MAX_MESSAGE, VersionHeader, connect_channel};
 
+/// Configurations in parts.
+pub use dunlin_dataplane_api::parts;
 /// The dataplane's messages that the northbound API passes through.
 pub use dunlin_dataplane_api::v1 as dataplane;
 
@@ -35,6 +37,9 @@ pub async fn connect(socket: &Path) -> Result<Client, ConnectError> {
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE))
 }
+
+dunlin_dataplane_api::parts_of!(v1::ApplyRequest, set: bridge, port, mac, vtep, network, route, neighbor, acl, set, group);
+dunlin_dataplane_api::parts_of!(v1::Configured, config: bridge, port, mac, vtep, network, route, neighbor, acl, set, group);
 
 /// What is left out when a configuration is written.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -49,7 +49,9 @@ pub struct Args {
 #[derive(Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
-    /// How the switch is
+    /// Show switch status
+    ///
+    /// Exit status: 0 if all that is configured is in force, 1 if something is not, 3 if the dataplane is down.
     Status,
     /// Make the configuration what a file says
     Apply(config::Apply),
@@ -103,6 +105,9 @@ enum Command {
     Man(generate::Man),
 }
 
+/// The exit status of a command that needs the dataplane, while that is down; as LSB has it for "not running".
+const UNREACHABLE: u8 = 3;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     // `dunlin port list | head` is no error worth a report.
@@ -115,25 +120,25 @@ fn main() -> ExitCode {
         report(info);
     }));
     match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("dunlin: {e:#}");
-            ExitCode::FAILURE
+            if e.downcast_ref::<session::Unreachable>().is_some() { UNREACHABLE.into() } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<ExitCode> {
     match &args.command {
-        Command::Completions(c) => return c.run(),
-        Command::Man(m) => return m.run(),
+        Command::Completions(c) => return c.run().map(|()| ExitCode::SUCCESS),
+        Command::Man(m) => return m.run().map(|()| ExitCode::SUCCESS),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let s = &mut Session::open(&args.control, args.json).await?;
         match args.command {
-            Command::Status => status::run(s).await,
+            Command::Status => return status::run(s).await,
             Command::Apply(c) => c.run(s).await,
             Command::Diff(c) => c.run(s).await,
             Command::Export => config::export(s).await,
@@ -153,6 +158,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             Command::Watch => watch::run(s).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("done above"),
         }
+        .map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -1,7 +1,7 @@
 //! How things are shown: aligned tables of at most 100 columns, or JSON.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use dunlin_control_api::v1::Plan;
+use dunlin_control_api::{dataplane::Problem, v1::Plan};
 use serde::Serialize;
 
 /// The widest line of a table.
@@ -82,11 +82,18 @@ pub fn plan(plan: &Plan, as_json: bool, dry_run: bool) -> anyhow::Result<()> {
     } else {
         println!("{added} added, {changed} changed, {removed} removed (revision {})", plan.revision);
         if !plan.in_force {
-            println!("the dataplane is down: stored, and installed as soon as it is back");
+            println!("stored, and not in force yet: {}", plan.pending);
         }
     }
+    plan.problems.iter().for_each(|p| println!("not in force: {}", problem(p)));
     plan.warnings.iter().for_each(|w| println!("note: {w}"));
     Ok(())
+}
+
+/// An object that is not in force, in a sentence.
+pub fn problem(p: &Problem) -> String {
+    let field = if p.field.is_empty() { String::new() } else { format!("{}: ", p.field) };
+    format!("{} '{}': {field}{}", p.kind, p.name, p.reason)
 }
 
 /// A ratio as percent.

@@ -1,5 +1,7 @@
 //! `dunlin port`: NICs, kernel interfaces and guests.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, bail};
 use dunlin_control_api::{
     dataplane as dp,
@@ -299,29 +301,35 @@ fn link(p: &dp::PortState) -> &'static str {
 
 async fn list(s: &mut Session) -> anyhow::Result<()> {
     let (config, _) = s.config().await?;
-    let state = s.status().await?.dataplane.unwrap_or_default();
+    let state = s.status().await?.dataplane;
+    let is_down = state.is_none();
+    let state = state.unwrap_or_default();
+    let problems = state.info.clone().unwrap_or_default().problems;
+    let of_port = |name: &str| problems.iter().filter(|p| p.kind == "port" && p.name == name).collect::<Vec<_>>();
+    let states: HashMap<&str, &dp::PortState> = state.ports.iter().map(|p| (p.name.as_str(), p)).collect();
     if s.json {
-        let rows: Vec<_> = config
-            .port
-            .iter()
-            .map(|p| serde_json::json!({ "config": p, "state": state.ports.iter().find(|x| x.name == p.name) }))
-            .collect();
-        return output::json(&rows);
+        let row = |p: &Port| {
+            let (state, problems) = (states.get(p.name.as_str()), of_port(&p.name));
+            serde_json::json!({ "config": p, "state": state, "problems": problems })
+        };
+        return output::json(&config.port.iter().map(row).collect::<Vec<_>>());
     }
     let rows = config.port.iter().map(|p| {
         let bridge = if p.bridge.is_empty() && p.network.is_empty() { "br0" } else { &p.bridge };
         let mut row = vec![p.name.clone(), p.kind.clone(), bridge.to_owned(), vlans(p)];
-        match state.ports.iter().find(|x| x.name == p.name) {
+        match states.get(p.name.as_str()) {
             Some(x) => {
                 let c = x.counters.clone().unwrap_or_default();
-                row.push(link(x).into());
+                let is_whole = !x.error.is_empty() || of_port(&p.name).is_empty();
+                row.push(if is_whole { link(x).into() } else { format!("{}, problem", link(x)) });
                 row.extend([c.rx_frames, c.tx_frames, drops(x), u64::from(x.macs)].map(|n| n.to_string()));
             }
-            None => row.push("dataplane down".into()),
+            None => row.push(if is_down { "dataplane down" } else { "error" }.into()),
         }
         row
     });
     output::table(&["NAME", "KIND", "BRIDGE", "VLAN", "LINK", "RX", "TX", "DROPS", "MACS"], 5, rows);
+    problems.iter().filter(|p| p.kind == "port").for_each(|p| println!("not in force: {}", output::problem(p)));
     Ok(())
 }
 
@@ -329,9 +337,11 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
     let (config, _) = s.config().await?;
     let port = configured(&config, name)?;
     let state = s.status().await?.dataplane.unwrap_or_default();
+    let mut problems = state.info.unwrap_or_default().problems;
+    problems.retain(|p| p.kind == "port" && p.name == name);
     let state = state.ports.into_iter().find(|p| p.name == name);
     if s.json {
-        return output::json(&serde_json::json!({ "config": port, "state": state }));
+        return output::json(&serde_json::json!({ "config": port, "state": state, "problems": problems }));
     }
     let mut facts = vec![("name", name.to_owned()), ("vlans", vlans(port))];
     let configured: Vec<String> = match serde_json::to_value(port)? {
@@ -407,5 +417,6 @@ async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
         }
     }
     output::facts(&facts);
+    problems.iter().for_each(|p| println!("not in force: {}", output::problem(p)));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use dunlin_control_api::{
-    Client, connect, dataplane as dp,
+    Client, connect, dataplane as dp, parts,
     v1::{ApplyRequest, Config, ConfigRequest, Plan, Status, StatusRequest},
 };
 
@@ -32,6 +32,18 @@ pub fn found_or_new<T: Clone>(kind: &str, name: &str, there: Option<&T>, new: Op
     }
 }
 
+/// The dataplane is down, or does not answer.
+#[derive(Debug)]
+pub struct Unreachable(String);
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
 /// One run of the command.
 pub struct Session {
     pub client: Client,
@@ -48,6 +60,7 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
             anyhow!("this is not dunlin-control's socket: who listens there knows no such call")
         }
         tonic::Code::Unavailable | tonic::Code::Cancelled if s.message().is_empty() => anyhow!("dunlin-control ended"),
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Unreachable(s.message().to_owned()).into(),
         _ => anyhow!("{}", s.message()),
     }
 }
@@ -71,23 +84,27 @@ impl Session {
     /// The dataplane's report.
     pub async fn state(&mut self) -> anyhow::Result<dp::State> {
         let status = self.status().await?;
-        status.dataplane.with_context(|| {
-            format!(
-                "the dataplane is down ({}); start it with 'systemctl start dunlin-dataplane'",
-                status.dataplane_error
-            )
+        let why = status.dataplane_error;
+        status.dataplane.ok_or_else(|| {
+            Unreachable(format!("the dataplane is down ({why}); start it with 'systemctl start dunlin-dataplane'"))
+                .into()
         })
     }
 
     /// The configuration and its revision.
     pub async fn config(&mut self) -> anyhow::Result<(Config, u64)> {
-        let c = self.client.get_config(ConfigRequest {}).await.map_err(|s| told(&s))?.into_inner();
+        let parts = self.client.get_config(ConfigRequest {}).await.map_err(|s| told(&s))?.into_inner();
+        let c = parts::join(parts).await.map_err(|s| told(&s))?;
         Ok((c.config.unwrap_or_default(), c.revision))
     }
 
     /// Carries out a change.
     pub async fn apply(&mut self, change: ApplyRequest) -> anyhow::Result<Plan> {
-        Ok(self.client.apply(change).await.map_err(|s| told(&s))?.into_inner())
+        Ok(self.send(change).await.map_err(|s| told(&s))?)
+    }
+
+    async fn send(&mut self, change: ApplyRequest) -> Result<Plan, tonic::Status> {
+        Ok(self.client.apply(tokio_stream::iter(parts::split(change))).await?.into_inner())
     }
 
     /// Makes a change out of the configuration as it is; again if somebody else was faster.
@@ -99,13 +116,13 @@ impl Session {
         while begun.elapsed() < PATIENCE {
             let (config, revision) = self.config().await?;
             let change = ApplyRequest { expect_revision: Some(revision), ..make(&config)? };
-            match self.client.apply(change).await {
+            match self.send(change).await {
                 Err(s) if s.code() == tonic::Code::Aborted => {
                     // Not all at the same moment again.
                     let jitter = u64::from(std::process::id() % 17) + u64::from(begun.elapsed().subsec_micros() % 23);
                     tokio::time::sleep(Duration::from_millis(jitter)).await;
                 }
-                other => return Ok(other.map_err(|s| told(&s))?.into_inner()),
+                other => return other.map_err(|s| told(&s)),
             }
         }
         Err(anyhow!("the configuration keeps changing under this command; try again"))

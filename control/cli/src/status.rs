@@ -1,12 +1,27 @@
-//! `dunlin status`: how the switch is, at a glance.
+//! `dunlin status`: the state of the switch on one page.
 
-use crate::{output, session::Session};
+use std::process::ExitCode;
 
-pub async fn run(s: &mut Session) -> anyhow::Result<()> {
+use dunlin_control_api::v1::Status;
+
+use crate::{UNREACHABLE, output, session::Session};
+
+pub async fn run(s: &mut Session) -> anyhow::Result<ExitCode> {
     let status = s.status().await?;
     if s.json {
-        return output::json(&status);
+        output::json(&status)?;
+    } else {
+        print(&status);
     }
+    let problems = status.dataplane.iter().flat_map(|d| &d.info).any(|i| !i.problems.is_empty());
+    Ok(match (status.dataplane_up, problems || !status.pending.is_empty() || !status.warnings.is_empty()) {
+        (false, _) => UNREACHABLE.into(),
+        (true, true) => ExitCode::FAILURE,
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+fn print(status: &Status) {
     let mut facts = vec![
         ("control", format!("{}, up {}", status.version, output::duration(status.uptime_s))),
         ("configuration", format!("revision {}", status.revision)),
@@ -14,7 +29,7 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
     let Some(state) = &status.dataplane else {
         facts.push(("dataplane", format!("DOWN: {}", status.dataplane_error)));
         output::facts(&facts);
-        return Ok(());
+        return print_notes(status);
     };
     let info = state.info.clone().unwrap_or_default();
     let pages = if info.hugepages { "hugepages" } else { "ordinary pages" };
@@ -44,9 +59,8 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
     if !status.dataplane_error.is_empty() {
         println!("{}", status.dataplane_error);
     }
-    for p in state.ports.iter().filter(|p| !p.error.is_empty()) {
-        println!("port '{}': {}", p.name, p.error);
-    }
+    print_notes(status);
+    info.problems.iter().for_each(|p| println!("not in force: {}", output::problem(p)));
     for n in state.networks.iter().filter(|n| !n.too_large.is_empty()) {
         println!(
             "network '{}': frames of port '{}' can be too large for its tunnels; lower the port's MTU, or raise that of \
@@ -59,5 +73,11 @@ pub async fn run(s: &mut Session) -> anyhow::Result<()> {
         let last = f.last.clone().unwrap_or_default();
         println!("{} flaps between ports '{}' and '{}' ({} moves)", last.mac, last.from, last.to, f.moves);
     }
-    Ok(())
+}
+
+fn print_notes(status: &Status) {
+    if !status.pending.is_empty() {
+        println!("the stored configuration is not in force: {}", status.pending);
+    }
+    status.warnings.iter().for_each(|w| println!("{w}"));
 }

@@ -46,6 +46,10 @@ fn words(what: &What) -> String {
             let rule = if l.rule == 0 { "default".to_owned() } else { format!("rule {}", l.rule) };
             format!("acl {} {rule}: {} at port {} ({}): {}", l.acl, l.action, l.port, l.direction, l.frame)
         }
+        What::Leases(l) => {
+            let addresses: Vec<&str> = l.leases.iter().map(|l| l.address.as_str()).collect();
+            format!("DHCP gave port {} {}", l.port, addresses.join(", "))
+        }
         What::Dataplane(d) => format!("dataplane {}", if d.up { "up" } else { "down" }),
         What::Lost(n) => format!("{n} events lost: this reader was too slow"),
     }

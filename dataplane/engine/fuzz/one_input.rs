@@ -25,7 +25,9 @@ impl Output<HeapFrame> for Sent {
         self.0 += 1;
     }
     fn learned(&mut self, _: MacLearned) {}
-    fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) {}
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
+        true
+    }
     fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
         Some(HeapFrame::new(octets))
     }

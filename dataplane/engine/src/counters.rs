@@ -15,11 +15,6 @@ impl Count {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Takes back what was added too early. The same rule.
-    pub fn take_back(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
-    }
-
     /// The count now.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)

@@ -89,9 +89,12 @@ pub trait Output<F> {
         let _ = event;
     }
 
-    /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. It counts
-    /// as taken; who can't take it counts it by [`crate::DropReason::LocalFull`].
-    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F);
+    /// A DHCP server gave a station an address, which [`crate::topology::Topology::snooped`] has.
+    fn leased(&mut self) {}
+
+    /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. `false` if there is no
+    /// room for it: it is dropped as [`crate::DropReason::LocalFull`].
+    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F) -> bool;
 
     /// `frame`, whose IP packet begins at `l3`, is too large for the tunnel to `remote`, which takes packets
     /// of `mtu` octets. It counts as dropped; its sender may be told, by a frame received at the remote in

@@ -209,7 +209,7 @@ impl Context<'_> {
     #[inline]
     pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
         self.counters.port(port).drops[reason as usize].add(n);
-        if self.trace.is_some() {
+        if self.trace.is_some() && n > 0 {
             self.tell_drop(port, reason);
         }
     }
@@ -282,20 +282,14 @@ impl Pipeline {
             };
             ends.is_some_and(|(to, from)| at(from) == Some(ingress) && at(to).is_some())
         });
-        if !cx.snapshot.port(ingress).is_some_and(|p| matches!(p.role, Role::Device)) {
+        if !cx.snapshot.port(ingress).is_some_and(Port::is_device) {
             return pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut NoMore);
         }
-        let (made, octets) = (burst.len() as u64, burst.iter().map(|f| u64::from(f.len())).sum());
         let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
         pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut again);
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
-        // Its station did not send it.
-        let counted = cx.counters.port(ingress);
-        counted.rx_frames.take_back(made);
-        counted.rx_bytes.take_back(octets);
-        counted.clones.add(made);
     }
 
     /// Sends a plain frame that was held into the tunnel to `remote`, whose next hop is known by now; what
@@ -413,7 +407,9 @@ fn pass<F: Frame>(
     again: &mut impl Again<F>,
 ) {
     let counted = cx.counters.port(ingress);
-    counted.rx_frames.add(burst.len() as u64);
+    // What the switch made at a device was not received there.
+    let is_made = matches!(origin, Origin::Switch(_)) && cx.snapshot.port(ingress).is_some_and(Port::is_device);
+    if is_made { &counted.clones } else { &counted.rx_frames }.add(burst.len() as u64);
     counted.rx_bursts.add(1);
     let Some(port) = cx.snapshot.port(ingress) else {
         counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
@@ -426,7 +422,9 @@ fn pass<F: Frame>(
         Origin::Tunnel(inside) | Origin::Switch(inside) => inside,
     };
     let mut all = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
-    counted.rx_bytes.add(all.octets);
+    if !is_made {
+        counted.rx_bytes.add(all.octets);
+    }
     cx.tell("receive", || {
         let segment = meta.first().and_then(|m| cx.snapshot.segment(m.src.segment()));
         let segment = segment.map(|s| s.label()).map(|(name, vid)| format!("'{name}' VLAN {vid}"));

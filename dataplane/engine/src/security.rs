@@ -235,26 +235,30 @@ impl Security {
         if p[..6] == [0, 1, 8, 0, 6, 4] && p[8..14] == mac.octets() && its_own { Ok(()) } else { bad }
     }
 
-    /// Takes note of what a DHCP server gives the station, in a frame on its way to it.
-    pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) {
-        let Some(snooped) = &self.snooped else { return };
+    /// Takes note of what a DHCP server gives the station, in a frame on its way to it; whether that was something.
+    pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) -> bool {
+        let Some(snooped) = &self.snooped else { return false };
         if h.protocol() != UDP || h.words[crate::headers::FRAGMENT] != 0 {
-            return;
+            return false;
         }
-        let Some(message) = head.get(usize::from(h.l4) + 8..) else { return };
+        let Some(message) = head.get(usize::from(h.l4) + 8..) else { return false };
+        let mut given = false;
         match h.ports() {
             Some((67, 68)) => {
                 if let Some((mac, address, lease_s)) = dhcp_ack(message)
                     && self.has_mac(MacAddr::from_octets(mac))
                 {
                     snooped.note(address.into(), now_s.saturating_add(lease_s));
+                    given = true;
                 }
             }
             Some((547, 546)) if self.has_mac(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
                 snooped.note(address.into(), now_s.saturating_add(lease_s));
+                given = true;
             }),
             _ => {}
         }
+        given
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a worker forwards by: immutable, made by [`crate::topology::Topology`], read once a burst.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
@@ -48,6 +51,13 @@ impl Snapshot {
         &self.sessions
     }
 
+    /// Notes whether frames can leave by a port; workers see it with their next frame.
+    pub fn set_link(&self, idx: PortIdx, up: bool) {
+        if let Some(p) = self.port(idx) {
+            p.link.store(up, Relaxed);
+        }
+    }
+
     /// All ports.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         self.ports.iter().filter_map(|p| p.as_deref())
@@ -63,7 +73,7 @@ pub struct Segment {
     pub vid: u16,
     /// Seconds after which an address that was not seen is forgotten.
     pub ageing_s: u32,
-    /// The ports that are up and carry it, the remotes of its network among them.
+    /// The ports that carry it, up or down, the remotes of its network among them.
     pub flood: Arc<[PortIdx]>,
     /// The remotes of its network, whether floods go to each of them or to a group.
     pub remotes: Arc<[PortIdx]>,
@@ -105,8 +115,9 @@ pub struct MacLimit {
 pub struct Port {
     /// Its place in the tables.
     pub idx: PortIdx,
-    /// Link up, guest there: frames can leave by it.
-    pub up: bool,
+    /// Link up, guest there: frames can leave by it. The one field that changes while workers use the snapshot, so
+    /// that a link that flaps makes no snapshot.
+    pub link: AtomicBool,
     /// Frames between two protected ports are dropped.
     pub protected: bool,
     /// The largest payload of a frame that leaves, in octets, without Ethernet header and tag.
@@ -137,6 +148,18 @@ pub struct Port {
 }
 
 impl Port {
+    /// Whether frames can leave by it.
+    #[inline(always)]
+    pub fn is_up(&self) -> bool {
+        self.link.load(Relaxed)
+    }
+
+    /// Whether it is a device, not an end of tunnels.
+    #[inline(always)]
+    pub fn is_device(&self) -> bool {
+        matches!(self.role, Role::Device)
+    }
+
     /// What is asked of a frame that leaves by it: nothing of what the host's own tunnels send.
     #[inline(always)]
     pub(crate) fn filter_for(&self, from: &Port) -> Option<&Filter> {

@@ -58,8 +58,9 @@ impl Output<HeapFrame> for Told<'_> {
         self.trace.tell("transmit", format!("by port '{}', {} octets{tag}", self.name(port), h.len()));
     }
     fn learned(&mut self, _: MacLearned) {}
-    fn local(&mut self, vtep: PortIdx, _: PortIdx, _: HeapFrame) {
+    fn local(&mut self, vtep: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
         self.trace.tell("local", format!("for VTEP '{}' itself", self.name(vtep)));
+        true
     }
     fn too_big(
         &mut self,

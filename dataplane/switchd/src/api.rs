@@ -1,9 +1,9 @@
-//! The API server: each call takes the switch's lock on a thread that may block.
+//! The API server: each call takes the switch's lock on a thread that may block. Transactions go to the [`Applier`].
 
 use std::{path::Path, pin::Pin, sync::Arc};
 
 use dunlin_dataplane_api::{
-    MAX_MESSAGE, check_version,
+    MAX_MESSAGE, check_version, parts,
     socket::{BindError, bind},
     v1::{self, dataplane_server::DataplaneServer},
 };
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     events::Events,
-    switch::{self, Switch},
+    switch::{Applier, Refused, Switch},
 };
 
 /// Addresses in one message of a list.
@@ -25,7 +25,7 @@ const CHUNK: usize = 4096;
 
 struct Server {
     switch: Arc<Mutex<Switch>>,
-    workers: usize,
+    applier: Arc<Applier>,
     events: Arc<Events>,
 }
 
@@ -45,18 +45,27 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> 
 #[tonic::async_trait]
 impl v1::dataplane_server::Dataplane for Server {
     async fn get_info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::Info>, Status> {
-        Ok(Response::new(self.with(|s| s.info()).await?))
+        let info = self.with(|s| s.info()).await?;
+        Ok(Response::new(v1::Info { applying: self.applier.progress(), ..info }))
     }
 
-    async fn apply(&self, r: Request<v1::Transaction>) -> Result<Response<v1::Applied>, Status> {
-        let (t, switch, workers) = (r.into_inner(), self.switch.clone(), self.workers);
-        let apply = move || switch::compile(&t, workers).and_then(|acls| switch.lock().apply(&t, acls));
-        let result = blocking(apply).await?;
-        result.map(Response::new).map_err(|e| Status::invalid_argument(e.to_string()))
+    async fn apply(&self, r: Request<tonic::Streaming<v1::Transaction>>) -> Result<Response<v1::Applied>, Status> {
+        let t = parts::join(r.into_inner()).await?;
+        let applier = self.applier.clone();
+        // It ends even if the client does not wait for it.
+        blocking(move || applier.apply(&t)).await?.map(Response::new).map_err(|e| match e {
+            Refused::Base { .. } => Status::failed_precondition(e.to_string()),
+            Refused::Busy(_) => Status::aborted(e.to_string()),
+            _ => Status::invalid_argument(e.to_string()),
+        })
     }
 
     async fn get_state(&self, _: Request<v1::StateRequest>) -> Result<Response<v1::State>, Status> {
-        Ok(Response::new(self.with(|s| s.state()).await?))
+        let mut state = self.with(|s| s.state()).await?;
+        if let Some(info) = &mut state.info {
+            info.applying = self.applier.progress();
+        }
+        Ok(Response::new(state))
     }
 
     type ListMacsStream = Streamed<v1::MacEntries>;
@@ -149,13 +158,18 @@ fn futures_stream(rx: tokio::sync::broadcast::Receiver<v1::Event>) -> impl Strea
     tokio::spawn(async move {
         let mut rx = rx;
         loop {
-            let event = match rx.recv().await {
+            let received = tokio::select! {
+                // A watcher that leaves is noticed, though nothing happens.
+                () = tx.closed() => break,
+                event = rx.recv() => event,
+            };
+            let event = match received {
                 Ok(e) => e,
                 Err(RecvError::Lagged(n)) => v1::Event::now(v1::event::What::Lost(n)),
                 Err(RecvError::Closed) => break,
             };
-            tokio::select! {
-                sent = tx.send(event) => if sent.is_err() { break },
+            if tx.send(event).await.is_err() {
+                break;
             }
         }
     });
@@ -167,12 +181,12 @@ pub async fn serve(
     socket: &Path,
     group: Option<&str>,
     switch: Arc<Mutex<Switch>>,
+    applier: Arc<Applier>,
     events: Arc<Events>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let listener = bind(socket, group).map_err(|e: BindError| anyhow::anyhow!("API socket {e}"))?;
-    let workers = switch.lock().workers();
-    let service = DataplaneServer::new(Server { switch, workers, events })
+    let service = DataplaneServer::new(Server { switch, applier, events })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let service = tonic::service::interceptor::InterceptedService::new(service, check_version);

@@ -36,11 +36,13 @@ const MAX_XDP_MTU: u32 = 1750;
 /// Queues of an uplink that guests may have for themselves, where it has so many.
 const MAX_GUEST_QUEUES: u16 = 32;
 
-/// What opening needs.
-pub struct Opener<'a> {
-    pub eal: &'a Eal,
-    pub pools: &'a mut Pools,
-    pub domain: &'a Arc<Domain>,
+/// What opening needs. Not the switch's lock: a device may take long, or for ever.
+#[derive(Clone)]
+pub struct Opener {
+    pub eal: Eal,
+    /// Locked for single looks, never while a device is opened.
+    pub pools: Arc<Mutex<Pools>>,
+    pub domain: Arc<Domain>,
     pub workers: usize,
     /// Who may use the sockets that are made.
     pub vhost_group: Option<GroupId>,
@@ -98,8 +100,21 @@ pub struct Opened {
     pub made_interface: bool,
 }
 
+impl Opener {
+    /// Makes the buffers that frames of `mtu` need.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn prepare(&self, spec: &DeviceSpec, mtu: u32) -> Result<(), DpdkError> {
+        match spec {
+            DeviceSpec::Nic { .. } | DeviceSpec::Host { .. } => self.pools.lock().for_mtu(mtu, None).map(drop),
+            DeviceSpec::Tap { .. } | DeviceSpec::VhostUser { .. } => Ok(()),
+        }
+    }
+}
+
 /// Opens what `spec` names for frames of `mtu`.
-pub fn open(o: &mut Opener<'_>, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
+pub fn open(o: &Opener, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
     match spec {
         DeviceSpec::Nic { device, queues, hash, guests } => open_nic(o, device, (*queues, *hash, *guests), mtu),
         DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
@@ -113,7 +128,7 @@ fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
 }
 
 fn open_nic(
-    o: &mut Opener<'_>,
+    o: &Opener,
     device: &str,
     (queues, hash, guests): (u16, HashFields, bool),
     mtu: u32,
@@ -121,8 +136,8 @@ fn open_nic(
     if is_pci_address(device.split(',').next().unwrap_or_default()) {
         check_pci(device)?;
     }
-    let port = EthPort::attach(o.eal, device)?;
-    let pool = o.pools.for_mtu(mtu, port.info().numa_node)?;
+    let port = EthPort::attach(&o.eal, device)?;
+    let pool = o.pools.lock().for_mtu(mtu, port.info().numa_node)?;
     let wanted = if queues == 0 { o.workers as u16 } else { queues };
     // What their rings hold must not be a large part of all buffers there are.
     let affordable = (pool.size() / 8 / u32::from(GUEST_DESCRIPTORS)) as u16;
@@ -141,7 +156,7 @@ fn open_nic(
     Ok(opened)
 }
 
-fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_host(o: &Opener, interface: &str, af_packet_only: bool, mtu: u32) -> Result<Opened, DpdkError> {
     let what = format!("interface '{interface}'");
     if !Path::new("/sys/class/net").join(interface).exists() {
         return Err(refuse(what, "there is none of that name; 'ip link' lists what there is"));
@@ -162,9 +177,9 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
         unique("net_af_packet"),
         4 * 1024 * 1024 / frame
     );
-    let port = EthPort::attach(o.eal, &args)?;
+    let port = EthPort::attach(&o.eal, &args)?;
     let node = numa::of_interface(interface);
-    let pool = o.pools.for_mtu(mtu, node)?;
+    let pool = o.pools.lock().for_mtu(mtu, node)?;
     let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
     opened.device.driver = "af_packet";
     (opened.device.note, opened.device.node) = (why_not, node);
@@ -177,7 +192,7 @@ fn open_host(o: &mut Opener<'_>, interface: &str, af_packet_only: bool, mtu: u32
 static LAST_XDP_CLOSE: Mutex<Option<Instant>> = Mutex::new(None);
 const XDP_RELEASE: Duration = Duration::from_millis(500);
 
-fn open_af_xdp_patiently(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_af_xdp_patiently(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     loop {
         let opened = open_af_xdp(o, interface, mtu);
         let wait = LAST_XDP_CLOSE.lock().is_some_and(|t| t.elapsed() < XDP_RELEASE);
@@ -188,14 +203,14 @@ fn open_af_xdp_patiently(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Resul
     }
 }
 
-fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_af_xdp(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let args = format!("{},iface={interface}", unique("net_af_xdp"));
-    let port = EthPort::attach(o.eal, &args)?;
+    let port = EthPort::attach(&o.eal, &args)?;
     let node = numa::of_interface(interface);
-    let pool = o.pools.for_xdp(node)?;
+    let pool = o.pools.lock().for_xdp(node)?;
     let started = start_eth(o, port, &Start::behind_kernel(&pool, mtu));
     let Ok(mut opened) = started else {
-        pool.abandon(o.domain);
+        pool.abandon(&o.domain);
         return started;
     };
     (opened.device.driver, opened.device.node) = ("af_xdp", node);
@@ -207,7 +222,7 @@ fn open_af_xdp(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, 
     Ok(opened)
 }
 
-fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
+fn open_tap(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let made_interface = Interface::read(interface, "ifindex").is_none();
     let tap = TapPort::open(interface, o.workers)?;
     if let Err(e) = kernel_mtu(interface, mtu) {
@@ -216,7 +231,7 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
         }
         return Err(e);
     }
-    let (rx, tx) = (tap.rx(o.pools.standard(None)), tap.tx());
+    let (rx, tx) = (tap.rx(o.pools.lock().standard(None)), tap.tx());
     let device = Device {
         kind: Kind::Tap { tap, name: interface.to_owned() },
         driver: "tap",
@@ -234,7 +249,7 @@ fn open_tap(o: &mut Opener<'_>, interface: &str, mtu: u32) -> Result<Opened, Dpd
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })
 }
 
-fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, DpdkError> {
+fn open_vhost(o: &Opener, socket: &str, role: Role) -> Result<Opened, DpdkError> {
     let what = format!("socket '{socket}'");
     if let Ok(m) = fs::metadata(socket) {
         if m.is_dir() {
@@ -254,11 +269,12 @@ fn open_vhost(o: &mut Opener<'_>, socket: &str, role: Role) -> Result<Opened, Dp
         fs::create_dir_all(folder).map_err(|e| refuse(&what, format!("its folder can't be made: {e}")))?;
     }
     let changed = o.changed.clone();
-    let port = VhostPort::register(o.eal, socket, role, o.domain.clone(), move || changed())?;
+    let port = VhostPort::register(&o.eal, socket, role, o.domain.clone(), move || changed())?;
     if role == Role::Server {
         share(Path::new(socket), o.vhost_group).map_err(|e| refuse(&what, format!("its group and mode: {e}")))?;
     }
-    let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, o.pools.standard(None)))).collect();
+    let pool = o.pools.lock().standard(None).clone();
+    let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &pool))).collect();
     let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
     let note = if role == Role::Client { "client, reconnects".into() } else { "server".into() };
     let device = Device {
@@ -292,7 +308,7 @@ impl<'a> Start<'a> {
     }
 }
 
-fn start_eth(o: &Opener<'_>, mut port: EthPort, want: &Start<'_>) -> Result<Opened, DpdkError> {
+fn start_eth(o: &Opener, mut port: EthPort, want: &Start<'_>) -> Result<Opened, DpdkError> {
     let info = port.info();
     let workers = o.workers as u16;
     let mut setup = Setup {

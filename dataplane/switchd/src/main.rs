@@ -47,13 +47,18 @@ use crate::{
     events::Events,
     pools::Pools,
     queues::Transmitter,
-    switch::{Options, Parts, Switch},
+    switch::{Applier, Options, Parts, Switch},
     underlay::{Mailbox, Underlay},
     worker::{Clock, Worker, WorkerShared},
 };
 
 /// How often links are looked at, and a part of the mac table is aged.
 const TICK: Duration = Duration::from_millis(250);
+
+/// The least time between two looks.
+const BREATH: Duration = Duration::from_millis(10);
+/// The time that closing all devices may take when the process ends.
+const END: Duration = Duration::from_secs(10);
 
 /// Dunlin's dataplane: forwards frames between NICs, kernel interfaces and guests.
 #[derive(Parser)]
@@ -147,10 +152,14 @@ fn run(args: Args) -> anyhow::Result<()> {
     let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
     let (domain, readers) = Domain::new(args.cores.0.len());
     let mailbox = Arc::new(Mailbox::default());
-    let shared: Vec<_> =
-        (0..).zip(&args.cores.0).map(|(i, c)| Arc::new(WorkerShared::new(i, *c, mailbox.clone()))).collect();
-    let underlay = Underlay::start(mailbox, shared[0].clone())?;
     let (wake, woken) = mpsc::sync_channel(1);
+    let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        // Full: it is going to wake up anyway.
+        let _ = wake.try_send(());
+    });
+    let worker = |(i, core): (usize, &usize)| WorkerShared::new(i, *core, mailbox.clone(), changed.clone());
+    let shared: Vec<_> = args.cores.0.iter().enumerate().map(|w| Arc::new(worker(w))).collect();
+    let underlay = Underlay::start(mailbox.clone(), shared[0].clone())?;
     let events = Arc::new(Events::default());
 
     let mut threads = Vec::new();
@@ -160,10 +169,6 @@ fn run(args: Args) -> anyhow::Result<()> {
         let worker = Worker::new(shared.clone(), macs.clone(), sessions.clone(), reader, clock, tx);
         threads.push(start_worker(eal, shared.core, worker)?);
     }
-    let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        // Full: it is going to wake up anyway.
-        let _ = wake.try_send(());
-    });
     let switch = Arc::new(Mutex::new(Switch::new(Parts {
         eal,
         options: Options { cores: args.cores.0, memory_mb: args.memory, hugepages: !args.no_huge, vhost_group },
@@ -178,16 +183,21 @@ fn run(args: Args) -> anyhow::Result<()> {
         underlay,
         instance: random()?,
     })));
-    let monitored = Arc::downgrade(&switch);
+    let applier = Arc::new(Applier::new(switch.clone()));
+    let monitored = Arc::downgrade(&applier);
     std::thread::Builder::new().name("monitor".into()).spawn(move || {
         let mut next = Instant::now();
         loop {
-            // Guests that come and go all the time must not keep addresses from ageing.
+            // Guests that come and go all the time must not keep addresses from ageing, nor the lock busy.
+            std::thread::sleep(BREATH);
             let _ = woken.recv_timeout(next.saturating_duration_since(Instant::now()));
             let tick = Instant::now() >= next;
-            let Some(switch) = monitored.upgrade() else { break };
-            let mut switch = switch.lock();
-            switch.follow_links();
+            let Some(applier) = monitored.upgrade() else { break };
+            // While a transaction opens devices, none is closed.
+            let turn = applier.try_turn();
+            let mut switch = applier.switch().lock();
+            switch.follow_links(turn.is_some());
+            switch.follow_leases();
             if tick {
                 switch.tick();
                 next = Instant::now() + TICK;
@@ -199,15 +209,32 @@ fn run(args: Args) -> anyhow::Result<()> {
     let served = runtime.block_on(api::serve(
         &args.socket,
         args.group.as_deref(),
-        switch.clone(),
+        switch,
+        applier.clone(),
         events,
         dunlin_dataplane_api::socket::signalled(),
     ));
-    switch.lock().shut_down();
-    for t in threads {
-        let _ = t.join();
-    }
+    // Not waited for: a device that never opens holds one of its threads.
+    runtime.shutdown_background();
+    end(&applier, threads);
     served
+}
+
+/// Closes devices and ends the workers; the process ends though a device hangs.
+fn end(applier: &Arc<Applier>, threads: Vec<std::thread::JoinHandle<()>>) {
+    let (done, is_done) = mpsc::channel();
+    let closing = applier.clone();
+    std::thread::spawn(move || {
+        if closing.shut_down() {
+            threads.into_iter().for_each(|t| drop(t.join()));
+            let _ = done.send(());
+        }
+    });
+    if is_done.recv_timeout(END).is_err() {
+        tracing::error!("a device hangs: the process ends without closing it");
+        // Not by exit(): DPDK's own clean-up would wait for the device too.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
+    }
 }
 
 /// Starts a worker on its core and waits until it runs.

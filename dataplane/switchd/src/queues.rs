@@ -304,14 +304,12 @@ impl Output<Packet> for Round<'_> {
         self.shared.learned(event);
     }
 
-    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: Packet) {
-        if !self.shared.mailbox.post(About::Vtep(vtep, from), &frame.0) {
-            // It counts as taken, which it was not.
-            let c = self.shared.counters.port(vtep);
-            c.tx_frames.take_back(1);
-            c.tx_bytes.take_back(u64::from(frame.0.len()));
-            drop_frames(&self.shared.counters, vtep, DropReason::LocalFull, 1);
-        }
+    fn leased(&mut self) {
+        self.shared.leased();
+    }
+
+    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: Packet) -> bool {
+        self.shared.mailbox.post(About::Vtep(vtep, from), &frame.0)
     }
 
     fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet, l3: usize, mtu: u32) {
@@ -423,9 +421,13 @@ fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     let sent = handle.transmit(guard, burst) as u64;
     let c = counters.port(port);
     c.tx_frames.add(sent);
-    c.tx_bytes.add(octets);
-    if !burst.is_empty() {
-        send_rest(handle, burst, port, guard, counters);
+    if burst.is_empty() {
+        c.tx_bytes.add(octets);
+    } else {
+        // Counted when taken, and never more: a counter that goes back looks like a restart to its readers.
+        let rest = octets_of(burst);
+        c.tx_bytes.add(octets - rest);
+        send_rest(handle, burst, rest, port, guard, counters);
     }
 }
 
@@ -435,6 +437,7 @@ fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
 fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     handle: &mut TxHandle,
     burst: &mut ArrayVec<F, N>,
+    mut octets: u64,
     port: PortIdx,
     guard: Guard<'_>,
     counters: &Counters,
@@ -445,15 +448,21 @@ fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
         let sent = handle.transmit(guard, burst);
         c.tx_frames.add(sent as u64);
         if sent > 0 {
+            let rest = octets_of(burst);
+            c.tx_bytes.add(octets - rest);
+            octets = rest;
             is_stuck = false;
             continue;
         }
         let gone = if is_stuck { burst.len() } else { 1 };
-        let octets: u64 = burst.drain(..gone).map(|m| u64::from(m.as_mbuf().len())).sum();
-        c.tx_bytes.take_back(octets);
+        octets -= burst.drain(..gone).map(|m| u64::from(m.as_mbuf().len())).sum::<u64>();
         drop_frames(counters, port, DropReason::TxFull, gone as u64);
         is_stuck = true;
     }
+}
+
+fn octets_of<F: AsMbuf>(burst: &[F]) -> u64 {
+    burst.iter().map(|m| u64::from(m.as_mbuf().len())).sum()
 }
 
 trait AsMbuf {

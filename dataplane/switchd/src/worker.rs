@@ -15,8 +15,8 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
         mpsc,
     },
@@ -142,12 +142,16 @@ pub struct WorkerShared {
     learned: ArrayQueue<MacLearned>,
     logged: ArrayQueue<Logged>,
     pub lost_events: AtomicU64,
+    /// A DHCP server gave a station an address since the monitor looked.
+    leased: AtomicBool,
+    /// Wakes the monitor.
+    wake: Arc<dyn Fn() + Send + Sync>,
     /// Where frames for VTEPs themselves go.
     pub mailbox: Arc<Mailbox>,
 }
 
 impl WorkerShared {
-    pub fn new(number: usize, core: usize, mailbox: Arc<Mailbox>) -> Self {
+    pub fn new(number: usize, core: usize, mailbox: Arc<Mailbox>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         WorkerShared {
             core,
             number,
@@ -159,6 +163,8 @@ impl WorkerShared {
             learned: ArrayQueue::new(4096),
             logged: ArrayQueue::new(256),
             lost_events: AtomicU64::new(0),
+            leased: AtomicBool::new(false),
+            wake,
             mailbox,
         }
     }
@@ -186,6 +192,19 @@ impl WorkerShared {
         if self.logged.push(event).is_err() {
             self.lost_events.fetch_add(1, Relaxed);
         }
+    }
+
+    /// The worker's side: a DHCP server gave a station an address. Rare, and at most one system call for each look of the
+    /// monitor's.
+    pub fn leased(&self) {
+        if !self.leased.swap(true, AcqRel) {
+            (self.wake)();
+        }
+    }
+
+    /// Whether that happened since the last call.
+    pub fn take_leased(&self) -> bool {
+        self.leased.swap(false, AcqRel)
     }
 
     /// The next frame that a rule tells of.

@@ -30,6 +30,9 @@ const SNOOPING: &str = "dhcp-snooping";
 /// Lists and groups that may be named.
 pub(super) struct Filters {
     pub acls: BTreeMap<String, dp::Acl>,
+    /// Those that rules name, sets in them written out.
+    pub sets: BTreeMap<String, dp::AddressSet>,
+    pub sets_of: BTreeMap<String, BTreeSet<String>>,
     groups: BTreeMap<String, (Vec<String>, Vec<String>)>,
 }
 
@@ -46,7 +49,8 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
         flatten(s, &sets, &mut vec![&s.name], &mut known)?;
     }
     let flat: BTreeMap<&str, Vec<String>> = known.into_iter().map(|(n, p)| (n, p.into_iter().collect())).collect();
-    let mut f = Filters { acls: BTreeMap::new(), groups: BTreeMap::new() };
+    let mut f =
+        Filters { acls: BTreeMap::new(), sets: BTreeMap::new(), sets_of: BTreeMap::new(), groups: BTreeMap::new() };
     let (mut all, mut all_parts) = (0, 0);
     for a in &config.acl {
         all += a.rules.len();
@@ -57,7 +61,14 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
             );
             return bad(format!("acl '{}'", a.name), "rules", why);
         }
-        if f.acls.insert(a.name.clone(), acl(a, &flat, &mut all_parts)?).is_some() {
+        let (compiled, named) = acl(a, &flat, &mut all_parts)?;
+        for name in &named {
+            f.sets
+                .entry(name.clone())
+                .or_insert_with(|| dp::AddressSet { name: name.clone(), prefixes: flat[name.as_str()].clone() });
+        }
+        f.sets_of.insert(a.name.clone(), named);
+        if f.acls.insert(a.name.clone(), compiled).is_some() {
             return bad(format!("acl '{}'", a.name), "name", "is declared twice");
         }
     }
@@ -118,7 +129,8 @@ fn flatten<'a>(
     Ok(())
 }
 
-fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>, all_parts: &mut usize) -> Result<dp::Acl, Bad> {
+/// A list, and the sets that its rules name.
+fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>, all_parts: &mut usize) -> Result<(dp::Acl, BTreeSet<String>), Bad> {
     check_name("acl", &a.name)?;
     let object = format!("acl '{}'", a.name);
     let default = match a.default.as_str() {
@@ -155,8 +167,7 @@ fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>, all_parts: &mut usize) -> Re
             }
         }
     }
-    let sets = used.into_iter().map(|name| dp::AddressSet { prefixes: sets[name.as_str()].clone(), name }).collect();
-    Ok(dp::Acl { name: a.name.clone(), default: default.into(), rules: a.rules.clone(), sets })
+    Ok((dp::Acl { name: a.name.clone(), default: default.into(), rules: a.rules.clone() }, used))
 }
 
 impl Filters {

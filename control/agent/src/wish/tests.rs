@@ -6,8 +6,12 @@ fn config(toml: &str) -> Config {
     toml::from_str(toml).unwrap()
 }
 
+fn compiled(toml: &str) -> Result<Compiled, Bad> {
+    compile(&config(toml), &Identities::new())
+}
+
 fn refusal(toml: &str) -> String {
-    compile(&config(toml)).unwrap_err().to_string()
+    compiled(toml).err().unwrap().to_string()
 }
 
 fn with(fields: &str) -> String {
@@ -53,7 +57,7 @@ fn names_and_devices_are_unique() {
 
 #[test]
 fn defaults_are_filled_in() {
-    let t = compile(&config(&with(""))).unwrap();
+    let t = compiled(&with("")).unwrap().whole;
     assert_eq!(t.set_bridges, [dp::Bridge { name: "br0".into(), ageing_s: 300 }]);
     let p = &t.set_ports[0];
     assert_eq!((p.bridge.as_str(), p.mtu, p.vlan.as_ref().unwrap().mode()), ("br0", 1500, dp::vlan::Mode::Trunk));
@@ -62,8 +66,8 @@ fn defaults_are_filled_in() {
 
 #[test]
 fn a_difference_leads_from_one_to_the_other() {
-    let a = compile(&config(&with("vlan = 10"))).unwrap();
-    let b = compile(&config("[[port]]\nname = \"web2\"\nkind = \"tap\"\n")).unwrap();
+    let a = compiled(&with("vlan = 10")).unwrap();
+    let b = compiled("[[port]]\nname = \"web2\"\nkind = \"tap\"\n").unwrap();
     let d = difference(&a, &b);
     assert_eq!((d.delete_ports.as_slice(), d.set_ports.len(), d.replace), (&["web1".to_owned()][..], 1, false));
     assert_eq!(difference(&a, &a), dp::Transaction::default());
@@ -72,7 +76,7 @@ fn a_difference_leads_from_one_to_the_other() {
 #[test]
 fn static_addresses_belong_to_a_port_of_their_bridge() {
     let mac = |m: &str| with("vlan = 10") + &format!("[[mac]]\nmac = \"{m}\"\nvlan = 10\nport = \"web1\"\n");
-    assert!(compile(&config(&mac("52:54:00:00:00:01"))).is_ok());
+    assert!(compiled(&mac("52:54:00:00:00:01")).is_ok());
     assert!(refusal(&mac("01:00:5e:00:00:01")).contains("is no station's address"));
     assert!(refusal(&mac("52:54:00:00:00:+1")).contains("is not six octets"));
     let other = mac("52:54:00:00:00:01").replacen("vlan = 10", "vlan = 20", 1);
@@ -87,8 +91,8 @@ fn static_addresses_belong_to_a_port_of_their_bridge() {
 #[test]
 fn shipped_examples_compile() {
     let host = include_str!("../../../../configs/host.toml");
-    compile(&config(include_str!("../../../../configs/demo/demo.toml"))).unwrap();
-    let compiled = compile(&config(host)).unwrap();
+    compiled(include_str!("../../../../configs/demo/demo.toml")).unwrap();
+    let compiled = compiled(host).unwrap().whole;
     assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (8, 1, 2));
     let proto = include_str!("../../../api/proto/control.proto");
     for object in
@@ -107,14 +111,14 @@ fn shipped_examples_compile() {
 fn the_dataplanes_limits_are_known() {
     let taps =
         |n: usize| (0..n).map(|i| format!("[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nvlan = 5\n")).collect::<String>();
-    assert!(compile(&config(&taps(1024))).is_ok());
+    assert!(compiled(&taps(1024)).is_ok());
     assert!(refusal(&taps(1025)).contains("one too many: a dataplane holds 1024 ports"));
     let bridges = |n: usize| {
         let one =
             |i| format!("[[bridge]]\nname = \"b{i}\"\n[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nbridge = \"b{i}\"\n");
         (0..n).map(one).collect::<String>()
     };
-    assert!(compile(&config(&bridges(15))).is_ok());
+    assert!(compiled(&bridges(15)).is_ok());
     assert!(refusal(&bridges(17)).contains("(bridge, VLAN) pairs"));
     let addresses: Vec<String> = (0..256).map(|i| format!("\"10.0.{i}.1\"")).collect();
     let set = format!("[[set]]\nname = \"s\"\naddresses = [{}]\n", addresses.join(", "));
@@ -123,7 +127,7 @@ fn the_dataplanes_limits_are_known() {
         set.clone() + &(0..n).map(one).collect::<String>()
     };
     let all_pairs = "\"allow from @s to @s\"";
-    assert!(compile(&config(&acls(4, all_pairs))).is_ok());
+    assert!(compiled(&acls(4, all_pairs)).is_ok());
     let why = refusal(&acls(5, all_pairs));
     assert!(why.contains("acl 'a4': rule 1: with it all lists have more than 262144 combinations"), "{why}");
     let why = refusal(&acls(1, &format!("{all_pairs}, \"deny\"")));
@@ -186,5 +190,5 @@ fn overlays_are_refused_by_object_field_and_reason() {
         let error = refusal(&toml);
         assert!(error.starts_with(want), "{error}, not {want}");
     }
-    assert_eq!(compile(&config(&network("vni = 7\nremotes = [\"10.0.0.2\"]"))).unwrap().set_networks.len(), 1);
+    assert_eq!(compiled(&network("vni = 7\nremotes = [\"10.0.0.2\"]")).unwrap().whole.set_networks.len(), 1);
 }

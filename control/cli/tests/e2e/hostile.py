@@ -116,6 +116,17 @@ def main():
         time.sleep(0.5)
         guest.broadcast(int(sys.argv[3]), int(sys.argv[4]))
         return
+    if sys.argv[2] in ("stuck", "flap"):
+        end, guest = time.monotonic() + float(sys.argv[3]), None
+        while time.monotonic() < end:
+            if sys.argv[2] == "flap" or guest is None:
+                guest = Guest(sys.argv[1])
+                guest.start()
+                print("running", flush=True)
+            time.sleep(0.1)
+            if sys.argv[2] == "flap":
+                guest.sock.close()
+        return
     path, seconds = sys.argv[1], float(sys.argv[2])
     rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
     guest = Guest(path)

@@ -15,6 +15,7 @@ mod net;
 mod bad_input;
 mod bridging;
 mod churn;
+mod contract;
 mod filter;
 mod guests;
 mod metrics;

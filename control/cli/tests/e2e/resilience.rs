@@ -114,7 +114,7 @@ fn the_supervisor_brings_forwarding_back() {
 fn changes_made_while_the_dataplane_is_down_are_kept() {
     let (mut host, a, _b) = two_hosts();
     host.kill_dataplane();
-    assert!(host.dunlin("port set b --vlan 20").contains("the dataplane is down: stored"));
+    assert!(host.dunlin("port set b --vlan 20").contains("stored, and not in force yet: the dataplane is down"));
     host.kill_control();
     host.start_control();
     host.start_dataplane();

@@ -88,7 +88,9 @@ impl Output<Handle> for Sink {
         burst.clear();
     }
     fn learned(&mut self, _: MacLearned) {}
-    fn local(&mut self, _: PortIdx, _: PortIdx, _: Handle) {}
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: Handle) -> bool {
+        true
+    }
     fn finish(&mut self, frame: Handle) -> Result<ArrayVec<Handle, MAX_PIECES>, DropReason> {
         Ok(std::iter::once(frame).collect())
     }

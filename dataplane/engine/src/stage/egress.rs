@@ -80,7 +80,7 @@ fn form(from: &Port, to: &Port, class: Class) -> Result<Tag, DropReason> {
     if from.protected && to.protected {
         return Err(DropReason::Protected);
     }
-    if !to.up {
+    if !to.is_up() {
         return Err(DropReason::LinkDown);
     }
     Ok(match to.vlans.egress(class.vid()) {

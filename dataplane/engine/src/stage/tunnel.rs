@@ -442,10 +442,10 @@ fn decapsulate<F: Frame, A: Again<F>>(
     let l3 = overhead(m.class) as usize;
     let mut last = Last::NONE;
     let Some(opened) = open(cx, vtep, (frame.head(), l3, frame.len()), &mut last) else {
-        arrived(cx, to, octets);
-        if is_heard(frame.head(), l3, vtep) {
-            out.local(to.idx, from.idx, frame);
+        if is_heard(frame.head(), l3, vtep) && !out.local(to.idx, from.idx, frame) {
+            return Err(DropReason::LocalFull);
         }
+        arrived(cx, to, octets);
         return Ok(());
     };
     if A::LAST {

@@ -41,6 +41,8 @@ pub struct PortSpec {
     pub vlan: VlanMode,
     /// See [`PriorityTags`].
     pub priority_tags: PriorityTags,
+    /// Of the port whatever its name: another one has none of what this one learned from DHCP.
+    pub identity: u64,
     /// See [`Port::protected`].
     pub protected: bool,
     /// See [`Port::mtu`].
@@ -65,6 +67,7 @@ impl PortSpec {
             network: None,
             vlan,
             priority_tags: PriorityTags::Never,
+            identity: 0,
             protected: false,
             mtu: 1500,
             mac_limit: None,
@@ -128,6 +131,27 @@ pub enum TopologyError {
         /// The bridge there was no room for.
         bridge: String,
     },
+}
+
+impl TopologyError {
+    /// Kind ("port", "network" or "vtep") and name of the object without which the rest may fit; `None` if it is no
+    /// single object's fault.
+    pub fn object(&self) -> Option<(&'static str, String)> {
+        match self {
+            TopologyError::NoSuchBridge { port, .. } | TopologyError::NoSuchNetwork { port, .. } => {
+                Some(("port", port.clone()))
+            }
+            TopologyError::NoSuchAcl { object, .. } => {
+                let (kind, name) = object.split_once(" '")?;
+                let kind = if kind == "port" { "port" } else { "network" };
+                Some((kind, name.trim_end_matches('\'').to_owned()))
+            }
+            TopologyError::Overlay(e) => Some(e.object()),
+            TopologyError::BridgeInUse { .. }
+            | TopologyError::TooManyPorts { .. }
+            | TopologyError::TooManySegments { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -231,6 +255,9 @@ impl Topology {
             if p.spec.storm_fps != spec.storm_fps {
                 p.storm = storm_limits(&spec);
             }
+            if p.spec.identity != spec.identity {
+                p.snooped = Arc::default();
+            }
             p.spec = spec;
             return Ok(p.idx);
         }
@@ -247,7 +274,8 @@ impl Topology {
         Some(idx)
     }
 
-    /// Notes whether frames can leave by the port; whether that changed anything.
+    /// Notes whether frames can leave by the port, for snapshots to come; whether that changed anything. For the one in
+    /// use: [`Snapshot::set_link`].
     pub fn set_up(&mut self, name: &str, up: bool) -> bool {
         self.ports.get_mut(name).is_some_and(|p| std::mem::replace(&mut p.up, up) != up)
     }
@@ -348,12 +376,8 @@ impl Topology {
 
     fn fill_segments(&self, bridge: &str, segments: &mut Vec<Segment>) {
         let b = &self.bridges[bridge];
-        let members: Vec<(PortIdx, VlanSet)> = self
-            .ports
-            .values()
-            .filter(|p| p.spec.bridge == bridge && p.up)
-            .map(|p| (p.idx, p.spec.vlan.carried()))
-            .collect();
+        let members: Vec<(PortIdx, VlanSet)> =
+            self.ports.values().filter(|p| p.spec.bridge == bridge).map(|p| (p.idx, p.spec.vlan.carried())).collect();
         // Most VLANs of a bridge with trunks have the same ports: one list serves them all.
         let mut last: Arc<[PortIdx]> = Arc::new([]);
         for (vid, s) in (0u16..).zip(b.segments.iter()).filter(|(_, s)| **s != SegmentId::NONE) {
@@ -396,7 +420,7 @@ impl Topology {
         let vlans = PortVlans::new(&p.spec.vlan);
         Port {
             idx: p.idx,
-            up: p.up,
+            link: p.up.into(),
             protected: p.spec.protected,
             mtu: p.spec.mtu,
             untagged: untagged(&vlans, &segments),

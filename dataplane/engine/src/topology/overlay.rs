@@ -76,6 +76,13 @@ pub struct OverlayError {
     why: String,
 }
 
+impl OverlayError {
+    /// Kind and name of the object.
+    pub fn object(&self) -> (&'static str, String) {
+        (self.kind, self.name.clone())
+    }
+}
+
 fn unfit(kind: &'static str, name: &str, field: &'static str, why: String) -> OverlayError {
     OverlayError { kind, name: name.to_owned(), field, why }
 }
@@ -458,7 +465,7 @@ impl Topology {
         let vlans = PortVlans::new(&VlanMode::Access { vid: s.vid });
         let bare = |idx, vlans: PortVlans, untagged, mtu, role, name: &Arc<str>| Port {
             idx,
-            up: true,
+            link: true.into(),
             protected: false,
             mtu,
             untagged,

@@ -32,8 +32,9 @@ impl Output<HeapFrame> for Sink {
     fn learned(&mut self, event: MacLearned) {
         self.learned.push(event);
     }
-    fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: HeapFrame) {
+    fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: HeapFrame) -> bool {
         self.local.push((vtep.get(), frame.octets().to_vec()));
+        true
     }
     fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &HeapFrame) -> bool {
         self.held.push((remote, inside, frame.clone()));

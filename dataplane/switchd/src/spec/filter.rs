@@ -19,10 +19,18 @@ use super::{BadField, bad, check_name};
 /// What one list may become, with sets and several ports written out: control's limit.
 const MAX_PARTS: usize = 65_536;
 
-type Sets = BTreeMap<String, Vec<Prefix>>;
+/// Address sets by name.
+pub type Sets = BTreeMap<String, Vec<Prefix>>;
 
-/// A list, compiled for so many workers.
-pub fn acl(a: &v1::Acl, workers: usize) -> Result<Acl, BadField> {
+/// The prefixes of a set, none inside another.
+pub fn set(s: &v1::AddressSet) -> Result<Vec<Prefix>, BadField> {
+    let object = || format!("set '{}'", s.name);
+    let all = s.prefixes.iter().map(|p| prefix(&object, "addresses", p)).collect::<Result<Vec<_>, _>>()?;
+    Ok(outermost(all))
+}
+
+/// A list whose rules name some of `sets`, compiled for so many workers.
+pub fn acl(a: &v1::Acl, sets: &Sets, workers: usize) -> Result<Acl, BadField> {
     check_name("acl", &a.name)?;
     let object = || format!("acl '{}'", a.name);
     let default = match a.default.as_str() {
@@ -31,16 +39,11 @@ pub fn acl(a: &v1::Acl, workers: usize) -> Result<Acl, BadField> {
         "reject" => acl::Action::Reject,
         other => return Err(bad(object(), "default", format!("'{other}' is none of allow, deny, reject"))),
     };
-    let prefixes = |s: &v1::AddressSet| -> Result<(String, Vec<Prefix>), BadField> {
-        let all = s.prefixes.iter().map(|p| prefix(&object, "sets", p)).collect::<Result<Vec<_>, _>>()?;
-        Ok((s.name.clone(), outermost(all)))
-    };
-    let sets: Sets = a.sets.iter().map(prefixes).collect::<Result<_, _>>()?;
     let mut rules = Vec::with_capacity(a.rules.len());
     for (number, text) in (0..).zip(&a.rules) {
         let refused = |why: String| bad(object(), "rules", format!("rule {}: {why}", number + 1));
         let r: Rule = text.parse().map_err(|e: rule::BadRule| refused(e.to_string()))?;
-        parts(&r, number, &sets, &mut rules).map_err(refused)?;
+        parts(&r, number, sets, &mut rules).map_err(refused)?;
         if rules.len() > MAX_PARTS {
             return Err(refused(format!("more than {MAX_PARTS} combinations of addresses and ports")));
         }

@@ -17,7 +17,7 @@ use dunlin_engine::{
     vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet},
 };
 
-pub use filter::{acl, leases, sessions};
+pub use filter::{Sets, acl, leases, sessions, set};
 pub use overlay::{VtepConf, network, vtep};
 
 use crate::worker::Idle;
@@ -83,6 +83,13 @@ pub struct BadField {
     why: String,
 }
 
+impl BadField {
+    /// The reason without the object and the field.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+}
+
 const MAX_NAME: usize = 63;
 
 fn bad(object: String, field: &'static str, why: impl Into<String>) -> BadField {
@@ -137,6 +144,7 @@ pub fn port(p: &v1::Port) -> Result<(PortSpec, DeviceSpec), BadField> {
             Some(v1::vlan::PriorityTags::Always) => PriorityTags::Always,
             _ => PriorityTags::Never,
         },
+        identity: p.identity,
         protected: p.protected,
         mtu: p.mtu,
         mac_limit: p.mac_limit.map(|l| MacLimit { limit: l.limit, drop: l.drop }),

@@ -82,6 +82,21 @@ impl Switch {
         Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
     }
 
+    /// Tells what DHCP gave stations, if that was something since the last look: control stores it.
+    pub fn follow_leases(&mut self) {
+        // All flags are taken, not only the first.
+        if self.workers.iter().filter(|w| w.shared.take_leased()).count() == 0 {
+            return;
+        }
+        for name in self.ports.keys() {
+            let leases = self.leases(name);
+            if !leases.is_empty() {
+                let identity = self.topology.port(name).map_or(0, |(_, s)| s.identity);
+                self.events.send(v1::event::What::Leases(v1::LeaseEvent { port: name.clone(), identity, leases }));
+            }
+        }
+    }
+
     /// What DHCP gave a port's station.
     pub(super) fn leases(&self, port: &str) -> Vec<v1::Lease> {
         let now_s = self.clock.now().s;

@@ -1,19 +1,22 @@
 //! The switch as the configuring thread sees it: ports by name, their devices, the workers.
 //!
-//! All changes go through one lock, which no worker ever takes. A change builds the next
-//! [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
+//! All changes go through one lock, which no worker ever takes, and which is not held while a device is opened. A change
+//! builds the next [`Snapshot`] beside the running one, hands it to the workers, and waits until each has passed
 //! a quiescent state before anything the old one names is closed or used again.
 //!
-//! `transaction.rs` applies changes, `placement.rs` spreads receive queues over workers, `steering.rs` says which
+//! `transaction.rs` applies changes: it plans them (`plan.rs`), opens devices, and puts the plan into force (`commit.rs`).
+//! `placement.rs` spreads receive queues over workers, `steering.rs` says which
 //! worker owns which port, `guest_queues.rs` gives guests queues of an uplink, `monitor.rs` follows links, guests, ages
 //! and moves, `overlay.rs` what VTEPs and networks need, `filter.rs` what access lists and connections do, `state.rs`
 //! reports.
 
+mod commit;
 mod filter;
 mod guest_queues;
 mod monitor;
 mod overlay;
 mod placement;
+mod plan;
 mod sessions;
 mod state;
 mod steering;
@@ -26,7 +29,7 @@ use std::{
 };
 
 use dunlin_dataplane_api::v1;
-use dunlin_dpdk::{DpdkError, eal::Eal, quiescent::Domain};
+use dunlin_dpdk::{eal::Eal, quiescent::Domain};
 use dunlin_engine::{
     PortIdx, Snapshot,
     conntrack::Conntrack,
@@ -34,12 +37,14 @@ use dunlin_engine::{
     mac_table::{Key, MacTable},
     topology::Topology,
 };
+use parking_lot::Mutex;
 
 pub use guest_queues::GuestQueues;
-pub use transaction::compile;
+pub use plan::Refused;
+pub use transaction::Applier;
 
 use crate::{
-    device::{Device, Opened, Opener},
+    device::{Device, Opener},
     events::Events,
     pools::Pools,
     queues::{RxHandle, RxKind},
@@ -65,11 +70,15 @@ pub struct Switch {
     instance: u64,
     started: Instant,
     generation: u64,
-    pools: Pools,
+    pools: Arc<Mutex<Pools>>,
     domain: Arc<Domain>,
     workers: Vec<WorkerSide>,
     topology: Topology,
     snapshot: Arc<Snapshot>,
+    /// Snapshots before that one, as long as a worker that sleeps may still have them: none is freed by a worker.
+    replaced: Vec<Arc<Snapshot>>,
+    /// What is configured and not in force, but for devices that are missing.
+    problems: Vec<v1::Problem>,
     ports: BTreeMap<String, PortSide>,
     statics: BTreeMap<StaticSpec, String>,
     vteps: BTreeMap<String, VtepConf>,
@@ -122,6 +131,7 @@ struct PortSide {
     /// Its frames are steered to the workers of the ports they go to.
     steered: bool,
     up: bool,
+    flaps: monitor::LinkFlaps,
     guest: (bool, bool),
     base: PortTotals,
 }
@@ -157,11 +167,13 @@ impl Switch {
             instance: p.instance,
             started: Instant::now(),
             generation: 0,
-            pools: p.pools,
+            pools: Arc::new(Mutex::new(p.pools)),
             domain: p.domain,
             workers: p.workers.into_iter().map(side).collect(),
             topology: Topology::default(),
             snapshot: Arc::new(Snapshot::empty()),
+            replaced: Vec::new(),
+            problems: Vec::new(),
             ports: BTreeMap::new(),
             statics: BTreeMap::new(),
             vteps: BTreeMap::new(),
@@ -196,20 +208,25 @@ impl Switch {
             w.shared.tell(Some(self.snapshot.clone()), []);
         }
         self.domain.synchronize();
-        drop(previous);
+        self.replaced.push(previous);
+        self.free_replaced();
         Ok(())
     }
 
-    fn open(&mut self, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
-        let mut opener = Opener {
-            eal: &self.eal,
-            pools: &mut self.pools,
-            domain: &self.domain,
+    /// Frees snapshots that no worker has any more.
+    fn free_replaced(&mut self) {
+        self.replaced.retain(|s| Arc::strong_count(s) > 1);
+    }
+
+    fn opener(&self) -> Opener {
+        Opener {
+            eal: self.eal,
+            pools: self.pools.clone(),
+            domain: self.domain.clone(),
             workers: self.workers.len(),
             changed: self.changed.clone(),
             vhost_group: self.options.vhost_group,
-        };
-        crate::device::open(&mut opener, spec, mtu)
+        }
     }
 
     /// Gives the workers what they need to send by a new device.
@@ -244,13 +261,7 @@ impl Switch {
         self.workers.len()
     }
 
-    /// Ends the workers and closes every device.
-    pub fn shut_down(&mut self) {
-        let nothing = v1::Transaction { replace: true, ..Default::default() };
-        // Taps stay: the process may be back in a moment.
-        if let Err(e) = self.apply_keeping_interfaces(&nothing, Vec::new()) {
-            tracing::warn!("closing ports: {e}");
-        }
+    fn stop_workers(&self) {
         for w in &self.workers {
             w.shared.tell(None, [Command::Stop]);
         }

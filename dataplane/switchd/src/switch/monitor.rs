@@ -1,6 +1,9 @@
 //! What changes without being told: links, guests, ages, addresses that move.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use dunlin_dataplane_api::{unix_ms, v1};
 use dunlin_engine::{MacAddr, PortIdx, SegmentId, frame::MacLearned, mac_table::Key};
@@ -15,6 +18,10 @@ const FLAP_WINDOW_MS: u64 = 10_000;
 const FLAP_KEPT_MS: u64 = 300_000;
 /// Addresses followed at most: the rest is only counted.
 const FLAP_TRACKED: usize = 4096;
+/// Times that a link may go down within [`FLAP_WINDOW_MS`] before it is held down.
+const LINK_DOWNS: u32 = 5;
+/// For so long.
+const HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Learned and moved addresses taken from one worker in one tick.
 const LEARNED_A_TICK: usize = 8192;
 /// Learned and aged addresses told in one tick: events of ports and guests must not drown in them.
@@ -45,6 +52,33 @@ impl Told {
     }
 }
 
+/// How often a port's link goes down: a guest that starts and stops its device in a loop must not keep the switch busy.
+#[derive(Default)]
+pub(super) struct LinkFlaps {
+    downs: u32,
+    since: Option<Instant>,
+    held_until: Option<Instant>,
+}
+
+impl LinkFlaps {
+    /// Whether the link counts as down, whatever the device says.
+    fn are_held(&self, now: Instant) -> bool {
+        self.held_until.is_some_and(|until| now < until)
+    }
+
+    /// The link went down; whether it is held down from now on.
+    fn note(&mut self, now: Instant) -> bool {
+        let window = Duration::from_millis(FLAP_WINDOW_MS);
+        if self.since.is_none_or(|since| now.duration_since(since) > window) {
+            (self.since, self.downs) = (Some(now), 0);
+        }
+        self.downs += 1;
+        let held = self.downs > LINK_DOWNS;
+        self.held_until = held.then(|| now + HOLD_DOWN);
+        held
+    }
+}
+
 #[derive(Default)]
 pub struct Flaps(HashMap<(SegmentId, MacAddr), Track>);
 
@@ -64,10 +98,12 @@ impl Flaps {
 }
 
 impl Switch {
-    /// Brings the snapshot up to date with links and guests; tells what changed.
-    pub fn follow_links(&mut self) {
+    /// Brings the snapshot up to date with links and guests; tells what changed. Devices that are lost are closed if
+    /// that may be done now.
+    pub fn follow_links(&mut self, may_close: bool) {
         let lost = |p: &super::PortSide| p.device.as_ref().ok().and_then(|d| d.lost());
-        let gone: Vec<(String, String)> = self.ports.iter().filter_map(|(n, p)| Some((n.clone(), lost(p)?))).collect();
+        let all = self.ports.iter().filter(|_| may_close);
+        let gone: Vec<(String, String)> = all.filter_map(|(n, p)| Some((n.clone(), lost(p)?))).collect();
         for (name, why) in gone {
             tracing::warn!("port '{name}': {why}");
             self.close_device(&name);
@@ -76,11 +112,10 @@ impl Switch {
                 p.device = Err(why);
             }
         }
-        let mut changed = false;
         let mut downs = Vec::new();
         let mut more_queues = Vec::new();
         for (name, p) in &mut self.ports {
-            let up = p.device.as_ref().is_ok_and(|d| d.up());
+            let up = p.device.as_ref().is_ok_and(|d| d.up()) && !p.flaps.are_held(Instant::now());
             if let Some(g) = p.device.as_ref().ok().and_then(|d| d.guest()) {
                 if (g.connected, g.running) != p.guest {
                     p.guest = (g.connected, g.running);
@@ -95,20 +130,20 @@ impl Switch {
             if up != p.up {
                 p.up = up;
                 self.topology.set_up(name, up);
-                changed = true;
+                self.snapshot.set_link(p.idx, up);
                 let kind = if up { v1::port_event::Kind::Up } else { v1::port_event::Kind::Down };
                 self.events.send(port_event(name, kind));
                 if !up {
                     downs.push(p.idx);
+                    if p.flaps.note(Instant::now()) {
+                        tracing::warn!("port '{name}': its link flaps: it is held down for {} s", HOLD_DOWN.as_secs());
+                    }
                 }
             }
         }
         if !more_queues.is_empty() {
             more_queues.into_iter().for_each(|(name, queue)| self.give_rx(&name, queue));
             self.follow_owners();
-        }
-        if changed && let Err(e) = self.publish() {
-            tracing::error!("following links: {e}");
         }
         for idx in downs {
             self.macs.flush(idx.owns());
@@ -141,6 +176,7 @@ impl Switch {
         self.flaps
             .0
             .retain(|_, t| now_ms.saturating_sub(t.last_ms) < if t.flapping { FLAP_KEPT_MS } else { FLAP_WINDOW_MS });
+        self.free_replaced();
         self.follow_noted_guests();
         self.tick_filters();
         self.sample_workers();

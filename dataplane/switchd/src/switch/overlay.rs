@@ -63,7 +63,7 @@ impl Switch {
         for idx in gone {
             if let Some(base) = self.overlay_base.remove(&idx) {
                 let counted = self.totals(idx).since(&base);
-                super::transaction::add_totals(&mut self.removed, &counted);
+                super::commit::add_totals(&mut self.removed, &counted);
             }
         }
     }

@@ -78,6 +78,15 @@ impl WorkerSide {
 }
 
 impl Switch {
+    /// What is configured and not in force, devices that are missing among them.
+    pub fn problems(&self) -> Vec<v1::Problem> {
+        let missing = |(name, p): (&String, &PortSide)| {
+            let reason = p.device.as_ref().err()?.clone();
+            Some(v1::Problem { kind: "port".into(), name: name.clone(), field: "device".into(), reason })
+        };
+        self.problems.iter().cloned().chain(self.ports.iter().filter_map(missing)).collect()
+    }
+
     /// What the process is.
     pub fn info(&self) -> v1::Info {
         v1::Info {
@@ -88,6 +97,8 @@ impl Switch {
             cores: self.options.cores.iter().map(|c| *c as u32).collect(),
             memory_mb: self.options.memory_mb,
             hugepages: self.options.hugepages,
+            applying: String::new(),
+            problems: self.problems(),
         }
     }
 
@@ -111,6 +122,7 @@ impl Switch {
             removed_ports: Some(counters(&self.removed)),
             pools: self
                 .pools
+                .lock()
                 .all()
                 .map(|(name, p)| v1::PoolState { name, size: p.size(), in_use: p.in_use() })
                 .collect(),
@@ -129,6 +141,7 @@ impl Switch {
         let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
         let guest_queues = p.guest_queues();
         v1::PortState {
+            identity: self.topology.port(name).map_or(0, |(_, s)| s.identity),
             leases: self.leases(name),
             guest_queues: guest_queues.map_or_else(Vec::new, |g| self.guest_queue_reports(name, g)),
             sessions,

@@ -273,7 +273,9 @@ fn run<F: Frame>(
         for i in bits(of & !outcome.refused) {
             let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
             if from_server && heads.columns.word(PROTOCOL)[i] == u32::from(UDP) {
-                security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s);
+                if security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s) {
+                    out.leased();
+                }
             }
         }
     }

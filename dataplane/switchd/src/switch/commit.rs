@@ -1,0 +1,309 @@
+//! Putting a planned transaction into force. From here nothing is refused any more.
+//!
+//! The workers get the means to send by the new ports, the new snapshot, and then the new receive queues. Ports that go
+//! lose their receive queues first, then their place in the snapshot, then their means to send; then the device is closed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_dataplane_api::v1;
+use dunlin_dpdk::eal::prefer_hugepages;
+use dunlin_engine::{
+    PortIdx, SegmentId, Snapshot, acl::Acl, counters::PortTotals, mac_table::Key, topology::Topology, tunnel::Role,
+};
+
+use super::{
+    PortSide, Switch,
+    plan::{Plan, Refused, WantedPort},
+};
+use crate::{device::Opened, events::port_event, queues::RxKind, spec, worker::Command};
+
+/// The field of a static address that found no room.
+const MAC_TABLE: &str = "mac_table";
+
+/// Name of a port, a receive queue of it.
+pub(super) type NewRx = (String, RxKind);
+
+impl Switch {
+    /// Puts `plan` into force, with the devices that were opened for it. `problems` is what was left out.
+    pub(super) fn commit(
+        &mut self,
+        t: &v1::Transaction,
+        plan: Plan,
+        mut opened: BTreeMap<String, Result<Opened, String>>,
+        problems: Vec<v1::Problem>,
+    ) -> Result<(), Refused> {
+        let reopened = plan.set.iter().filter(|(_, w)| w.reopen).map(|(n, _)| n);
+        let closing: Vec<String> = plan.gone.iter().chain(reopened).cloned().collect();
+        for name in &closing {
+            if self.ports.get(name).is_some_and(|p| p.device.is_ok()) {
+                self.close_device(name);
+            }
+        }
+        let ups: Vec<String> = self.ports.iter().filter(|(_, p)| p.up).map(|(n, _)| n.clone()).collect();
+        let old_topology = std::mem::replace(&mut self.topology, plan.topology);
+        for name in self.ports.keys() {
+            self.topology.set_up(name, ups.contains(name));
+        }
+        let mut gone = Vec::new();
+        for name in &plan.gone {
+            if let Some(p) = self.ports.remove(name) {
+                gone.push(p);
+                self.events.send(port_event(name, v1::port_event::Kind::Removed));
+            }
+        }
+        let mut rx = Vec::new();
+        for (name, want) in plan.set {
+            rx.extend(self.set_port(&name, want, opened.remove(&name)));
+        }
+        for p in &t.set_ports {
+            let now_s = self.clock.now().s;
+            let leases = p.security.iter().flat_map(spec::leases);
+            leases.for_each(|(address, left)| self.topology.remember(&p.name, address, now_s.saturating_add(left)));
+        }
+        self.count_overlay();
+        self.prepare_sessions();
+        let before = self.snapshot.clone();
+        self.publish()?;
+        // Nobody counts for them any more.
+        for p in gone {
+            let counted = self.totals(p.idx).since(&p.base);
+            add_totals(&mut self.removed, &counted);
+        }
+        self.give_all_rx(rx);
+        self.forget_retired();
+        self.flush_departed(&before);
+        self.flush_untracked(&before);
+        drop(before);
+        (self.statics, self.vteps) = (plan.statics, plan.vteps);
+        self.follow_acls(&old_topology, plan.acl_rules);
+        self.keep_problems(t, problems);
+        self.follow_entries();
+        self.end_overlay_counts();
+        self.install_bindings(&t.set_networks);
+        self.follow_vteps();
+        if self.settings.idle != plan.settings.idle {
+            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
+        }
+        self.settings = plan.settings;
+        self.follow_owners();
+        self.follow_guests();
+        self.generation = t.generation;
+        self.follow_links(true);
+        Ok(())
+    }
+
+    /// What was left out before stays so until it is set again, or deleted.
+    fn keep_problems(&mut self, t: &v1::Transaction, problems: Vec<v1::Problem>) {
+        let names = |set: Vec<&str>, deleted: &[String]| -> BTreeSet<String> {
+            set.into_iter().map(str::to_owned).chain(deleted.iter().cloned()).collect()
+        };
+        let ports = names(t.set_ports.iter().map(|p| &*p.name).collect(), &t.delete_ports);
+        let acls = names(t.set_acls.iter().map(|a| &*a.name).collect(), &t.delete_acls);
+        let networks = names(t.set_networks.iter().map(|n| &*n.name).collect(), &t.delete_networks);
+        let vteps = names(t.set_vteps.iter().map(|v| &*v.name).collect(), &t.delete_vteps);
+        let bridges = names(t.set_bridges.iter().map(|b| &*b.name).collect(), &t.delete_bridges);
+        let macs: BTreeSet<String> = t.set_macs.iter().chain(&t.delete_macs).map(|m| m.mac.clone()).collect();
+        self.problems.retain(|p| {
+            let decided = match p.kind.as_str() {
+                "port" => ports.contains(&p.name),
+                "acl" => acls.contains(&p.name),
+                "network" => networks.contains(&p.name),
+                "vtep" => vteps.contains(&p.name),
+                "bridge" => bridges.contains(&p.name),
+                "mac" => macs.contains(&p.name),
+                _ => true,
+            };
+            !t.replace && !decided
+        });
+        self.problems.extend(problems);
+    }
+
+    fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
+        let (idx, placed) = self.topology.port(name).expect("planned");
+        let bridge = placed.bridge.clone();
+        let kind = match self.ports.get_mut(name) {
+            Some(p) => {
+                (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, bridge, want.device, want.pinned);
+                p.steered = want.steered;
+                self.follow_pins(name);
+                v1::port_event::Kind::Changed
+            }
+            None => {
+                let side = PortSide {
+                    idx,
+                    bridge,
+                    mtu: want.spec.mtu,
+                    spec: want.device,
+                    device: Err("not opened".into()),
+                    spare_rx: Vec::new(),
+                    complete_checksums: false,
+                    pinned: want.pinned,
+                    steered: want.steered,
+                    up: false,
+                    flaps: Default::default(),
+                    guest: (false, false),
+                    base: self.totals(idx),
+                };
+                self.ports.insert(name.to_owned(), side);
+                v1::port_event::Kind::Added
+            }
+        };
+        // A device that is tried again and again is no news each time.
+        if kind == v1::port_event::Kind::Added || !matches!(opened, Some(Err(_))) {
+            self.events.send(port_event(name, kind));
+        }
+        opened.map_or_else(Vec::new, |result| self.install(name, result))
+    }
+
+    /// Frees the numbers of what is gone, with its addresses.
+    fn forget_retired(&mut self) {
+        let retired = self.topology.retired();
+        if retired.ports.is_empty() && retired.segments.is_empty() {
+            return;
+        }
+        let ports: BTreeSet<PortIdx> = retired.ports.iter().copied().collect();
+        let segments: BTreeSet<SegmentId> = retired.segments.iter().copied().collect();
+        self.macs.purge(|e| ports.contains(&e.port) || segments.contains(&e.segment));
+        self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| {
+            ports.contains(&s.zone.port) || segments.contains(&s.zone.segment)
+        });
+        self.topology.reclaim(retired);
+    }
+
+    /// Forgets addresses at ports that don't carry their segment any more, and those that were learned from
+    /// tunnels in a segment that is another network's now, or has another VNI.
+    fn flush_departed(&self, before: &Snapshot) {
+        let now = &self.snapshot;
+        self.macs.flush(|e| {
+            let (Some(segment), Some(port)) = (now.segment(e.segment), now.port(e.port)) else { return true };
+            let renamed =
+                || before.segment(e.segment).is_some_and(|b| (&b.network, b.vni) != (&segment.network, segment.vni));
+            !port.carries(e.segment, segment) || (matches!(port.role, Role::Remote(_)) && renamed())
+        });
+    }
+
+    /// Forgets connections of ports that are not tracked any more, or that left the segment: their windows went
+    /// on unseen.
+    fn flush_untracked(&self, before: &Snapshot) {
+        let now = &self.snapshot;
+        let tracks = |s: &Snapshot, idx| s.port(idx).is_some_and(|p| p.tracks());
+        let moved = |p: &dunlin_engine::snapshot::Port| match now.port(p.idx) {
+            Some(n) => !n.tracks() || n.untagged.1 != p.untagged.1 || n.tagged != p.tagged,
+            None => false,
+        };
+        if !before.ports().any(|p| tracks(before, p.idx) && moved(p)) {
+            return;
+        }
+        self.sessions.flush(self.topology.sessions(), self.clock.now().s, |s| {
+            let carried = || now.segment(s.zone.segment).zip(now.port(s.zone.port));
+            !tracks(now, s.zone.port) || !carried().is_some_and(|(x, p)| p.carries(s.zone.segment, x))
+        });
+    }
+
+    /// Brings the entries that are not learned up to date: the operator's, and the VTEPs' own.
+    fn follow_entries(&mut self) {
+        let mut wanted = BTreeMap::new();
+        for (s, port) in &self.statics {
+            let place = s.place(&self.topology).and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
+            if let (Some(segment), Some(idx)) = (place, self.topology.number_of(port)) {
+                wanted.insert(Key::new(s.mac, segment), idx);
+            }
+        }
+        for v in self.topology.vteps() {
+            if let Some(underlay) = self.topology.segment(v.bridge, v.spec.vid) {
+                wanted.insert(Key::new(v.spec.mac, underlay), v.idx);
+            }
+        }
+        for key in self.entries.keys().filter(|k| !wanted.contains_key(k)) {
+            self.macs.remove(*key);
+        }
+        self.problems.retain(|p| p.field != MAC_TABLE);
+        for (key, idx) in &wanted {
+            if !self.macs.set_static(*key, *idx) {
+                let reason = "no room: the mac table is full of static entries (dunlin-dataplane --mac-table-size)";
+                self.problems.push(v1::Problem {
+                    kind: "mac".into(),
+                    name: key.mac().to_string(),
+                    field: MAC_TABLE.into(),
+                    reason: reason.into(),
+                });
+            }
+        }
+        self.entries = wanted;
+    }
+    /// Takes a port's device out of service and closes it. Its policy stays.
+    pub(super) fn close_device(&mut self, name: &str) {
+        let idx = self.ports[name].idx;
+        let rx = self.take_rx(name, idx);
+        if self.topology.set_up(name, false) {
+            self.snapshot.set_link(idx, false);
+        }
+        self.take_tx(idx);
+        drop(rx);
+        let port = self.ports.get_mut(name).expect("the caller's name");
+        port.spare_rx.clear();
+        port.up = false;
+        if let Ok(device) = std::mem::replace(&mut port.device, Err("closed".into())) {
+            device.close(&self.domain);
+        }
+        self.macs.flush(idx.owns());
+    }
+
+    /// Puts a device, or the reason there is none, into service for a port that exists. Its receive
+    /// queues are for [`Switch::give_all_rx`], once the port's policy is published.
+    #[must_use]
+    pub(super) fn install(&mut self, name: &str, opened: Result<Opened, String>) -> Vec<NewRx> {
+        let port = self.ports.get_mut(name).expect("the caller's name");
+        let idx = port.idx;
+        match opened {
+            Ok(Opened { device, mut rx, tx, complete_checksums, .. }) => {
+                // A guest's further queues follow when it enables them.
+                let now = if device.guest().is_some() { 1 } else { rx.len() };
+                port.spare_rx = rx.split_off(now.min(rx.len()));
+                port.device = Ok(device);
+                port.complete_checksums = complete_checksums;
+                self.give_tx(idx, tx);
+                rx.into_iter().map(|queue| (name.to_owned(), queue)).collect()
+            }
+            Err(why) => {
+                port.device = Err(why);
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn give_all_rx(&mut self, rx: Vec<NewRx>) {
+        for (name, queue) in rx {
+            self.give_rx(&name, queue);
+        }
+    }
+
+    /// Large pages for the tables of connections, once there is a rule that needs them: before, they take no
+    /// memory.
+    fn prepare_sessions(&mut self) {
+        if !self.sessions_prepared && self.topology.acls().any(|a| a.stateful) {
+            self.sessions_prepared = true;
+            self.sessions.memory().for_each(prefer_hugepages);
+        }
+    }
+
+    /// After workers have passed on: what old versions of lists counted goes on in the new ones.
+    fn follow_acls(&mut self, before: &Topology, rules: BTreeMap<String, Vec<String>>) {
+        let now: BTreeMap<&str, *const Acl> =
+            self.topology.acls().map(|a| (&*a.name, std::sync::Arc::as_ptr(a))).collect();
+        let old = std::mem::replace(&mut self.acl_rules, rules);
+        for a in before.acls().filter(|a| now.get(&*a.name) != Some(&std::sync::Arc::as_ptr(a))) {
+            let texts = old.get(&*a.name).map_or(&[][..], Vec::as_slice);
+            self.acl_base.follow(a, texts, self.acl_rules.get(&*a.name).map(Vec::as_slice));
+        }
+    }
+}
+
+pub(super) fn add_totals(sum: &mut PortTotals, t: &PortTotals) {
+    sum.rx_frames += t.rx_frames;
+    sum.rx_bytes += t.rx_bytes;
+    sum.tx_frames += t.tx_frames;
+    sum.tx_bytes += t.tx_bytes;
+    sum.clones += t.clones;
+    sum.drops.iter_mut().zip(t.drops).for_each(|(s, d)| *s += d);
+}
