@@ -6,6 +6,8 @@ SHELL := /bin/bash
 # The end-to-end tests share two cores, network names and guests' memory: two at a time.
 E2E_THREADS ?= 2
 CONFIG ?=
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 60
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
 .PHONY: help build run guests test lint unit instructions e2e bench fuzz install uninstall clean
@@ -14,9 +16,9 @@ help:
 	@echo "make run                  build, start the switch and three namespaces to try it on"
 	@echo "make run CONFIG=FILE      build and run this host's switch, configured by FILE"
 	@echo "make guests               add two QEMU guests to the running demonstration"
-	@echo "make test                 all tests: unit, property, end to end"
+	@echo "make test                 all tests: lints, unit and property tests, fuzzing, end to end"
 	@echo "make bench                compare with dpdk-testpmd and Open vSwitch (QUICK=1: a shorter one)"
-	@echo "make fuzz                 fuzz the engine for two minutes (installs cargo-fuzz)"
+	@echo "make fuzz                 fuzz the engine (FUZZ_SECONDS=60)"
 	@echo "make install              install binaries, systemd units, man pages and completions"
 
 build:
@@ -31,7 +33,8 @@ guests:
 	configs/packages.sh guests
 	configs/demo/guests.sh
 
-test: lint unit instructions e2e
+test:
+	@configs/test.sh lint unit fuzz instructions build e2e
 
 lint:
 	configs/packages.sh build
@@ -58,9 +61,8 @@ bench: build
 	bench/run.py $(if $(QUICK),--quick) $(SCENARIOS)
 
 fuzz:
-	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz
-	cd dataplane/engine/fuzz && for target in pipeline headers; do \
-	    RUSTC_BOOTSTRAP=1 RUSTFLAGS= cargo fuzz run -s none $$target -- -max_total_time=60 || exit 1; done
+	configs/packages.sh build
+	dataplane/engine/fuzz/run.sh $(FUZZ_SECONDS)
 
 PREFIX ?= /usr/local
 install: build

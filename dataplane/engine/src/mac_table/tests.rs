@@ -1,6 +1,9 @@
 //! The table against a plain map, under threads, and against a port that attacks it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering::Release},
+};
 
 use proptest::prelude::*;
 
@@ -71,8 +74,8 @@ fn counted_addresses_find_room_with_every_seed() {
     }
 }
 
-/// Whoever is known is found at every moment, however often the table doubles meanwhile, and a
-/// worker that holds a view of before finds it too.
+/// A known address is found at every moment, however often the table doubles meanwhile, and by a worker that
+/// holds a view of the time before as well.
 #[test]
 fn growing_hides_nobody() {
     let t = table(400_000);
@@ -80,20 +83,35 @@ fn growing_hides_nobody() {
     for i in 0..1_000 {
         learn(&t, key(i), (i % 7) as usize);
     }
-    let done = std::sync::atomic::AtomicBool::new(false);
+    // Rounds of the reader: all of them, and those that began and ended within one doubling.
+    let (rounds, while_growing) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (written, read) = (AtomicBool::new(false), AtomicBool::new(false));
+    let doubling = || t.growth.in_use_before();
     std::thread::scope(|s| {
         s.spawn(|| {
+            let _ends = Ends(&written);
             for i in 1_000..300_000 {
                 learn(&t, key(i), (i % 7) as usize);
+                // The writer goes on in the middle of a round, and a whole round fits in between.
+                let enough = rounds.load(Relaxed) + 2;
+                while doubling().is_some() && i % 512 == 0 && rounds.load(Relaxed) < enough && !read.load(Relaxed) {
+                    std::thread::yield_now();
+                }
             }
             t.sweep(1, 1, |_| 300, |_| ());
-            done.store(true, Relaxed);
         });
-        while !done.load(Relaxed) {
+        let _ends = Ends(&read);
+        while !written.load(Relaxed) {
+            let before = doubling();
             let lost = (0..1_000).filter(|i| lookup(&t, key(*i)) != Some((*i % 7) as usize)).count();
             assert_eq!(lost, 0, "of 1,000 not found");
+            while_growing.fetch_add(u64::from(before.is_some() && doubling() == before), Relaxed);
+            rounds.fetch_add(1, Relaxed);
         }
     });
+    // Two doublings: 24,576 addresses are learned meanwhile.
+    let while_growing = while_growing.load(Relaxed);
+    assert!(while_growing >= 40, "{while_growing} rounds while the table grew");
     assert!(t.growth.in_use_before().is_none());
     assert!(t.view().buckets.len() > old);
     let mut glances = 0;
@@ -168,7 +186,7 @@ fn ageing_is_per_segment() {
 }
 
 /// Ends other threads, also by a failure.
-struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
@@ -183,7 +201,7 @@ fn coming_home_is_not_noticed() {
     let neighbours: Vec<Hash> = crowd().filter(|h| h.first(START) == 0 && h.second(START) != 0).take(8 + 100).collect();
     let (fillers, movers) = neighbours.split_at(8);
     let (now, turns) = (AtomicU64::new(0), AtomicU64::new(0));
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|s| {
         s.spawn(|| {
             while !done.load(Relaxed) {
@@ -205,11 +223,11 @@ fn coming_home_is_not_noticed() {
             fillers.iter().for_each(|h| assert_eq!(t.learn(*h, port(8), None), Learned::New));
             assert_eq!(t.learn(*who, port(9), None), Learned::New);
             assert!(t.view().glance::<LanesAnywhere>(who).is_none());
-            now.store(who.0, std::sync::atomic::Ordering::Release);
+            now.store(who.0, Release);
             fillers.iter().for_each(|h| assert!(t.remove(h.key(t.inverse))));
             t.sweep(1, 1, |_| 300, |_| ());
             assert!(t.view().glance::<LanesAnywhere>(who).is_some());
-            now.store(0, std::sync::atomic::Ordering::Release);
+            now.store(0, Release);
             // It is not learned once more.
             let turn = turns.load(Relaxed);
             while turns.load(Relaxed) < turn + 2 {
@@ -325,37 +343,60 @@ proptest! {
     }
 }
 
-/// Readers beside writers never see an address at a port that never had it, and the counts are
-/// exact once the writers stop.
+/// Addresses move between two ports each and their slots are used again all the time: neither readers
+/// nor writers ever see an address at another's port, and the counts are exact once the writers stop.
 #[test]
 fn readers_never_see_a_mixed_entry() {
+    // No two pairs differ in the same bits: a change that hits another's entry leads out of its pair.
+    const PAIRS: [[usize; 2]; 4] = [[0, 1], [2, 4], [3, 7], [5, 6]];
     let t = table(MacTable::MIN_CAPACITY);
-    let crowd: Vec<Hash> = crowd().take(512).collect(); // slots are reused all the time
+    let crowd: Vec<Hash> = crowd().take(512).collect();
+    let (steps, end) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut found_at = vec![[0u32; 2]; crowd.len()];
     std::thread::scope(|s| {
         for w in 0..2usize {
-            let (t, crowd) = (&t, &crowd);
+            let (t, crowd, steps, end) = (&t, &crowd, &steps, &end);
             s.spawn(move || {
-                for n in 0..300_000 {
+                let _ends = Ends(end);
+                for n in (0usize..).take_while(|_| !end.load(Relaxed)) {
                     let k = n * (2_654_435_761 + w) % 512;
-                    t.learn(crowd[k], port(k % 8), None);
+                    // Once at one of its ports, then at the other, where it stays until its next turn.
+                    let last = n / 512 % 2;
+                    for which in [1 - last, last] {
+                        let learned = t.learn(crowd[k], port(PAIRS[k % 4][which]), None);
+                        if let Learned::Moved { from } = learned {
+                            assert!(PAIRS[k % 4].contains(&from.get()), "address {k} was at port {}", from.get());
+                        }
+                    }
                     if n % 64 == 0 {
                         t.remove(crowd[k].key(t.inverse));
                     }
                     if n % 4_096 == 0 {
                         t.sweep(4, (n / 1_000) as u32, |_| 30, |_| ());
                     }
+                    steps.fetch_add(1, Relaxed);
                 }
             });
         }
-        s.spawn(|| {
-            for n in 0..2_000_000 {
-                let k = n % 512;
-                if let Some(p) = t.lookup(crowd[k]) {
-                    assert_eq!(p.get(), k % 8);
-                }
+        let _ends = Ends(&end);
+        let mut rounds = 0;
+        while (rounds < 500 || steps.load(Relaxed) < 1_000_000) && !end.load(Relaxed) {
+            // No round without the writers' progress.
+            let before = steps.load(Relaxed);
+            rounds += 1;
+            while steps.load(Relaxed) < before + 64 && !end.load(Relaxed) {
+                std::thread::yield_now();
             }
-        });
+            for (k, h) in crowd.iter().enumerate() {
+                let Some(p) = t.lookup(*h) else { continue };
+                let which = PAIRS[k % 4].iter().position(|own| *own == p.get());
+                found_at[k][which.unwrap_or_else(|| panic!("address {k} at port {}", p.get()))] += 1;
+            }
+        }
     });
+    let at_both = found_at.iter().filter(|[a, b]| *a > 0 && *b > 0).count();
+    let moves = t.statistics().moves;
+    assert!(at_both > 256 && moves > 4_000, "{at_both} addresses were seen at both of their ports, {moves} moves");
     let mut seen = 0;
     t.for_each(|_| seen += 1);
     assert_eq!(t.statistics().entries, seen);

@@ -23,6 +23,8 @@ pub struct Sink {
     pub local: Vec<(usize, Vec<u8>)>,
     /// For a tunnel whose next hop is not known.
     pub held: Vec<(PortIdx, (Class, SegmentId), HeapFrame)>,
+    /// There is no room to hold any.
+    holds_none: bool,
 }
 
 impl Output<HeapFrame> for Sink {
@@ -37,8 +39,10 @@ impl Output<HeapFrame> for Sink {
         true
     }
     fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &HeapFrame) -> bool {
-        self.held.push((remote, inside, frame.clone()));
-        true
+        if !self.holds_none {
+            self.held.push((remote, inside, frame.clone()));
+        }
+        !self.holds_none
     }
     fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
         Some(HeapFrame::new(octets))
@@ -57,6 +61,8 @@ pub struct Switch {
     pub pipeline: Pipeline,
     pub ports: Vec<PortIdx>,
     pub now_s: u32,
+    /// Whether frames may be held.
+    pub holds: bool,
     /// Frames handed out to be held.
     held: u64,
 }
@@ -78,14 +84,24 @@ impl Switch {
         let (macs, counters) =
             (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
         let sessions = Conntrack::new(4096, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]);
-        Switch { topology, macs, counters, sessions, pipeline: Pipeline::default(), ports, now_s: 1, held: 0 }
+        Switch {
+            topology,
+            macs,
+            counters,
+            sessions,
+            pipeline: Pipeline::default(),
+            ports,
+            now_s: 1,
+            holds: true,
+            held: 0,
+        }
     }
 
     /// Takes a burst of frames from one port through the pipeline.
     pub fn run(&mut self, ingress: usize, frames: impl IntoIterator<Item = HeapFrame>) -> Sink {
         let snapshot = self.topology.snapshot().unwrap();
         let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
-        let mut sink = Sink::default();
+        let mut sink = Sink { holds_none: !self.holds, ..Sink::default() };
         let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
         let cx = Context {
             snapshot: &snapshot,
