@@ -77,8 +77,9 @@ impl Host {
 
     pub fn dataplane_arguments(&self) -> String {
         let memory = if self.options.contains("--memory") { "" } else { "--memory 320" };
-        let Host { pages, cores, options, .. } = self;
-        format!("{pages} {memory} {cores} {options} --socket {}", self.path("dataplane.sock"))
+        let Host { pages, cores, options, folder, .. } = self;
+        let sockets = format!("--socket {} --vhost-dir {}", self.path("dataplane.sock"), folder.display());
+        format!("{pages} {memory} {cores} {options} {sockets}")
     }
 
     pub fn control_arguments(&self) -> String {
