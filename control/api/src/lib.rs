@@ -7,9 +7,12 @@
 //!
 //! Starts no threads. **Read next** the proto file.
 
+pub mod remote;
+
 use std::path::Path;
 
-use dunlin_dataplane_api::{ConnectError, MAX_MESSAGE, VersionHeader, connect_channel};
+pub use dunlin_dataplane_api::ConnectError;
+use dunlin_dataplane_api::{MAX_MESSAGE, VersionHeader, connect_channel};
 
 /// The dataplane's messages that the northbound API passes through.
 pub use dunlin_dataplane_api::v1 as dataplane;
