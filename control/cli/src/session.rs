@@ -1,10 +1,13 @@
 //! The connection to control, and the errors people see when there is none.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use dunlin_control_api::{
-    Client, connect, dataplane as dp,
+    Client, ConnectError, connect, dataplane as dp, remote,
     v1::{ApplyRequest, Config, ConfigRequest, Plan, Status, StatusRequest},
 };
 
@@ -41,6 +44,9 @@ pub struct Session {
 /// The server's words, without gRPC's.
 pub fn told(s: &tonic::Status) -> anyhow::Error {
     match s.code() {
+        tonic::Code::Unknown | tonic::Code::Unavailable if remote::reasons(s).contains("received fatal alert") => {
+            anyhow!("dunlin-control refused the certificate: {}", remote::reasons(s))
+        }
         tonic::Code::Unknown if s.message().contains("transport") => {
             anyhow!("dunlin-control went away during the call; see 'journalctl -u dunlin-control'")
         }
@@ -52,14 +58,27 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
     }
 }
 
+fn no_connection(e: &ConnectError) -> anyhow::Error {
+    let cure = if e.why.contains("Permission denied") {
+        "Join the group that dunlin-control was started with (--group)"
+    } else {
+        "Start it with 'systemctl start dunlin-control', or name its socket with --control"
+    };
+    anyhow!("dunlin-control does not answer on {e}. {cure}")
+}
+
 impl Session {
-    pub async fn open(socket: &Path, json: bool) -> anyhow::Result<Self> {
-        let client = connect(socket).await.map_err(|e| {
-            anyhow!(
-                "dunlin-control does not answer on {e}. Start it with 'systemctl start dunlin-control', \
-                 or name its socket with --control"
-            )
-        })?;
+    /// Connects to `control`, a socket or `https://HOST:PORT`; for the latter with certificate, key and CA.
+    pub async fn open(control: &Path, tls: [&Option<PathBuf>; 3], json: bool) -> anyhow::Result<Self> {
+        let url = control.to_str().filter(|c| c.starts_with("https://"));
+        let client = match (url, tls) {
+            (Some(url), [Some(cert), Some(key), Some(ca)]) => {
+                let files = remote::Files { cert: cert.clone(), key: key.clone(), ca: ca.clone() };
+                remote::connect(url, &files).await.map_err(|e| anyhow!("dunlin-control does not answer on {e}"))?
+            }
+            (Some(url), _) => bail!("--control {url}: give --cert, --key and --ca too"),
+            (None, _) => connect(control).await.map_err(|e| no_connection(&e))?,
+        };
         Ok(Session { client, json })
     }
 
