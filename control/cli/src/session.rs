@@ -44,8 +44,13 @@ pub struct Session {
 /// The server's words, without gRPC's.
 pub fn told(s: &tonic::Status) -> anyhow::Error {
     match s.code() {
-        tonic::Code::Unknown | tonic::Code::Unavailable if remote::reasons(s).contains("received fatal alert") => {
-            anyhow!("dunlin-control refused the certificate: {}", remote::reasons(s))
+        // TLS 1.3 tells a client whose certificate is refused after its handshake, or just closes.
+        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled if is_refused_certificate(s) => {
+            anyhow!(
+                "dunlin-control closed the connection ({}): it ended, or its --tls-client-ca did not sign the \
+                 certificate",
+                remote::reasons(s)
+            )
         }
         tonic::Code::Unknown if s.message().contains("transport") => {
             anyhow!("dunlin-control went away during the call; see 'journalctl -u dunlin-control'")
@@ -56,6 +61,11 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
         tonic::Code::Unavailable | tonic::Code::Cancelled if s.message().is_empty() => anyhow!("dunlin-control ended"),
         _ => anyhow!("{}", s.message()),
     }
+}
+
+fn is_refused_certificate(s: &tonic::Status) -> bool {
+    let reasons = remote::reasons(s);
+    ["operation was canceled", "received fatal alert"].iter().any(|w| reasons.contains(w))
 }
 
 fn no_connection(e: &ConnectError) -> anyhow::Error {

@@ -23,5 +23,6 @@ mod offload;
 mod overlay;
 mod placement;
 mod resilience;
+mod security;
 mod steering;
 mod vlan;
