@@ -44,17 +44,10 @@ pub struct Session {
 /// The server's words, without gRPC's.
 pub fn told(s: &tonic::Status) -> anyhow::Error {
     match s.code() {
-        // TLS 1.3 tells a client whose certificate is refused after its handshake, or just closes.
-        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled if is_refused_certificate(s) => {
-            anyhow!(
-                "dunlin-control closed the connection ({}): it ended, or its --tls-client-ca did not sign the \
-                 certificate",
-                remote::reasons(s)
-            )
-        }
-        tonic::Code::Unknown if s.message().contains("transport") => {
-            anyhow!("dunlin-control went away during the call; see 'journalctl -u dunlin-control'")
-        }
+        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled if is_lost(s) => anyhow!(
+            "dunlin-control closed the connection during the call: see 'journalctl -u dunlin-control'. With https, its \
+             --tls-client-ca may not have signed the certificate of --cert"
+        ),
         tonic::Code::Unimplemented => {
             anyhow!("this is not dunlin-control's socket: who listens there knows no such call")
         }
@@ -63,9 +56,10 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
     }
 }
 
-fn is_refused_certificate(s: &tonic::Status) -> bool {
+/// The connection ended during a call. A certificate is refused so, too: TLS 1.3 tells a client after its handshake.
+fn is_lost(s: &tonic::Status) -> bool {
     let reasons = remote::reasons(s);
-    ["operation was canceled", "received fatal alert"].iter().any(|w| reasons.contains(w))
+    ["transport error", "operation was canceled", "received fatal alert"].iter().any(|w| reasons.contains(w))
 }
 
 fn no_connection(e: &ConnectError) -> anyhow::Error {
