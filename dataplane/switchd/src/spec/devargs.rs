@@ -78,7 +78,8 @@ pub fn check(devargs: &str) -> Result<(), String> {
     refusal(devargs).map_err(|why| {
         let shown: String = devargs.chars().take(MAX_LENGTH).collect();
         format!(
-            "'{shown}': {why}; 'dunlin-dataplane --any-device' permits every driver and key, for tests and benchmarks only"
+            "'{shown}': {why}; 'dunlin-dataplane --any-device' permits every driver and key, for tests and \
+             benchmarks only"
         )
     })
 }
