@@ -69,8 +69,9 @@ install: build
 	install -m 755 -D -t $(PREFIX)/bin target/release/dunlin target/release/dunlin-control target/release/dunlin-dataplane
 	for unit in configs/systemd/*.service; do \
 	    sed 's|/usr/local/bin|$(PREFIX)/bin|' $$unit > /etc/systemd/system/$$(basename $$unit); done
-	install -m 644 -D configs/systemd/dataplane.env /etc/dunlin/dataplane.env.example
-	[ -e /etc/dunlin/dataplane.env ] || cp configs/systemd/dataplane.env /etc/dunlin/dataplane.env
+	for env in dataplane.env control.env; do \
+	    install -m 644 -D configs/systemd/$$env /etc/dunlin/$$env.example; \
+	    [ -e /etc/dunlin/$$env ] || cp configs/systemd/$$env /etc/dunlin/$$env; done
 	target/release/dunlin man $(PREFIX)/share/man/man1
 	install -d $(PREFIX)/share/bash-completion/completions
 	target/release/dunlin completions bash > $(PREFIX)/share/bash-completion/completions/dunlin

@@ -139,8 +139,9 @@ class Dunlin:
         if case.sessions:
             # Half of them are unanswered for a moment: an eighth of the table may be.
             options = [*options, "--session-table-size", max(65_536, case.sessions)]
-        run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api, *options,
-                   ready=api.exists)
+        # Its devices read files; guests' sockets are in the folder above the run's.
+        run.daemon(dataplane, "--cores", cores, "--memory", self.memory_mb(case), *huge, "--socket", api, "--any-device",
+                   "--vhost-dir", run.dir.parent, *options, ready=api.exists)
         run.daemon(control, "--socket", self.socket, "--dataplane", api, "--store", run.dir / "state.redb",
                    "--metrics", "127.0.0.1:0", ready=lambda: self.socket.exists() and self.status(run)["dataplane_up"])
         nic, guest = 'kind = "nic"\nqueues = {}\ndevice = "{}"', 'kind = "vhost-user"\nsocket = "{1}"'

@@ -7,7 +7,7 @@ declare -A groups=(
     [build]="gcc libc6-dev pkg-config libdpdk-dev dpdk libclang-dev clang protobuf-compiler"
     [run]="iproute2 iputils-ping ethtool procps"
     [guests]="qemu-system-x86 busybox-static cpio gzip iperf3 ethtool socat"
-    [test]="valgrind python3 python3-scapy iperf3 tcpdump tshark arping prometheus iputils-ping curl openvswitch-switch dnsmasq-base radvd isc-dhcp-client"
+    [test]="valgrind python3 python3-scapy iperf3 tcpdump tshark arping prometheus iputils-ping curl openssl openvswitch-switch dnsmasq-base radvd isc-dhcp-client"
     [bench]="python3 dpdk-dev openvswitch-switch-dpdk iproute2 iperf3"
 )
 # The Rust that the workspace asks for; Debian has a new one for its browsers.

@@ -3,16 +3,20 @@
 use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use dunlin_control_api::v1::{self, control_server::ControlServer};
-use dunlin_dataplane_api::{Client, MAX_MESSAGE, check_version, parts, socket::bind, v1 as dp};
+use dunlin_dataplane_api::{
+    Client, MAX_MESSAGE, check_version, parts,
+    socket::{bind, guard::Guard, limits, listen, peer::Access},
+    v1 as dp,
+};
 use tokio_stream::{
     Stream, StreamExt,
-    wrappers::{BroadcastStream, UnixListenerStream, errors::BroadcastStreamRecvError},
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::interceptor::InterceptedService};
 
 use crate::desired::{Desired, Refused};
 
-struct Server(Arc<Desired>);
+pub struct Server(Arc<Desired>);
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -123,17 +127,25 @@ impl v1::control_server::Control for Server {
     }
 }
 
-/// Serves on `socket`.
-pub async fn serve(socket: &Path, group: Option<&str>, desired: Arc<Desired>) -> anyhow::Result<()> {
-    let listener = bind(socket, group).map_err(|e| anyhow::anyhow!("API socket {e}"))?;
+/// The service, for a server on any transport.
+pub type Service = InterceptedService<ControlServer<Server>, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+/// The northbound API.
+pub fn service(desired: Arc<Desired>) -> Service {
     let service = ControlServer::new(Server(desired))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let service = tonic::service::interceptor::InterceptedService::new(service, check_version);
+    InterceptedService::new(service, check_version)
+}
+
+/// Serves on `socket`, to whom `access` lets.
+pub async fn serve(socket: &Path, access: Access, guard: Guard, desired: Arc<Desired>) -> anyhow::Result<()> {
+    let listener = bind(socket, &access).map_err(|e| anyhow::anyhow!("API socket {e}"))?;
     tracing::info!("listening on {}", socket.display());
-    tonic::transport::Server::builder()
-        .add_service(service)
-        .serve_with_incoming(UnixListenerStream::new(listener))
+    limits::server(limits::NORTHBOUND)
+        .layer(guard)
+        .add_service(service(desired))
+        .serve_with_incoming(listen::local(listener, access))
         .await?;
     Ok(())
 }

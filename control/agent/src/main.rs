@@ -6,7 +6,7 @@
 //! * `link.rs` is the way to the dataplane: deadlines, and what became of a change.
 //! * `desired.rs` puts these together: one change at a time, installed and stored or neither.
 //! * `reconcile.rs` follows the dataplane, and brings it up to date.
-//! * `api.rs` and `metrics.rs` are how others see it.
+//! * `api.rs` and `metrics.rs` are how others see it, `tls.rs` how remote clients do, `roles.rs` who may call what.
 //!
 //! **Threads.** One tokio runtime; the store is written on a thread that may block. **Read next**
 //! `desired.rs`.
@@ -20,12 +20,15 @@ mod link;
 mod metrics;
 mod plan;
 mod reconcile;
+mod roles;
 mod store;
+mod tls;
 mod wish;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, sync::Arc};
 
 use clap::Parser;
+use dunlin_dataplane_api::socket::{guard::Guard, limits, peer::Access};
 
 use crate::{
     desired::Desired,
@@ -40,9 +43,14 @@ struct Args {
     /// Socket of the northbound API
     #[arg(long, value_name = "PATH", default_value = dunlin_control_api::DEFAULT_SOCKET)]
     socket: PathBuf,
-    /// Group that may use the socket (its mode is 0660)
+    /// Group of operators, who may use the whole API
     #[arg(long)]
     group: Option<String>,
+    /// Group that may only read (the socket's mode is then 0666: who may use it is seen by credentials)
+    #[arg(long, value_name = "GROUP")]
+    read_group: Option<String>,
+    #[command(flatten)]
+    tls: tls::Options,
     /// Socket of the dataplane
     #[arg(long, value_name = "PATH", default_value = dunlin_dataplane_api::DEFAULT_SOCKET)]
     dataplane: PathBuf,
@@ -90,6 +98,8 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let store = Store::open(&args.store)?;
     let desired = Arc::new(Desired::load(store, Link::new(args.dataplane))?);
+    let access = Access::new(args.group.as_deref(), args.read_group.as_deref())?;
+    let guard = Guard::new(roles::needs, limits::NORTHBOUND);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(reconcile::run(desired.clone()));
@@ -97,7 +107,8 @@ fn run(args: Args) -> anyhow::Result<()> {
             tokio::spawn(metrics::serve(address, desired.clone()));
         }
         tokio::select! {
-            served = api::serve(&args.socket, args.group.as_deref(), desired.clone()) => served,
+            served = api::serve(&args.socket, access, guard.clone(), desired.clone()) => served,
+            served = tls::serve(args.tls, guard, api::service(desired.clone())) => served,
             () = dunlin_dataplane_api::socket::signalled() => Ok(()),
         }
     })?;

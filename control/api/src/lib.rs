@@ -7,9 +7,12 @@
 //!
 //! Starts no threads. **Read next** the proto file.
 
+pub mod remote;
+
 use std::path::Path;
 
-use dunlin_dataplane_api::{ConnectError, MAX_MESSAGE, VersionHeader, connect_channel};
+pub use dunlin_dataplane_api::ConnectError;
+use dunlin_dataplane_api::{MAX_MESSAGE, VersionHeader, connect_channel};
 
 /// Configurations in parts.
 pub use dunlin_dataplane_api::parts;

@@ -35,10 +35,19 @@ use crate::session::Session;
 #[derive(Parser)]
 #[command(name = "dunlin", version, max_term_width = 100, propagate_version = true)]
 pub struct Args {
-    /// Socket of dunlin-control
+    /// Socket of dunlin-control, or https://HOST:PORT of another host's (with --cert, --key, --ca)
     #[arg(long, global = true, value_name = "SOCKET", env = "DUNLIN_CONTROL",
           default_value = dunlin_control_api::DEFAULT_SOCKET)]
     control: PathBuf,
+    /// For https: the certificate of this client, PEM
+    #[arg(long, global = true, value_name = "FILE", env = "DUNLIN_CERT")]
+    cert: Option<PathBuf>,
+    /// For https: its private key, PEM
+    #[arg(long, global = true, value_name = "FILE", env = "DUNLIN_KEY")]
+    key: Option<PathBuf>,
+    /// For https: the CA that signed the certificate of dunlin-control, PEM
+    #[arg(long, global = true, value_name = "FILE", env = "DUNLIN_CA")]
+    ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -136,7 +145,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let s = &mut Session::open(&args.control, args.json).await?;
+        let s = &mut Session::open(&args.control, [&args.cert, &args.key, &args.ca], args.json).await?;
         match args.command {
             Command::Status => return status::run(s).await,
             Command::Apply(c) => c.run(s).await,

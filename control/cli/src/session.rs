@@ -1,10 +1,13 @@
 //! The connection to control, and the errors people see when there is none.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use dunlin_control_api::{
-    Client, connect, dataplane as dp, parts,
+    Client, ConnectError, connect, dataplane as dp, parts, remote,
     v1::{ApplyRequest, Config, ConfigRequest, Plan, Status, StatusRequest},
 };
 
@@ -53,9 +56,10 @@ pub struct Session {
 /// The server's words, without gRPC's.
 pub fn told(s: &tonic::Status) -> anyhow::Error {
     match s.code() {
-        tonic::Code::Unknown if s.message().contains("transport") => {
-            anyhow!("dunlin-control went away during the call; see 'journalctl -u dunlin-control'")
-        }
+        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Cancelled if is_lost(s) => anyhow!(
+            "dunlin-control closed the connection during the call: see 'journalctl -u dunlin-control'. With https, its \
+             --tls-client-ca may not have signed the certificate of --cert"
+        ),
         tonic::Code::Unimplemented => {
             anyhow!("this is not dunlin-control's socket: who listens there knows no such call")
         }
@@ -65,14 +69,33 @@ pub fn told(s: &tonic::Status) -> anyhow::Error {
     }
 }
 
+/// The connection ended during a call. A certificate is refused so, too: TLS 1.3 tells a client after its handshake.
+fn is_lost(s: &tonic::Status) -> bool {
+    let reasons = remote::reasons(s);
+    ["transport error", "operation was canceled", "received fatal alert"].iter().any(|w| reasons.contains(w))
+}
+
+fn no_connection(e: &ConnectError) -> anyhow::Error {
+    let cure = if e.why.contains("Permission denied") {
+        "Join the group that dunlin-control was started with (--group)"
+    } else {
+        "Start it with 'systemctl start dunlin-control', or name its socket with --control"
+    };
+    anyhow!("dunlin-control does not answer on {e}. {cure}")
+}
+
 impl Session {
-    pub async fn open(socket: &Path, json: bool) -> anyhow::Result<Self> {
-        let client = connect(socket).await.map_err(|e| {
-            anyhow!(
-                "dunlin-control does not answer on {e}. Start it with 'systemctl start dunlin-control', \
-                 or name its socket with --control"
-            )
-        })?;
+    /// Connects to `control`, a socket or `https://HOST:PORT`; for the latter with certificate, key and CA.
+    pub async fn open(control: &Path, tls: [&Option<PathBuf>; 3], json: bool) -> anyhow::Result<Self> {
+        let url = control.to_str().filter(|c| c.starts_with("https://"));
+        let client = match (url, tls) {
+            (Some(url), [Some(cert), Some(key), Some(ca)]) => {
+                let files = remote::Files { cert: cert.clone(), key: key.clone(), ca: ca.clone() };
+                remote::connect(url, &files).await.map_err(|e| anyhow!("dunlin-control does not answer on {e}"))?
+            }
+            (Some(url), _) => bail!("--control {url}: give --cert, --key and --ca too"),
+            (None, _) => connect(control).await.map_err(|e| no_connection(&e))?,
+        };
         Ok(Session { client, json })
     }
 

@@ -12,6 +12,9 @@ pub const PART: usize = 1 << 20;
 /// The most octets of one configuration, encoded. What is accepted is smaller, so that it can always be restored.
 pub const MAX_CONFIGURATION: usize = 128 << 20;
 
+/// Configurations that are put together at once.
+static JOINS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(4);
+
 /// A message that may be divided.
 pub trait Parts: Message + Default {
     /// Moves objects of the message into `take`, which says whether the part is full. What is not repeated stays.
@@ -57,6 +60,8 @@ pub fn split<M: Parts>(mut whole: M) -> Vec<M> {
 /// # Errors
 /// What the stream ends with, and RESOURCE_EXHAUSTED for more than [`MAX_CONFIGURATION`].
 pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>) -> Result<M, Status> {
+    // Some clients at once must not take more memory than a few configurations have.
+    let _place = JOINS.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
     let mut whole = stream.message().await?.unwrap_or_default();
     let mut size = whole.encoded_len();
     while let Some(part) = stream.message().await? {

@@ -1,9 +1,23 @@
-//! gRPC over a Unix socket: who may connect, which version is spoken, how large a message is.
+//! gRPC over a Unix socket: who may connect, which version is spoken.
+//!
+//! * `peer.rs`: who a client is, and its role.
+//! * `listen.rs`: connections, within limits.
+//! * `guard.rs`: calls, by role and within limits.
+//! * `limits.rs`: the limits.
+
+pub mod guard;
+pub mod limits;
+pub mod listen;
+pub mod peer;
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// A group of the system's.
@@ -11,10 +25,11 @@ pub use nix::unistd::Gid as GroupId;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Request, Status, service::Interceptor, transport::Channel};
 
+pub use self::limits::MAX_MESSAGE;
+use self::peer::Access;
+
 /// The version this build speaks: clients of another major version are refused.
 pub const API_VERSION: (u32, u32) = (1, 0);
-/// The most octets of one message, either way.
-pub const MAX_MESSAGE: usize = 16 << 20;
 
 const VERSION_HEADER: &str = "dunlin-api-version";
 
@@ -42,6 +57,10 @@ impl Interceptor for VersionHeader {
 }
 
 /// The server's side: refuses a call whose client names another major version.
+///
+/// # Errors
+///
+/// Names both versions.
 pub fn check_version(request: Request<()>) -> Result<Request<()>, Status> {
     let Some(value) = request.metadata().get(VERSION_HEADER) else { return Ok(request) };
     let theirs = value.to_str().unwrap_or("?");
@@ -56,16 +75,27 @@ pub fn check_version(request: Request<()>) -> Result<Request<()>, Status> {
     )))
 }
 
-/// A channel to the server on `socket`; fails at once if nobody listens.
+/// A channel to the server on `socket`.
+///
+/// # Errors
+///
+/// At once if nobody listens.
 pub async fn connect_channel(socket: &Path) -> Result<Channel, ConnectError> {
     let fail = |why: String| ConnectError { socket: socket.to_owned(), why };
     let path = socket.to_owned();
+    // The first connection by hand, because the transport's own error names neither socket nor reason.
+    let first = UnixStream::connect(socket).await.map_err(|e| fail(e.to_string()))?;
+    let first = Mutex::new(Some(first));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        let (path, first) = (path.clone(), first.lock().unwrap_or_else(PoisonError::into_inner).take());
+        async move {
+            let stream = match first {
+                Some(stream) => stream,
+                None => UnixStream::connect(path).await?,
+            };
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
     });
-    // A first look by hand, because the transport's own error names neither socket nor reason.
-    UnixStream::connect(socket).await.map_err(|e| fail(e.to_string()))?;
     tonic::transport::Endpoint::from_static("http://dunlin.invalid")
         .connect_with_connector(connector)
         .await
@@ -97,14 +127,17 @@ pub enum BindError {
     },
 }
 
-/// Listens on `path` with mode 0660, owned by `group` if one is named. A socket that a dead
-/// process left is replaced; the parent folder is made if it is missing.
-pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError> {
+/// Listens on `path` with the mode and group that `access` needs. A socket that a dead process left is
+/// replaced; the parent folder is made if it is missing.
+///
+/// # Errors
+///
+/// If something is in the way of the socket, or the system refuses.
+pub fn bind(path: &Path, access: &Access) -> Result<UnixListener, BindError> {
     let system = |e: std::io::Error| BindError::System { path: path.to_owned(), why: e.to_string() };
     if path.as_os_str().len() > 107 {
         return Err(BindError::TooLong(path.to_owned()));
     }
-    let gid = group.map(group_id).transpose()?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(system)?;
     }
@@ -121,11 +154,16 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError>
     let listener = UnixListener::bind(path).map_err(system);
     nix::sys::stat::umask(old);
     let listener = listener?;
-    share(path, gid).map_err(system)?;
+    let (group, mode) = access.owner();
+    own(path, group, mode).map_err(system)?;
     Ok(listener)
 }
 
 /// The number of the group `name`.
+///
+/// # Errors
+///
+/// If there is none of that name.
 pub fn group_id(name: &str) -> Result<GroupId, BindError> {
     match nix::unistd::Group::from_name(name) {
         Ok(Some(found)) => Ok(found.gid),
@@ -134,11 +172,28 @@ pub fn group_id(name: &str) -> Result<GroupId, BindError> {
 }
 
 /// Lets the owner of the socket at `path`, and `group` if one is named, use it, and nobody else.
+///
+/// # Errors
+///
+/// If there is no socket at `path`, or the system refuses.
 pub fn share(path: &Path, group: Option<GroupId>) -> std::io::Result<()> {
-    if group.is_some() {
-        nix::unistd::chown(path, None, group)?;
+    own(path, group, 0o660)
+}
+
+/// Whoever may write into the folder may put a link in the socket's place: what is changed is what was looked at.
+fn own(path: &Path, group: Option<GroupId>, mode: u32) -> std::io::Result<()> {
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let held: OwnedFd = open(path, flags, nix::sys::stat::Mode::empty())?;
+    let held_path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let found = fs::metadata(&held_path)?;
+    if !found.file_type().is_socket() || found.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(std::io::Error::other("was replaced by something else"));
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+    if group.is_some() {
+        nix::unistd::chown(held_path.as_str(), None, group)?;
+    }
+    fs::set_permissions(&held_path, fs::Permissions::from_mode(mode))
 }
 
 /// Resolves at SIGTERM or SIGINT: a server's time to end.

@@ -117,9 +117,7 @@ pub fn run(mut input: &[u8]) {
     let mut ports = Vec::new();
     for (i, vlan) in modes().into_iter().enumerate() {
         let spec = PortSpec {
-            bridge: "br0".into(),
-            network: None,
-            vlan,
+            vlan: vlan.clone(),
             priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
             protected: i == 3,
             mtu: 128,
@@ -128,6 +126,7 @@ pub fn run(mut input: &[u8]) {
             storm_fps: [(i == 4).then_some(3), None, Some(5)],
             acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
             security: (i % 3 == 2).then(security),
+            ..PortSpec::new("br0", vlan)
         };
         let name = format!("p{i}");
         ports.push(topology.set_port(&name, spec).expect("it is valid"));

@@ -4,15 +4,17 @@ use std::{path::Path, pin::Pin, sync::Arc};
 
 use dunlin_dataplane_api::{
     MAX_MESSAGE, check_version, parts,
-    socket::{BindError, bind},
+    socket::{
+        BindError, bind,
+        guard::Guard,
+        limits, listen,
+        peer::{Access, Role},
+    },
     v1::{self, dataplane_server::DataplaneServer},
 };
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_stream::{
-    Stream, StreamExt,
-    wrappers::{ReceiverStream, UnixListenerStream},
-};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -185,15 +187,18 @@ pub async fn serve(
     events: Arc<Events>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let listener = bind(socket, group).map_err(|e: BindError| anyhow::anyhow!("API socket {e}"))?;
+    let fail = |e: BindError| anyhow::anyhow!("API socket {e}");
+    let access = Access::new(group, None).map_err(fail)?;
+    let listener = bind(socket, &access).map_err(fail)?;
     let service = DataplaneServer::new(Server { switch, applier, events })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let service = tonic::service::interceptor::InterceptedService::new(service, check_version);
     tracing::info!("listening on {}", socket.display());
-    let server = tonic::transport::Server::builder().add_service(service);
+    let guard = Guard::new(|_| Role::Operator, limits::DATAPLANE);
+    let server = limits::server(limits::DATAPLANE).layer(guard).add_service(service);
     tokio::select! {
-        served = server.serve_with_incoming(UnixListenerStream::new(listener)) => served?,
+        served = server.serve_with_incoming(listen::local(listener, access)) => served?,
         () = stop => {}
     }
     let _ = std::fs::remove_file(socket);

@@ -26,7 +26,7 @@ use crate::{
     numa,
     pools::Pools,
     queues::{RxKind, TxHandle},
-    spec::DeviceSpec,
+    spec::{DeviceSpec, devargs::is_pci_address},
     switch::GuestQueues,
 };
 
@@ -474,16 +474,6 @@ fn unique(driver: &str) -> String {
     format!("{driver}{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
-/// DDDD:BB:DD.F or BB:DD.F.
-fn is_pci_address(s: &str) -> bool {
-    let s = if s.len() == 12 { s } else { return s.len() == 7 && is_pci_address(&format!("0000:{s}")) };
-    s.bytes().enumerate().all(|(i, b)| match i {
-        4 | 7 => b == b':',
-        10 => b == b'.',
-        _ => b.is_ascii_hexdigit(),
-    })
-}
-
 /// Whether DPDK can take the device; if not, what to do.
 fn check_pci(device: &str) -> Result<(), DpdkError> {
     let address = device.split(',').next().unwrap_or_default();
@@ -524,16 +514,6 @@ pub fn clean_up(spec: &DeviceSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pci_addresses() {
-        for good in ["0000:03:00.0", "03:00.1", "0001:af:1f.7"] {
-            assert!(is_pci_address(good), "{good}");
-        }
-        for bad in ["net_pcap0", "0000:03:00", "0000-03-00.0", "eth0", ""] {
-            assert!(!is_pci_address(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn a_missing_pci_device_says_how_to_list() {

@@ -47,6 +47,7 @@ use crate::{
     events::Events,
     pools::Pools,
     queues::Transmitter,
+    spec::permit::{self, Permit},
     switch::{Applier, Options, Parts, Switch},
     underlay::{Mailbox, Underlay},
     worker::{Clock, Worker, WorkerShared},
@@ -90,6 +91,14 @@ struct Args {
     /// Group that may use the vhost-user sockets that Dunlin makes (theirs is 0660 too)
     #[arg(long, value_name = "GROUP")]
     vhost_group: Option<String>,
+    /// Folders that vhost-user sockets may be in
+    #[arg(long, value_name = "DIR", value_delimiter = ',', value_parser = permit::parse_dir,
+          default_value = permit::DEFAULT_VHOST_DIR)]
+    vhost_dir: Vec<PathBuf>,
+    /// Permit every DPDK device and key to ports of kind nic, also those that run commands and write
+    /// files: whoever may use the API is then as good as root. For tests and benchmarks only
+    #[arg(long)]
+    any_device: bool,
 }
 
 #[derive(Clone)]
@@ -143,6 +152,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         report(info);
         std::process::abort();
     }));
+    if args.any_device {
+        tracing::warn!("--any-device: whoever may use the API can run commands as root");
+    }
+    Permit { any_device: args.any_device, vhost_dirs: args.vhost_dir }.set();
     let vhost_group = args.vhost_group.as_deref().map(group_id).transpose()?;
     let eal = Eal::init(&EalConfig { memory_mb: args.memory, hugepages: !args.no_huge })?;
     let pools = Pools::new(eal, args.memory, !args.no_huge, &numa::nodes_of(&args.cores.0))?;

@@ -10,7 +10,7 @@ use std::{
 
 use dunlin_dataplane_api::{
     parts,
-    socket::bind,
+    socket::{bind, peer::Access},
     v1::{self, dataplane_server::DataplaneServer},
 };
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ impl Fake {
         let held = Held { instance: 1, cores: vec![1, 2], ..Default::default() };
         let fake = Fake { held: Arc::new(Mutex::new(held)), frozen: Arc::new(watch::channel(false).0) };
         let service = DataplaneServer::new(fake.clone()).max_decoding_message_size(16 << 20);
-        let listener = bind(socket, None).unwrap();
+        let listener = bind(socket, &Access::new(None, None).unwrap()).unwrap();
         tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(service)

@@ -40,7 +40,8 @@ fn client_and_server() -> (Host, Netns, Netns) {
     for ns in [&client, &server] {
         ns.run("ethtool -K eth0 tx off tso off gso off >/dev/null");
     }
-    let host = Host::start();
+    // A flood comes out of a file.
+    let host = Host::with_options("--any-device");
     let ports = format!(
         "[[port]]\nname = \"client\"\nkind = \"host\"\ninterface = \"{}\"\n\
          [[port]]\nname = \"server\"\nkind = \"host\"\ninterface = \"{}\"\ngroups = [\"web\"]\n",

@@ -20,6 +20,8 @@ pub struct Host {
     pages: &'static str,
     cores: String,
     options: String,
+    /// Further options of dunlin-control, from its next start on.
+    pub control_options: String,
 }
 
 /// A binary of the release build.
@@ -51,8 +53,9 @@ impl Host {
         let metrics_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // Tests that run side by side take turns with the cores.
         let cores = if options.contains("--cores") { String::new() } else { format!("--cores {}", 1 - n % 2) };
+        let (options, control_options) = (options.to_owned(), String::new());
         let mut host =
-            Host { folder, dataplane: None, control: None, metrics_port, pages, cores, options: options.to_owned() };
+            Host { folder, dataplane: None, control: None, metrics_port, pages, cores, options, control_options };
         host.start_dataplane();
         host.start_control();
         host.wait_until_filled();
@@ -82,17 +85,19 @@ impl Host {
 
     pub fn dataplane_arguments(&self) -> String {
         let memory = if self.options.contains("--memory") { "" } else { "--memory 320" };
-        let Host { pages, cores, options, .. } = self;
-        format!("{pages} {memory} {cores} {options} --socket {}", self.path("dataplane.sock"))
+        let Host { pages, cores, options, folder, .. } = self;
+        let sockets = format!("--socket {} --vhost-dir {}", self.path("dataplane.sock"), folder.display());
+        format!("{pages} {memory} {cores} {options} {sockets}")
     }
 
     pub fn control_arguments(&self) -> String {
         format!(
-            "--socket {} --dataplane {} --store {} --metrics 127.0.0.1:{}",
+            "--socket {} --dataplane {} --store {} --metrics 127.0.0.1:{} {}",
             self.path("control.sock"),
             self.path("dataplane.sock"),
             self.path("state.redb"),
-            self.metrics_port
+            self.metrics_port,
+            self.control_options
         )
     }
 

@@ -24,5 +24,6 @@ mod offload;
 mod overlay;
 mod placement;
 mod resilience;
+mod security;
 mod steering;
 mod vlan;

@@ -151,7 +151,7 @@ fn an_uplink_is_steered_to_the_workers_of_its_guests() {
 /// More than the other worker can take: dropped by its own reason, and nothing is lost from the books.
 #[test]
 fn a_full_ring_between_workers_is_counted() {
-    let host = Host::with_options("--cores 0,1");
+    let host = Host::with_options("--cores 0,1 --any-device");
     assert!(
         host.refused("port add v --kind vhost-user --steering vmdq")
             .contains("steering: is for kind nic or host or tap")
@@ -192,7 +192,7 @@ fn frames(host: &Host, name: &str, source: u8, destinations: &[[u8; 6]]) -> Stri
 /// copies, in every order: nothing is lost on the way, to the frame.
 #[test]
 fn many_queues_fill_one_port_in_one_round() {
-    let host = Host::start();
+    let host = Host::with_options("--any-device");
     let (p, q, all) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [0xff; 6]);
     for (name, mac, i) in [("p", "02:00:00:00:00:01", 0), ("q", "02:00:00:00:00:02", 1)] {
         host.dunlin(&format!("port add {name} --kind nic --device net_null{i},no-rx=1 --queues 1"));

@@ -1,8 +1,10 @@
 //! From messages to what they mean: every field checked here, once, with errors that name object,
 //! field and value.
 
+pub mod devargs;
 mod filter;
 mod overlay;
+pub mod permit;
 
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::{
@@ -20,6 +22,7 @@ use dunlin_engine::{
 pub use filter::{Sets, acl, leases, sessions, set};
 pub use overlay::{VtepConf, network, vtep};
 
+use self::permit::Permit;
 use crate::worker::Idle;
 
 /// The device behind a port.
@@ -184,7 +187,7 @@ fn vlan(object: &dyn Fn() -> String, v: &v1::Vlan) -> Result<VlanMode, BadField>
 fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>, vmdq: bool) -> Result<DeviceSpec, BadField> {
     use v1::device::Kind;
     let interface = |field, name: &str| match name.len() {
-        1..=15 if !name.contains(['/', ',', ' ']) => Ok(name.to_owned()),
+        1..=15 if !name.contains(['/', ',', ' ']) && ![".", ".."].contains(&name) => Ok(name.to_owned()),
         _ => Err(bad(object(), field, format!("'{name}' is no interface name (1 to 15 octets)"))),
     };
     match d.and_then(|d| d.kind.as_ref()) {
@@ -193,6 +196,7 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>, vmdq: bool) -> Re
         }
         Some(Kind::Nic(n)) => match HashFields::from_names(&n.hash_fields) {
             Ok(hash) => {
+                Permit::get().device(&n.device).map_err(|why| bad(object(), "device", why))?;
                 let queues = n.queues.min(64) as u16;
                 Ok(DeviceSpec::Nic { device: n.device.clone(), queues, hash, guests: vmdq })
             }
@@ -210,6 +214,7 @@ fn device(object: &dyn Fn() -> String, d: Option<&v1::Device>, vmdq: bool) -> Re
                 let why = format!("'{}' must be an absolute path of at most {MAX_PATH} octets", v.socket);
                 return Err(bad(object(), "socket", why));
             }
+            Permit::get().socket(&v.socket).map_err(|why| bad(object(), "socket", why))?;
             let role = if v.server { Role::Server } else { Role::Client };
             Ok(DeviceSpec::VhostUser { socket: v.socket.clone(), role })
         }
