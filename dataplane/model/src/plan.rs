@@ -1,0 +1,204 @@
+//! What a change adds, changes and removes, for people.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    Kind, Objects,
+    meta::{self, Type},
+    v1::Object,
+};
+
+/// Of longer lists only what changed is said, and so much of it.
+const LISTED: usize = 8;
+
+/// One object that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// "add", "change" or "remove".
+    pub action: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// For a change, the fields: "vlan: 10 -> 20".
+    pub fields: Vec<String>,
+}
+
+/// What differs between two configurations, by kind. A setting that is written and is the default is none.
+pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
+    let mut items = Vec::new();
+    for (kind, name) in from.differing(to) {
+        let (old, new) = (from.get(*kind, name), to.get(*kind, name));
+        let item = |action, fields| Item { action, kind: *kind, name: name.clone(), fields };
+        match (old, new) {
+            (Some(old), Some(new)) => {
+                let fields = differences(&effective(*kind, old), &effective(*kind, new));
+                if !fields.is_empty() {
+                    items.push(item("change", fields));
+                }
+            }
+            (None, Some(new)) if kind.is_single() => {
+                let fields = differences(&effective(*kind, &empty(*kind)), &effective(*kind, new));
+                if !fields.is_empty() {
+                    items.push(item("change", fields));
+                }
+            }
+            (Some(old), None) if kind.is_single() => {
+                let fields = differences(&effective(*kind, old), &effective(*kind, &empty(*kind)));
+                if !fields.is_empty() {
+                    items.push(item("change", fields));
+                }
+            }
+            (None, Some(new)) => items.push(item("add", described(*kind, new))),
+            (Some(_), None) => items.push(item("remove", Vec::new())),
+            (None, None) => {}
+        }
+    }
+    // What goes is said first.
+    items.sort_by_key(|i| (i.kind, i.action != "remove"));
+    items
+}
+
+fn empty(kind: Kind) -> Object {
+    kind.object(Map::new()).expect("all fields may be absent")
+}
+
+/// The fields of an object with the defaults of those that are absent.
+pub fn effective(kind: Kind, o: &Object) -> Map<String, Value> {
+    let mut fields = o.fields();
+    for f in &meta::of(kind).fields {
+        let default = match (&f.default, f.holds) {
+            (Some(d), Type::Number) => d.parse::<u64>().map(Value::from).unwrap_or_else(|_| d.as_str().into()),
+            (Some(d), _) => d.as_str().into(),
+            (None, Type::Flag) => false.into(),
+            (None, _) => continue,
+        };
+        // What is only there with another field has its default only then.
+        let applies = f.needs.as_ref().is_none_or(|n| fields.contains_key(n))
+            && (f.only_for.is_empty()
+                || fields.get("kind").is_some_and(|k| f.only_for.iter().any(|o| k == o.as_str())));
+        if applies && !(f.name == "bridge" && fields.contains_key("network")) {
+            fields.entry(f.name.clone()).or_insert(default);
+        }
+    }
+    fields
+}
+
+/// The settings of an object.
+fn described(kind: Kind, o: &Object) -> Vec<String> {
+    let field = |(k, v): (String, Value)| match v {
+        Value::Array(all) if all.len() > LISTED => format!("{k}: {} of them", all.len()),
+        v => format!("{k}: {}", text(&v)),
+    };
+    let is_key = |k: &String| meta::of(kind).field(k).is_some_and(|f| f.is_key);
+    o.fields().into_iter().filter(|(k, _)| !is_key(k)).map(field).collect()
+}
+
+fn differences(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |v: Option<&Value>| v.map_or_else(|| "(default)".into(), text);
+    keys.into_iter()
+        .filter(|k| old.get(*k) != new.get(*k))
+        .flat_map(|k| match (old.get(k), new.get(k)) {
+            (Some(Value::Array(a)), Some(Value::Array(b))) if k == "rules" || a.len().max(b.len()) > LISTED => {
+                lines(k, a, b)
+            }
+            (a, b) => vec![format!("{k}: {} -> {}", shown(a), shown(b))],
+        })
+        .collect()
+}
+
+/// What differs between long lists: lines that came and went, as far as they are few.
+fn lines(key: &str, old: &[Value], new: &[Value]) -> Vec<String> {
+    let mut balance: HashMap<String, i32> = HashMap::new();
+    new.iter().for_each(|v| *balance.entry(text(v)).or_default() += 1);
+    old.iter().for_each(|v| *balance.entry(text(v)).or_default() -= 1);
+    // Of lines that are alike, the last ones came or went.
+    let mut changed = |all: &[Value], sign: i32, mark: &str| -> Vec<String> {
+        let mut said: Vec<String> = Vec::new();
+        for (i, v) in all.iter().enumerate().rev() {
+            let left = balance.get_mut(&text(v)).expect("counted above");
+            if *left * sign > 0 {
+                *left -= sign;
+                said.push(format!("{key}: {mark} {}: {}", i + 1, text(v)));
+            }
+        }
+        said.reverse();
+        said
+    };
+    let mut all = changed(old, -1, "-");
+    all.extend(changed(new, 1, "+"));
+    if all.is_empty() {
+        all.push(format!("{key}: the same in another order"));
+    }
+    if let Some(more) = all.len().checked_sub(LISTED).filter(|n| *n > 0) {
+        all.truncate(LISTED);
+        all.push(format!("{key}: and {more} more"));
+    }
+    all
+}
+
+/// A value in one line.
+pub fn text(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        Value::Array(all) => all.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Object(o) if o.contains_key("address") => format!("{}={}", text(&o["address"]), text(&o["mac"])),
+        Value::Object(o) => o.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Change,
+        v1::{Acl, Bridge, Port},
+    };
+
+    fn port(name: &str, vlan: Option<u32>) -> Object {
+        Port { name: name.into(), kind: "tap".into(), vlan, ..Default::default() }.into()
+    }
+
+    fn said(from: &Objects, to: &Objects) -> Vec<String> {
+        items(from, to).iter().map(|i| format!("{} {} {} {}", i.action, i.kind, i.name, i.fields.join(";"))).collect()
+    }
+
+    #[test]
+    fn a_change_names_what_it_adds_changes_and_removes() {
+        let base = Objects::of([
+            Bridge { name: "br1".into(), ..Default::default() }.into(),
+            port("a", Some(10)),
+            port("b", None),
+        ]);
+        let set = vec![port("a", Some(20)), port("c", None)];
+        let next = base.changed(Change { set, delete: vec![(Kind::Port, "b".into())], ..Default::default() }).unwrap();
+        assert_eq!(said(&base, &next), ["remove port b ", "change port a vlan: 10 -> 20", "add port c kind: tap"]);
+        assert!(items(&next, &next).is_empty());
+    }
+
+    #[test]
+    fn a_default_that_is_written_is_no_difference() {
+        let bridge = |ageing_s| Objects::of([Bridge { name: "b".into(), ageing_s, ..Default::default() }.into()]);
+        assert!(items(&bridge(None), &bridge(Some(300))).is_empty());
+        assert_eq!(said(&bridge(None), &bridge(Some(5))), ["change bridge b ageing_s: 300 -> 5"]);
+        let settings = Objects::of([crate::v1::Dataplane { idle: "adaptive".into(), ..Default::default() }.into()]);
+        assert!(items(&Objects::default(), &settings).is_empty());
+    }
+
+    #[test]
+    fn of_rules_that_are_alike_one_is_said() {
+        let acl = |rules: &[&str]| {
+            Objects::of([Acl {
+                name: "a".into(),
+                rules: rules.iter().map(|r| (*r).into()).collect(),
+                ..Default::default()
+            }
+            .into()])
+        };
+        assert_eq!(said(&acl(&["x"]), &acl(&["x", "x"])), ["change acl a rules: + 2: x"]);
+    }
+}
