@@ -2,7 +2,7 @@
 
 use crate::{
     host::Host,
-    net::{Netns, eventually, sh},
+    net::{Netns, Receiver, eventually, number, sh},
 };
 
 const STATION: &str = "52:54:00:aa:00:01";
@@ -19,9 +19,9 @@ fn switch(n: usize, options: &str) -> (Host, Vec<Netns>) {
 
 /// How many probe frames each namespace gets while `send` runs.
 fn received(spaces: &[Netns], send: impl FnOnce()) -> Vec<u64> {
-    let receivers: Vec<_> = spaces.iter().map(|ns| ns.receive("--seconds 2")).collect();
+    let receivers: Vec<_> = spaces.iter().map(|ns| ns.receive("")).collect();
     send();
-    receivers.into_iter().map(|r| r.summary("received")).collect()
+    Receiver::finish_all(receivers).iter().map(|lines| number(lines.last().unwrap(), "received")).collect()
 }
 
 fn port_of(host: &Host, mac: &str) -> Option<String> {
@@ -100,9 +100,13 @@ fn workers_idle_as_they_are_told() {
     let before = slept();
     eventually("an idle worker sleeps", 5.0, || slept() > before);
     assert!(host.dunlin("worker set --idle poll").contains("idle: (default) -> poll"));
+    // The last sleep may be counted a little later.
+    eventually("a polling worker does not sleep", 5.0, || {
+        let before = slept();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        slept() == before
+    });
     let before = slept();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(slept(), before);
     host.dunlin("worker set --idle adaptive --max-sleep-us 1000");
     eventually("it sleeps again", 5.0, || slept() > before);
     assert!(host.refused("worker set --max-sleep-us 0").contains("max_sleep_us: 0 is not in 1 to 10000"));
@@ -223,11 +227,14 @@ fn a_full_table_spares_the_quiet_port() {
     }
     ns[1].send(&format!("--src {STATION}"));
     // 20,000 made-up sources from one port.
-    ns[0].run(
-        "python3 -c \"import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind((\\\"eth0\\\", 0)); \
-         [s.send(bytes([255]*6) + bytes([2,0,0,0,i>>8,i&255]) + bytes.fromhex(\\\"88b5\\\") + bytes(46)) for i in range(20000)]\"",
-    );
+    let flood = "python3 -c \"import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind((\\\"eth0\\\", 0)); \
+         [s.send(bytes([255]*6) + bytes([2,0,0,0,i>>8,i&255]) + bytes.fromhex(\\\"88b5\\\") + bytes(46)) for i in range(20000)]\"";
+    // Some are lost where nobody takes them fast enough.
+    eventually("the table is full", 5.0, || {
+        ns[0].run(flood);
+        host.json("status")["dataplane"]["macs"]["evictions"].as_u64().unwrap() > 100
+    });
     assert_eq!(port_of(&host, STATION).as_deref(), Some("p1"));
     let macs = host.json("status")["dataplane"]["macs"].clone();
-    assert!(macs["entries"].as_u64().unwrap() <= 8194 && macs["evictions"].as_u64().unwrap() > 100, "{macs}");
+    assert!(macs["entries"].as_u64().unwrap() <= 8194, "{macs}");
 }

@@ -16,8 +16,8 @@ use crate::net::{Background, Netns};
 
 /// Emulated processors are slow: who waits there waits so many times as long.
 const SLOWER: u32 = 6;
-/// After so many seconds it is ended.
-const PATIENCE: &str = "600";
+/// After so many seconds, many times what is usual, it is ended.
+const PATIENCE: &str = "3600";
 
 /// Without MSI-X for the root: QEMU 7.2 crashes with it, where a process of the host serves a device and the processor is
 /// emulated.

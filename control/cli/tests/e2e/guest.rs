@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::net::PATIENCE;
+
 pub struct Guest {
     name: String,
     child: Child,
@@ -41,7 +43,7 @@ impl Guest {
         let console = loop {
             match UnixStream::connect(&console) {
                 Ok(c) => break c,
-                Err(e) => assert!(begun.elapsed().as_secs() < 20, "console of {name}: {e}"),
+                Err(e) => assert!(begun.elapsed().as_secs() < 20 * u64::from(PATIENCE), "console of {name}: {e}"),
             }
             std::thread::sleep(Duration::from_millis(10));
         };
@@ -61,8 +63,9 @@ impl Guest {
     }
 
     fn read_until(&mut self, mark: &str, seconds: u64) -> String {
+        let seconds = seconds * u64::from(PATIENCE);
         self.console.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let begun = Instant::now();
+        let mut last = Instant::now();
         loop {
             let text = String::from_utf8_lossy(&self.unread).into_owned();
             if let Some(at) = text.find(mark) {
@@ -70,10 +73,11 @@ impl Guest {
                 self.unread = after.as_bytes().to_vec();
                 return before.to_owned();
             }
-            let waited = begun.elapsed().as_secs();
-            assert!(waited < seconds, "guest {}: no '{mark}': {text}", self.name);
+            // Without any progress for so long.
+            assert!(last.elapsed().as_secs() < seconds, "guest {}: no '{mark}': {text}", self.name);
             let mut part = [0; 4096];
-            if let Ok(n) = self.console.read(&mut part) {
+            if let Ok(n @ 1..) = self.console.read(&mut part) {
+                last = Instant::now();
                 self.unread.extend_from_slice(&part[..n]);
             }
         }

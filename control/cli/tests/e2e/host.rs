@@ -244,7 +244,7 @@ impl Drop for Host {
         for mut c in [self.control.take(), self.dataplane.take()].into_iter().flatten() {
             // Politely, so that what the dataplane made is taken down.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(c.id() as i32), nix::sys::signal::SIGTERM);
-            let mut left = 100;
+            let mut left = 600;
             while left > 0 && matches!(c.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(50));
                 left -= 1;

@@ -101,7 +101,11 @@ fn watchers_see_ports_guests_and_addresses() {
     let _watcher = Background(Some(watcher));
     let events = host.path("events");
     let seen = |what: &str| std::fs::read_to_string(&events).unwrap().contains(what);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    eventually("the watcher listens", 5.0, || {
+        host.dunlin("port add first --kind nic --device net_null9,no-rx=1");
+        host.dunlin("port del first");
+        seen("\"port\":\"first\"")
+    });
     host.add_host("b", &b, "");
     eventually("the port is told", 5.0, || seen("\"port\":{\"port\":\"b\",\"kind\":\"added\"}"));
     a.send("--src 52:54:00:00:00:05");

@@ -1,11 +1,15 @@
 //! Kernel hosts in namespaces, and the probe that sends and receives raw frames there.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
+
+/// A test that waits ends without progress only after so many times what is usual: what a slow machine takes is no
+/// failure.
+pub const PATIENCE: u32 = 10;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -36,9 +40,9 @@ fn slower() -> f64 {
     std::env::var("DUNLIN_SLOWER").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0)
 }
 
-/// Waits until `what` holds, for at most `seconds`.
+/// Waits until `what` holds. `seconds`: what is usual at most; it fails after [`PATIENCE`] times as long.
 pub fn eventually(what: &str, seconds: f64, mut holds: impl FnMut() -> bool) {
-    let seconds = seconds * slower();
+    let seconds = seconds * slower() * f64::from(PATIENCE);
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed().as_secs_f64() < seconds, "not within {seconds} s: {what}");
@@ -106,18 +110,59 @@ impl Netns {
 
     /// Starts a command in it.
     pub fn spawn(&self, command: &str) -> Background {
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.name, "bash", "-c", &format!("exec {command}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("ip is there");
-        Background(Some(child))
+        self.spawn_with(Stdio::null(), command)
     }
 
-    /// Whether `address` answers one of `tries` pings.
+    fn spawn_with(&self, stdin: Stdio, command: &str) -> Background {
+        let mut ip = Command::new("ip");
+        ip.args(["netns", "exec", &self.name, "bash", "-c", &format!("exec {command}")]);
+        Background(Some(ip.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ip is there")))
+    }
+
+    /// Waits until something listens on a TCP port in it.
+    pub fn listens(&self, port: u16) {
+        eventually(&format!("port {port} listens"), 10.0, || {
+            self.try_run(&format!("ss -lnt | grep -q :{port}")).status.success()
+        });
+    }
+
+    /// An iperf3 server for one test, listening.
+    pub fn iperf_server(&self) -> Background {
+        let start = || self.spawn("iperf3 -s -1");
+        let mut server = start();
+        eventually("iperf3 listens", 10.0, || {
+            let child = server.0.as_mut().unwrap();
+            // The server of the test before may not have left the port yet.
+            if child.try_wait().unwrap().is_some() {
+                server = start();
+                return false;
+            }
+            self.try_run(&format!("ss -lntp | grep -q pid={},", child.id())).status.success()
+        });
+        server
+    }
+
+    /// tcpdump with these options, capturing.
+    pub fn capture(&self, options: &str) -> Background {
+        let mut tcpdump = self.spawn(&format!("tcpdump {options}"));
+        // Octet by octet: what follows stays in the pipe.
+        let (mut told, mut octet) = (Vec::new(), [0]);
+        while !told.ends_with(b"listening on ") {
+            let n = tcpdump.0.as_mut().unwrap().stderr.as_mut().unwrap().read(&mut octet).unwrap();
+            assert!(n == 1, "tcpdump {options}: {}", text(&told));
+            told.push(octet[0]);
+        }
+        tcpdump
+    }
+
+    /// Frames that its interface has received.
+    pub fn rx_packets(&self) -> u64 {
+        self.run("cat /sys/class/net/eth0/statistics/rx_packets").trim().parse().unwrap()
+    }
+
+    /// Whether `address` answers: one ping, where it should not; else as many `tries` as are usual, [`PATIENCE`] times.
     pub fn reaches(&self, address: &str, tries: u32) -> bool {
+        let tries = if tries > 1 { tries * PATIENCE } else { 1 };
         (0..tries).any(|_| self.try_run(&format!("ping -c 1 -W 1 {address}")).status.success())
     }
 
@@ -130,6 +175,11 @@ impl Netns {
         self.run(&format!("{} send eth0 {options}", probe()));
     }
 
+    /// Sends probe frames until the stream is ended: see `probe.py send`.
+    pub fn stream(&self, options: &str) -> Stream {
+        Stream(self.spawn_with(Stdio::piped(), &format!("{} send eth0 --stream {options}", probe())))
+    }
+
     /// Starts to receive probe frames: see `probe.py receive`. Returns once it listens.
     pub fn receive(&self, options: &str) -> Receiver {
         self.receive_on("eth0", options)
@@ -137,7 +187,7 @@ impl Netns {
 
     /// The same on another interface.
     pub fn receive_on(&self, interface: &str, options: &str) -> Receiver {
-        let mut child = self.spawn(&format!("{} receive {interface} {options}", probe()));
+        let mut child = self.spawn_with(Stdio::piped(), &format!("{} receive {interface} {options}", probe()));
         let mut out = BufReader::new(child.0.as_mut().unwrap().stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
@@ -179,6 +229,25 @@ impl Drop for Background {
     }
 }
 
+/// A probe that sends.
+pub struct Stream(Background);
+
+impl Stream {
+    /// The same as [`Netns::stream`], by an interface that is in no namespace.
+    pub fn by(interface: &str, options: &str) -> Self {
+        let command = format!("exec {} send {interface} --stream {options}", probe());
+        let child = Command::new("bash").args(["-c", &command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Stream(Background(Some(child.expect("bash is there"))))
+    }
+
+    /// Ends it and gives how many frames it has sent.
+    pub fn end(self) -> u64 {
+        // Waiting closes its input, which ends it.
+        let told = self.0.finish();
+        number(&told, "sent")
+    }
+}
+
 /// A probe that listens.
 pub struct Receiver {
     child: Background,
@@ -186,14 +255,35 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Waits for its end (its --seconds, or --count frames) and gives one line a frame or a summary.
+    /// All that were to be sent are sent. Waits for its end (--count frames, or a time without one) and gives a line a
+    /// frame, with --frames, and the summary.
     pub fn finish(mut self) -> Vec<String> {
+        self.nothing_more();
         let mut lines = Vec::new();
         for line in (&mut self.out).lines() {
             lines.push(line.unwrap());
         }
         drop(self.child.0.take().map(|mut c| c.wait()));
         lines
+    }
+
+    /// The same, for so many frames: its summary, which must say that they arrived whole and in their order.
+    pub fn expect(mut self, frames: u64) -> String {
+        let stdin = self.child.0.as_mut().unwrap().stdin.as_mut().unwrap();
+        stdin.write_all(frames.to_string().as_bytes()).unwrap();
+        let summary = self.finish().pop().expect("a summary");
+        assert!(summary.starts_with(&format!("received={frames} distinct={frames} lost=0 disorder=0")), "{summary}");
+        summary
+    }
+
+    /// Of several, which then wait at the same time.
+    pub fn finish_all(mut receivers: Vec<Receiver>) -> Vec<Vec<String>> {
+        receivers.iter_mut().for_each(Receiver::nothing_more);
+        receivers.into_iter().map(Receiver::finish).collect()
+    }
+
+    fn nothing_more(&mut self) {
+        drop(self.child.0.as_mut().unwrap().stdin.take());
     }
 
     /// The number behind `key=` in the summary.

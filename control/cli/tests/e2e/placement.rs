@@ -1,7 +1,5 @@
 //! Receive queues and the workers that poll them.
 
-use std::time::{Duration, Instant};
-
 use crate::{
     host::Host,
     net::{Netns, eventually},
@@ -24,24 +22,18 @@ fn a_queue_that_moves_loses_and_reorders_nothing() {
     assert_eq!((polled_by(&host, 0), polled_by(&host, 1)), (vec!["a".to_owned()], vec!["b".to_owned()]));
     // Known, so that nothing floods back.
     b.send("--src 52:54:00:00:00:0b");
-    let receiver = b.receive("--seconds 8");
-    let until = Instant::now() + Duration::from_secs(6);
-    std::thread::scope(|s| {
-        s.spawn(|| a.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --count 25000 --rate 5000"));
-        let mut moves = 0;
-        while Instant::now() < until {
-            moves += 1;
-            host.dunlin(&format!("port set a --workers {}", moves % 2));
-        }
-        assert!(moves > 20, "{moves} moves");
-    });
+    let receiver = b.receive("");
+    let stream = a.stream("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --rate 5000");
+    let received = || host.count("a", "rx_frames");
+    for i in 1..=60 {
+        let before = received();
+        host.dunlin(&format!("port set a --workers {}", i % 2));
+        eventually("frames flow", 5.0, || received() > before + 100);
+    }
     let moved = host.json("status")["dataplane"]["queue_moves"].as_u64().unwrap();
-    let lines = receiver.finish();
-    let summary = lines.last().expect("a summary");
+    let summary = receiver.expect(stream.end());
     println!("{moved} moves: {summary}");
-    assert!(moved > 20, "{moved}");
-    let count = |key| crate::net::number(summary, key);
-    assert_eq!((count("received"), count("distinct"), count("lost"), count("disorder")), (25_000, 25_000, 0, 0));
+    assert!(moved >= 59, "{moved}");
 }
 
 #[test]
@@ -115,34 +107,28 @@ fn an_uplink_is_steered_to_the_workers_of_its_guests() {
     assert_eq!(host.port("up")["steering"], "vmdq, in software");
     near.send("--src 52:54:00:00:00:0b");
     far.send("--src 52:54:00:00:00:0c");
-    let (to_near, to_far) = (near.receive("--seconds 8"), far.receive("--seconds 8"));
-    let until = Instant::now() + Duration::from_secs(5);
-    std::thread::scope(|s| {
-        s.spawn(|| up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0c --count 15000 --rate 3000"));
-        s.spawn(|| up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0b --count 15000 --rate 3000"));
-        let mut moves = 0;
-        while Instant::now() < until {
-            moves += 1;
-            host.dunlin(&format!("port set far --workers {}", moves % 2));
-        }
-    });
-    for (name, receiver) in [("near", to_near), ("far", to_far)] {
-        let lines = receiver.finish();
-        let summary = lines.last().expect("a summary");
-        println!("{name}: {summary}");
-        let count = |key| crate::net::number(summary, key);
-        let told = |p: &str| format!("{} {}", host.port(p)["counters"], host.port(p)["device"]);
-        let both = format!("{} {}", told("up"), told(name));
-        assert_eq!((count("received"), count("lost"), count("disorder")), (15_000, 0, 0), "{name}: {both}");
-    }
+    let (to_near, to_far) = (near.receive(""), far.receive(""));
+    let streams =
+        ["0b", "0c"].map(|to| up.stream(&format!("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:{to} --rate 3000")));
     let passed = |host: &Host| host.json("worker list")[0]["passed_frames"].as_u64().unwrap();
-    assert!((1_000..15_000).contains(&passed(&host)), "{}", passed(&host));
+    let received = || host.count("up", "rx_frames");
+    for i in 1..=40 {
+        let before = received();
+        host.dunlin(&format!("port set far --workers {}", i % 2));
+        eventually("frames flow", 5.0, || received() > before + 100);
+    }
+    host.dunlin("port set far --workers 1");
+    eventually("frames are passed", 5.0, || passed(&host) > 1_000);
+    let [near_sent, far_sent] = streams.map(|s| s.end());
+    println!("near: {}", to_near.expect(near_sent));
+    println!("far: {}", to_far.expect(far_sent));
+    assert!(passed(&host) < far_sent, "{} of {far_sent}", passed(&host));
     assert_eq!(host.drops("up", "ring_full"), 0);
     // And off again: whoever receives forwards.
     host.dunlin("port set far --workers 1");
     host.dunlin("port set up --steering rss");
     let before = passed(&host);
-    let receiver = far.receive("--seconds 2");
+    let receiver = far.receive("--count 100");
     up.send("--src 52:54:00:00:00:0a --dst 52:54:00:00:00:0c --count 100");
     assert_eq!((receiver.summary("received"), passed(&host)), (100, before));
     assert!(host.refused("port set far --steering nonsense").contains("nonsense"));
@@ -204,9 +190,8 @@ fn many_queues_fill_one_port_in_one_round() {
         let file = frames(&host, &format!("{i}.pcap"), i as u8, to);
         host.dunlin(&format!("port add r{i} --kind nic --device net_pcap{i},rx_pcap={file},infinite_rx=1 --queues 1"));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("frames flow", 5.0, || host.count("p", "tx_frames") > 10_000);
     (0..6).for_each(|i| drop(host.dunlin(&format!("port del r{i}"))));
-    assert!(host.count("p", "tx_frames") > 10_000);
     for port in ["p", "q"] {
         assert_eq!(host.count(port, "tx_bytes"), 60 * host.count(port, "tx_frames"), "{port}");
         assert_eq!(host.drops(port, "tx_full"), 0, "{port}");

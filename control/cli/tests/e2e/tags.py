@@ -2,11 +2,13 @@
 """scapy writes and reads 802.1Q tags on eth0.
 
 send SPORT [VID:PRIO ...]   one UDP datagram from SPORT, with these tags
-sniff FILE                  makes FILE when it listens; after 6 s prints what arrived
+sniff FILE                  makes FILE when it listens; prints what arrived once FILE.end is there and nothing more comes
 """
+import os
 import sys
+import time
 
-from scapy.all import IP, UDP, Dot1Q, Ether, raw, sendp, sniff
+from scapy.all import IP, UDP, AsyncSniffer, Dot1Q, Ether, raw, sendp
 
 
 def own_mac():
@@ -24,12 +26,22 @@ def send(sport, tags):
 
 def listen(ready):
     own = own_mac()
-    packets = sniff(
+    packets = []
+    sniffer = AsyncSniffer(
         iface="eth0",
-        timeout=6,
         lfilter=lambda p: UDP in p and p[UDP].dport == 4242 and p.src != own,
+        prn=packets.append,
         started_callback=lambda: open(ready, "w").close(),
     )
+    sniffer.start()
+    while not os.path.exists(ready + ".end"):
+        time.sleep(0.1)
+    for _ in range(60):
+        seen = len(packets)
+        time.sleep(1)
+        if seen and seen == len(packets):
+            break
+    sniffer.stop()
     tags = [(t.vlan, t.prio) for p in packets for t in [p.getlayer(Dot1Q)] if t]
     right = []
     for p in packets:

@@ -1,7 +1,10 @@
 //! VLAN modes, with Open vSwitch's meaning: every mode as ingress against every mode as egress,
 //! and scapy as a second opinion on the tags.
 
-use crate::{host::Host, net::Netns};
+use crate::{
+    host::Host,
+    net::{Netns, Receiver},
+};
 
 /// Name, options, of the ports of the matrix.
 const PORTS: [(&str, &str); 5] = [
@@ -51,13 +54,12 @@ fn every_mode_against_every_mode() {
         host.add_host(name, ns, options);
     }
     for (i, (from, _)) in PORTS.iter().enumerate() {
-        let receivers: Vec<_> = spaces.iter().map(|ns| ns.receive("--frames --seconds 2.5")).collect();
+        let receivers: Vec<_> = spaces.iter().map(|ns| ns.receive("--frames")).collect();
         for (seq, tags) in SENT.iter().enumerate() {
             spaces[i].send(&format!("--first {seq} --tags \"{tags}\" --size 80"));
         }
-        for (j, receiver) in receivers.into_iter().enumerate() {
+        for (j, lines) in Receiver::finish_all(receivers).into_iter().enumerate() {
             let to = PORTS[j].0;
-            let lines = receiver.finish();
             for (seq, sent) in SENT.iter().enumerate() {
                 let mut want = classified(from, sent).and_then(|c| seen_at(to, &c));
                 if i == j {
@@ -82,7 +84,7 @@ fn customer_vlans_and_priority_tags() {
     host.add_host("customer", &customer, "--vlan-mode dot1q-tunnel --vlan 25 --cvlans 100-199 --qinq-ethertype 802.1q");
     host.add_host("uplink", &uplink, "--trunks 25");
     host.add_host("plain", &plain, "--vlan 25 --priority-tags if-nonzero");
-    let at_uplink = uplink.receive("--frames --seconds 2.5");
+    let at_uplink = uplink.receive("--frames --count 2");
     customer.send("--first 1 --tags 8100:0064");
     customer.send("--first 2 --tags 8100:0005");
     customer.send("--first 3");
@@ -93,7 +95,7 @@ fn customer_vlans_and_priority_tags() {
     // From a customer VLAN that is not let through, and untagged, which counts as 0.
     assert_eq!(host.drops("customer", "ingress_vlan"), 2);
 
-    let at_plain = plain.receive("--frames --seconds 2");
+    let at_plain = plain.receive("--frames --count 2");
     uplink.send("--first 5 --tags 8100:0019");
     uplink.send("--first 6 --tags 8100:e019");
     let lines = at_plain.finish();
@@ -116,6 +118,7 @@ fn scapy_writes_and_checks_the_tags() {
     trunk.run(&send(1, "10:3"));
     trunk.run(&send(2, "20:0"));
     access.run(&send(3, ""));
+    ready.iter().for_each(|f| std::fs::write(format!("{f}.end"), "").unwrap());
     assert_eq!(a.finish().lines().last().unwrap(), "tags=[] ports=[1] checksums=[True]");
     assert_eq!(t.finish().lines().last().unwrap(), "tags=[(10, 0)] ports=[3] checksums=[True]");
 }
