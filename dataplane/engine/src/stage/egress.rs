@@ -58,7 +58,7 @@ pub(crate) fn burst<F: Frame>(
     if tunnels || !fits || to.segments.of(class.vid()) != first.dst.segment() {
         return false;
     }
-    let Ok(want) = form(from, to, class) else { return false };
+    let Ok(want) = permit(from, to).and_then(|()| form(to, class)) else { return false };
     let mut octets = all.octets;
     if let Some(f) = to.filter_for(from) {
         filter::egress_burst(cx, from, (to, f), burst, meta, out);
@@ -74,15 +74,18 @@ pub(crate) fn burst<F: Frame>(
     true
 }
 
-/// The tag with which frames of `class` leave by `to`, if they may.
+/// Whether frames may go from one port to another, and the other is up.
 #[inline(always)]
-fn form(from: &Port, to: &Port, class: Class) -> Result<Tag, DropReason> {
+fn permit(from: &Port, to: &Port) -> Result<(), DropReason> {
     if from.protected && to.protected {
         return Err(DropReason::Protected);
     }
-    if !to.is_up() {
-        return Err(DropReason::LinkDown);
-    }
+    if to.is_up() { Ok(()) } else { Err(DropReason::LinkDown) }
+}
+
+/// The tag with which frames of `class` leave by `to`, if they do.
+#[inline(always)]
+fn form(to: &Port, class: Class) -> Result<Tag, DropReason> {
     Ok(match to.vlans.egress(class.vid()) {
         EgressForm::Refused => return Err(DropReason::EgressVlan),
         EgressForm::Tagged => Tag::new(class.tpid(), class.priority() | class.vid()),
@@ -103,7 +106,14 @@ pub(crate) fn overhead(class: Class) -> u32 {
 /// Whether the frame may leave by `to`, and the tag it leaves with.
 #[inline(always)]
 pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
-    let want = form(from, to, m.class)?;
+    permit(from, to)?;
+    check_permitted(from, to, frame, m)
+}
+
+/// The same where isolation and link were looked at.
+#[inline(always)]
+pub(crate) fn check_permitted<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
+    let want = form(to, m.class)?;
     let mut overhead = overhead(m.class);
     if from.vlans.tunnel.is_some() && customer_vid(frame.head(), false).is_some() {
         overhead += 4;

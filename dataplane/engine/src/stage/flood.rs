@@ -9,7 +9,7 @@ use crate::{
     pipeline::{Context, Meta},
     snapshot::Port,
     stage::{
-        egress::{check, retag},
+        egress::{check_permitted, retag},
         filter, suppress,
         tunnel::{self, Again},
     },
@@ -47,7 +47,7 @@ pub(crate) fn run<F: Frame>(
             continue;
         }
         outcomes += 1;
-        let admitted = match (check(from, to, &frame, m), to.filter_for(from)) {
+        let admitted = match (check_permitted(from, to, &frame, m), to.filter_for(from)) {
             (Ok(tag), Some(f)) => filter::egress_flooded(cx, (to, f), (&frame, m), &mut heads, out).map(|()| tag),
             (admitted, _) => admitted,
         };

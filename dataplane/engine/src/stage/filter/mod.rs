@@ -272,10 +272,11 @@ fn run<F: Frame>(
     if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
         for i in bits(of & !outcome.refused) {
             let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
-            if from_server && heads.columns.word(PROTOCOL)[i] == u32::from(UDP) {
-                if security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s) {
-                    out.leased();
-                }
+            if from_server
+                && heads.columns.word(PROTOCOL)[i] == u32::from(UDP)
+                && security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s)
+            {
+                out.leased();
             }
         }
     }
