@@ -65,7 +65,12 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
 
 /// Text of a caller's in a message: short, and without control characters.
 pub fn shown(text: &str) -> String {
+    shown_up_to(text, 80)
+}
+
+/// The same, of so many characters.
+pub fn shown_up_to(text: &str, most: usize) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let short: String = text.chars().take(80).map(clean).collect();
+    let short: String = text.chars().take(most).map(clean).collect();
     if short.chars().count() < text.chars().count() { short + "…" } else { short }
 }

@@ -186,6 +186,21 @@ impl Objects {
         }
     }
 
+    /// How many objects name each.
+    pub fn uses(&self) -> BTreeMap<Key, usize> {
+        let mut uses = BTreeMap::new();
+        for ((kind, _), o) in &self.0 {
+            let named: BTreeSet<Key> = references(*kind, o).into_iter().map(|r| (r.kind, r.name)).collect();
+            named.into_iter().for_each(|k| *uses.entry(k).or_default() += 1);
+        }
+        uses
+    }
+
+    /// Objects that name one, as messages call them.
+    pub fn names_of_users(&self, kind: Kind, name: &str) -> Vec<String> {
+        self.users(&(kind, name.to_owned())).map(|(k, _)| label(k.0, &k.1)).collect()
+    }
+
     /// Objects that name one.
     fn users<'a>(&'a self, of: &'a Key) -> impl Iterator<Item = (&'a Key, Reference<'a>)> {
         let may = |k: Kind| meta::of(k).fields.iter().any(|f| f.names == Some(of.0) || f.mentions == Some(of.0));

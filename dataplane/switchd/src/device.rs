@@ -123,6 +123,29 @@ pub fn open(o: &Opener, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError
     }
 }
 
+/// Whether a device is there and free, as far as that can be known without opening it.
+///
+/// # Errors
+/// It can't be opened, and why.
+pub fn check(spec: &DeviceSpec) -> Result<(), DpdkError> {
+    match spec {
+        DeviceSpec::Nic { device, .. } if is_pci_address(device.split(',').next().unwrap_or_default()) => {
+            check_pci(device)
+        }
+        DeviceSpec::Host { interface, .. } => check_interface(interface),
+        DeviceSpec::Nic { .. } | DeviceSpec::Tap { .. } | DeviceSpec::VhostUser { .. } => Ok(()),
+    }
+}
+
+fn check_interface(name: &str) -> Result<(), DpdkError> {
+    match Path::new("/sys/class/net").join(name).exists() {
+        true => Ok(()),
+        false => {
+            Err(refuse(format!("interface '{name}'"), "there is none of that name; 'ip link' lists what there is"))
+        }
+    }
+}
+
 fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
     DpdkError { what: what.into(), why: why.into() }
 }
@@ -157,10 +180,7 @@ fn open_nic(
 }
 
 fn open_host(o: &Opener, interface: &str, af_packet_only: bool, mtu: u32) -> Result<Opened, DpdkError> {
-    let what = format!("interface '{interface}'");
-    if !Path::new("/sys/class/net").join(interface).exists() {
-        return Err(refuse(what, "there is none of that name; 'ip link' lists what there is"));
-    }
+    check_interface(interface)?;
     let why_not = if af_packet_only {
         "as configured".to_owned()
     } else if mtu > MAX_XDP_MTU {

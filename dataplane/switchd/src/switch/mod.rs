@@ -14,6 +14,7 @@ mod commit;
 mod filter;
 mod guest_queues;
 mod monitor;
+mod opening;
 mod overlay;
 mod placement;
 mod plan;

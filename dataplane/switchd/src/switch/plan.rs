@@ -55,6 +55,9 @@ pub enum Refused {
     Busy(String),
 }
 
+/// Why a port has no device that is administratively down.
+pub(super) const ADMIN_DOWN: &str = "administratively down";
+
 /// What of a transaction is not in force, if that does not refuse it.
 #[derive(Default)]
 pub struct Problems {
@@ -108,6 +111,8 @@ pub(super) struct WantedPort {
     pub steered: bool,
     /// It is there and needs another device, or another try at its own.
     pub reopen: bool,
+    /// It is to have no device.
+    pub admin_down: bool,
     /// Its device was not there before either: its policy changes all the same.
     pub waiting: bool,
 }
@@ -239,9 +244,13 @@ impl Switch {
                 Err(e) => return Err(e.into()),
             };
             let there = self.ports.get(&p.name);
-            let waiting = there.is_some_and(|p| p.device.is_err() && p.spec == device);
-            let reopen = there.is_some_and(|p| needs_another_device(p, &spec, &device));
-            let want = WantedPort { spec, device, pinned, steered: p.vmdq, reopen, waiting };
+            let admin_down = p.admin_down;
+            let waiting = there.is_some_and(|p| p.is_waiting() && p.spec == device);
+            let reopen = there.is_some_and(|p| match admin_down {
+                true => p.device.as_ref().err().is_none_or(|why| why != ADMIN_DOWN),
+                false => needs_another_device(p, &spec, &device),
+            });
+            let want = WantedPort { spec, device, pinned, steered: p.vmdq, reopen, admin_down, waiting };
             if set.insert(p.name.clone(), want).is_some() {
                 return Err(Refused::Inconsistent(format!("port '{}': set twice in one transaction", p.name)));
             }
@@ -392,6 +401,13 @@ impl Switch {
             problems.take("mac", &key.mac.to_string(), Err::<(), _>(Refused::Inconsistent(why)))?;
         }
         Ok(statics)
+    }
+}
+
+impl PortSide {
+    /// It has no device, though it should.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.device.as_ref().err().is_some_and(|why| why != ADMIN_DOWN)
     }
 }
 

@@ -81,7 +81,7 @@ impl Switch {
     /// What is configured and not in force, devices that are missing among them.
     pub fn problems(&self) -> Vec<v1::Problem> {
         let missing = |(name, p): (&String, &PortSide)| {
-            let reason = p.device.as_ref().err()?.clone();
+            let reason = p.device.as_ref().err().filter(|_| p.is_waiting())?.clone();
             Some(v1::Problem { kind: "port".into(), name: name.clone(), field: "device".into(), reason })
         };
         self.problems.iter().cloned().chain(self.ports.iter().filter_map(missing)).collect()
@@ -150,7 +150,8 @@ impl Switch {
             bridge: if is_hidden(&p.bridge) { String::new() } else { p.bridge.clone() },
             network: self.topology.port(name).and_then(|(_, s)| s.network.clone()).unwrap_or_default(),
             up: p.up,
-            error: p.device.as_ref().err().cloned().unwrap_or_default(),
+            error: p.device.as_ref().err().filter(|_| p.is_waiting()).cloned().unwrap_or_default(),
+            admin_down: p.device.is_err() && !p.is_waiting(),
             driver: device.map_or("none", |d| d.driver).into(),
             note: device.map_or_else(|_| String::new(), |d| d.note.clone()),
             mtu: p.mtu,

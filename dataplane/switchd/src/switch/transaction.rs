@@ -3,8 +3,8 @@
 //! 1. Lists are compiled, while nobody waits for the switch.
 //! 2. The transaction is planned under the switch's lock, against a copy of the topology; the first thing that does not
 //!    fit refuses it, and nothing has happened.
-//! 3. Devices are opened, without the lock: a device that takes long, or for ever, keeps nothing waiting but other
-//!    transactions. First those that need nothing closed. A device that takes over the resource of a port that goes is
+//! 3. Devices are opened, without the lock, each for a bounded time (`opening.rs`): a device that hangs keeps nothing
+//!    else from being in force. First those that need nothing closed. A device that takes over the resource of a port that goes is
 //!    opened after that one is closed, and if that fails, the old one is opened again; no other port is touched.
 //! 4. The rest is `commit.rs`, under the lock.
 
@@ -19,7 +19,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Switch,
-    plan::{Plan, Problems, Refused, WantedPort, compile, resource},
+    opening::{self, Openings},
+    plan::{ADMIN_DOWN, Plan, Problems, Refused, WantedPort, compile, resource},
 };
 use crate::{
     device::{self, Device, Opened, Opener, clean_up},
@@ -43,6 +44,8 @@ pub struct Applier {
     turn: Mutex<()>,
     /// What that waits for, and since when.
     progress: Mutex<Option<(String, Instant)>>,
+    /// Devices that take long.
+    openings: Openings,
     workers: usize,
 }
 
@@ -52,7 +55,7 @@ pub struct Turn<'a>(#[allow(dead_code, reason = "held")] MutexGuard<'a, ()>);
 impl Applier {
     pub fn new(switch: Arc<Mutex<Switch>>) -> Self {
         let workers = switch.lock().workers();
-        Applier { switch, turn: Mutex::new(()), progress: Mutex::new(None), workers }
+        Applier { switch, turn: Mutex::new(()), progress: Mutex::new(None), openings: Openings::default(), workers }
     }
 
     /// The switch it changes.
@@ -86,8 +89,14 @@ impl Applier {
         }
         let mut problems = Problems::of(t);
         let lists = compile(t, self.workers, &mut problems)?;
+        let opener = self.switch.lock().opener();
+        self.openings.reap(&opener, |spec| self.switch.lock().ports.values().any(|p| p.spec == *spec));
         let plan = self.switch.lock().plan(t, lists, &mut problems)?;
         let before = self.switch.lock().interfaces(&plan);
+        if t.check_only {
+            self.check(&plan, &mut problems)?;
+            return Ok(v1::Applied { problems: problems.into_list() });
+        }
         let set: Vec<String> = plan.set.keys().cloned().collect();
         self.carry_out(t, plan, problems)?;
         let switch = self.switch.lock();
@@ -135,9 +144,22 @@ impl Applier {
         self.switch.lock().commit(t, plan, opened, problems.into_list())
     }
 
+    /// What can be known of devices without opening them: every one that would refuse is a problem.
+    fn check(&self, plan: &Plan, problems: &mut Problems) -> Result<(), Refused> {
+        let switch = self.switch.lock();
+        let opener = switch.opener();
+        for (name, w) in plan.set.iter().filter(|(n, w)| w.reopen || !switch.ports.contains_key(*n)) {
+            let fits = device::check(&w.device).and_then(|()| opener.prepare(&w.device, w.spec.mtu));
+            if let Some(e) = fits.err().filter(|_| !w.waiting) {
+                problems.note("port", name, "device", e.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the buffers that running devices will need, before any is stopped.
     fn prepare(&self, plan: &Plan, opener: &Opener, problems: &mut Problems) -> Result<(), Refused> {
-        for (name, w) in plan.set.iter().filter(|(_, w)| w.reopen && !w.waiting) {
+        for (name, w) in plan.set.iter().filter(|(_, w)| w.reopen && !w.waiting && !w.admin_down) {
             if let Err(mut error) = opener.prepare(&w.device, w.spec.mtu)
                 && !problems.per_object()
             {
@@ -179,8 +201,13 @@ impl Applier {
     ) -> Result<(), Refused> {
         for name in names {
             let want = &plan.set[*name];
+            if want.admin_down {
+                opened.insert((*name).clone(), Err(ADMIN_DOWN.into()));
+                continue;
+            }
             self.note(format!("port '{name}': opening its device"));
-            match device::open(opener, &want.device, want.spec.mtu) {
+            let patience = if problems.per_object() { opening::RESTORE } else { opening::CHANGE };
+            match self.openings.open(opener, &want.device, want.spec.mtu, patience) {
                 Ok(o) => drop(opened.insert((*name).clone(), Ok(o))),
                 Err(e) if problems.per_object() || want.waiting => {
                     opened.insert((*name).clone(), Err(e.to_string()));
@@ -193,9 +220,9 @@ impl Applier {
 
     fn close_opened(&self, plan: &Plan, opener: &Opener, opened: NewDevices) {
         for (name, o) in opened {
-            let Ok(Opened { device, rx, tx, made_interface, .. }) = o else { continue };
-            drop((rx, tx));
-            device.close(&opener.domain);
+            let Ok(opened) = o else { continue };
+            let made_interface = opened.made_interface;
+            opened.close(opener);
             if made_interface {
                 clean_up(&plan.set[&name].device);
             }
@@ -206,7 +233,7 @@ impl Applier {
     fn restore(&self, closed: Vec<Closed>, opener: &Opener) {
         for (name, spec, mtu) in closed {
             self.note(format!("port '{name}': opening its device again"));
-            let result = device::open(opener, &spec, mtu).map_err(|e| e.to_string());
+            let result = self.openings.open(opener, &spec, mtu, opening::CHANGE).map_err(|e| e.to_string());
             if let Err(e) = &result {
                 tracing::error!("port '{name}' was closed for a change that failed, and does not open again: {e}");
             }
