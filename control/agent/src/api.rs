@@ -5,14 +5,20 @@ use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 use dunlin_control_api::v1::{self, control_server::ControlServer};
 use dunlin_dataplane_api::{
     Client, MAX_MESSAGE, check_version, parts,
-    socket::{bind, guard::Guard, limits, listen, peer::Access},
+    socket::{
+        bind,
+        guard::Guard,
+        limits, listen,
+        peer::{Access, Caller},
+    },
     v1 as dp,
 };
+use dunlin_model::{Kind, v1::Key};
 use tokio_stream::{
     Stream, StreamExt,
     wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
 };
-use tonic::{Request, Response, Status, service::interceptor::InterceptedService};
+use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
 use crate::desired::{Desired, Refused};
 
@@ -44,9 +50,33 @@ fn no_answer() -> Status {
 }
 
 /// A list of the dataplane's, passed on; it ends with an error if no part comes in time.
-fn passed_on<T: Send + 'static>(list: Response<tonic::Streaming<T>>) -> Response<Streamed<T>> {
+fn passed_on<T: Send + 'static>(list: Response<Streaming<T>>) -> Response<Streamed<T>> {
     let parts = Box::pin(list.into_inner().timeout(ANSWER));
     Response::new(Box::pin(parts.map(|part| part.unwrap_or_else(|_| Err(no_answer())))))
+}
+
+/// Runs a change on a task of its own: a client that goes away does not leave it half done.
+async fn to_the_end(
+    change: impl Future<Output = Result<v1::Plan, Refused>> + Send + 'static,
+) -> Result<Response<v1::Plan>, Status> {
+    let result = tokio::spawn(change).await.map_err(|e| Status::internal(format!("the call ended early: {e}")))?;
+    result.map(Response::new).map_err(refused)
+}
+
+fn refused(e: Refused) -> Status {
+    match e {
+        Refused::Conflict { .. } => Status::aborted(e.to_string()),
+        Refused::NotThere(_) => Status::not_found(e.to_string()),
+        Refused::Store(_) => Status::resource_exhausted(e.to_string()),
+        Refused::Busy => Status::unavailable(e.to_string()),
+        Refused::Unconfirmed(..) => Status::failed_precondition(e.to_string()),
+        Refused::Bad(_) | Refused::Dataplane(_) => Status::invalid_argument(e.to_string()),
+    }
+}
+
+/// The user that makes a call, by the credentials of the connection.
+fn user_of(extensions: &tonic::Extensions) -> String {
+    extensions.get::<Arc<Caller>>().map_or_else(|| "unknown".into(), |c| c.name.clone())
 }
 
 #[tonic::async_trait]
@@ -57,26 +87,46 @@ impl v1::control_server::Control for Server {
 
     type GetConfigStream = Streamed<v1::Configured>;
 
-    async fn get_config(&self, _: Request<v1::ConfigRequest>) -> Result<Response<Self::GetConfigStream>, Status> {
-        let current = self.0.current();
-        let whole = v1::Configured { config: Some(current.config.clone()), revision: current.revision };
+    async fn get_config(&self, r: Request<v1::ConfigRequest>) -> Result<Response<Self::GetConfigStream>, Status> {
+        let (current, only) = (self.0.current(), r.into_inner().only);
+        let of_key = |k: &Key| current.objects.get(Kind::from_word(&k.kind)?, &k.name);
+        let objects = match only.is_empty() {
+            true => current.objects.iter().map(|(_, o)| (**o).clone()).collect(),
+            false => only.iter().filter_map(of_key).map(|o| (**o).clone()).collect(),
+        };
+        let whole = v1::Configured { objects, revision: current.revision };
         Ok(Response::new(Box::pin(tokio_stream::iter(parts::split(whole).into_iter().map(Ok)))))
     }
 
-    async fn apply(&self, r: Request<tonic::Streaming<v1::ApplyRequest>>) -> Result<Response<v1::Plan>, Status> {
+    async fn apply(&self, r: Request<Streaming<v1::Change>>) -> Result<Response<v1::Plan>, Status> {
+        let user = user_of(r.extensions());
         let change = parts::join(r.into_inner()).await?;
         let desired = self.0.clone();
-        // On a task of its own: a client that goes away does not leave a change half done.
-        let result = tokio::spawn(async move { desired.apply(&change).await })
-            .await
-            .map_err(|e| Status::internal(format!("the call ended early: {e}")))?;
-        result.map(Response::new).map_err(|e| match e {
-            Refused::Conflict { .. } => Status::aborted(e.to_string()),
-            Refused::NotThere(_) => Status::not_found(e.to_string()),
-            Refused::Store(_) => Status::resource_exhausted(e.to_string()),
-            Refused::Busy => Status::unavailable(e.to_string()),
-            Refused::Bad(_) | Refused::Dataplane(_) => Status::invalid_argument(e.to_string()),
-        })
+        to_the_end(async move { desired.apply(change, &user).await }).await
+    }
+
+    async fn diff(&self, r: Request<Streaming<v1::Change>>) -> Result<Response<v1::Plan>, Status> {
+        let change = parts::join(r.into_inner()).await?;
+        self.0.diff(change).await.map(Response::new).map_err(refused)
+    }
+
+    async fn confirm(&self, _: Request<v1::ConfirmRequest>) -> Result<Response<v1::Confirmed>, Status> {
+        let revision = self.0.confirm().await.map_err(refused)?;
+        Ok(Response::new(v1::Confirmed { revision }))
+    }
+
+    type GetHistoryStream = Streamed<v1::Revision>;
+
+    async fn get_history(&self, r: Request<v1::HistoryRequest>) -> Result<Response<Self::GetHistoryStream>, Status> {
+        let r = r.into_inner();
+        let revisions = self.0.history(r.limit as usize, r.revision).await.map_err(refused)?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(revisions.into_iter().map(Ok)))))
+    }
+
+    async fn rollback(&self, r: Request<v1::RollbackRequest>) -> Result<Response<v1::Plan>, Status> {
+        let user = user_of(r.extensions());
+        let (r, desired) = (r.into_inner(), self.0.clone());
+        to_the_end(async move { desired.roll_back_to(r.revision, &user, &r.command).await }).await
     }
 
     type ListMacsStream = Streamed<dp::MacEntries>;

@@ -16,8 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_control_api::v1::{ApplyRequest, Config, Plan, Port, Status};
-use dunlin_dataplane_api::{parts, v1 as dp};
+use dunlin_control_api::v1::{Change, Item, Plan, Revision, Status};
+use dunlin_dataplane_api::{parts, unix_ms, v1 as dp};
+use dunlin_model::{
+    Bad, Kind, Objects, objects, plan,
+    v1::{Config, Port},
+};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::{
@@ -26,11 +30,11 @@ use tokio::{
 };
 
 use crate::{
-    leases::{Leases, now_s},
+    compile::{self, Compiled},
+    history::{self, Pending, Record},
+    leases::{Identities, Leases, now_s},
     link::{ANSWER, Link, Outcome, fill},
-    plan,
-    store::{Identities, Store, StoreError, Stored},
-    wish::{self, Bad, Compiled},
+    store::{Saved, Store, StoreError, Stored},
 };
 
 /// Events kept for the slowest reader.
@@ -64,22 +68,34 @@ pub struct Desired {
     started: Instant,
 }
 
+/// The longest time in which a change may have to be confirmed.
+const MAX_CONFIRM_S: u32 = 86_400;
+
 /// The configuration in force, or to be.
+#[derive(Clone)]
 pub struct Current {
-    pub config: Config,
+    pub objects: Objects,
     pub revision: u64,
     pub identities: Identities,
-    /// The same as the dataplane is sent it.
+    /// The change that led here is taken back unless it is confirmed.
+    pub pending: Option<Pending>,
+    /// The same as a file has it, and as the dataplane is sent it.
+    config: Arc<Config>,
     pub compiled: Compiled,
+    /// What of it will not work.
+    warnings: Vec<String>,
 }
 
 /// Why a change was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// It can't be.
-    #[error(transparent)]
-    Bad(#[from] Bad),
-    /// It does not fit what there is.
+    /// It can't be: all that is wrong with it, a line each.
+    #[error("{}", .0.iter().map(Bad::to_string).collect::<Vec<_>>().join("\n"))]
+    Bad(Vec<Bad>),
+    /// Another change waits to be confirmed.
+    #[error("revision {0} waits for 'dunlin confirm', or is taken back in {1} s; no other change is made before")]
+    Unconfirmed(u64, u64),
+    /// There is nothing to go back to, or to confirm.
     #[error("{0}")]
     NotThere(String),
     /// Someone else was faster.
@@ -107,16 +123,25 @@ impl Desired {
     /// # Errors
     /// The store can't be read, or holds a configuration that can't be.
     pub fn load(store: Store, link: Link) -> anyhow::Result<Self> {
-        let Stored { config, revision, identities: known, leases } = store.load()?;
+        let Stored { objects, revision, identities: known, leases, pending } = store.load()?;
+        let config = objects.config();
         let identities = identify(&known, &config, &config);
         let compiled = compile(&config, &identities)?;
         if identities != known {
-            store.save(&config, revision, &identities)?;
+            store.save_identities(&identities)?;
         }
         Ok(Desired {
             store: Arc::new(store),
             link,
-            current: RwLock::new(Arc::new(Current { config, revision, identities, compiled })),
+            current: RwLock::new(Arc::new(Current {
+                warnings: compile::warnings(&compiled.whole),
+                config: Arc::new(config),
+                objects,
+                revision,
+                identities,
+                pending,
+                compiled,
+            })),
             turn: tokio::sync::Mutex::new(()),
             stored: Notify::new(),
             restarts: AtomicU64::new(0),
@@ -157,44 +182,181 @@ impl Desired {
         let mut ports = current.compiled.whole.set_ports.clone();
         self.leases.lock().restore(&mut ports, now_s());
         let generation = current.compiled.whole.generation;
-        dp::Transaction { generation, ..wish::of_problems(&current.compiled, ports, problems) }
+        dp::Transaction { generation, ..compile::of_problems(&current.compiled, ports, problems) }
     }
 
-    /// Validates, plans and, unless it is a dry run, carries out a change.
+    /// Validates, plans and carries out a change of `user`'s.
     ///
     /// # Errors
     /// See [`Refused`]; nothing has changed then.
-    pub async fn apply(&self, change: &ApplyRequest) -> Result<Plan, Refused> {
-        let result = self.apply_counted(change).await;
-        if !change.dry_run {
-            match &result {
-                Ok(_) => drop(self.applied.fetch_add(1, Relaxed)),
-                // Not refused: it is made again.
-                Err(Refused::Conflict { .. } | Refused::Busy) => {}
-                Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
+    pub async fn apply(&self, change: Change, user: &str) -> Result<Plan, Refused> {
+        let result = async {
+            let _turn = self.turn().await?;
+            let current = self.current();
+            if let Some(p) = &current.pending {
+                return Err(Refused::Unconfirmed(current.revision, left_s(p)));
             }
+            let confirm_s = change.confirm_s;
+            if confirm_s > MAX_CONFIRM_S {
+                let why = format!("{confirm_s} is not in 1 to {MAX_CONFIRM_S}");
+                return Err(Refused::Bad(vec![Bad::new("apply", "confirm", why)]));
+            }
+            let pending = (confirm_s > 0)
+                .then(|| Pending { back_to: current.revision, until_ms: unix_ms() + u64::from(confirm_s) * 1000 });
+            let command = change.command.clone();
+            let next = self.next(&current, change)?;
+            self.carry_out(&current, next, pending, (user, &command)).await
         }
+        .await;
+        self.count(&result);
         result
     }
 
-    async fn apply_counted(&self, change: &ApplyRequest) -> Result<Plan, Refused> {
-        let _turn = timeout(TURN, self.turn.lock()).await.map_err(|_| Refused::Busy)?;
+    /// What a change would do. The dataplane looks whether its devices, cores and memory are there.
+    ///
+    /// # Errors
+    /// What would refuse it.
+    pub async fn diff(&self, change: Change) -> Result<Plan, Refused> {
         let current = self.current();
+        let next = self.next(&current, change)?;
+        let mut plan = next.plan;
+        if plan.items.is_empty() || !self.link.pending().is_empty() || self.take_over.load(Relaxed) {
+            return Ok(plan);
+        }
+        let step = step(&current.compiled, &next.compiled);
+        match self.link.apply(dp::Transaction { check_only: true, ..step }).await {
+            Outcome::InForce(problems) => plan.problems = problems,
+            Outcome::Refused(why) => return Err(Refused::Dataplane(why)),
+            Outcome::Stale => {}
+            Outcome::Pending(why) => plan.pending = format!("the dataplane could not be asked: {why}"),
+        }
+        Ok(plan)
+    }
+
+    /// Keeps the change that waits for it; its revision.
+    ///
+    /// # Errors
+    /// No change waits, or that can't be stored.
+    pub async fn confirm(&self) -> Result<u64, Refused> {
+        let _turn = self.turn().await?;
+        let current = self.current();
+        if current.pending.is_none() {
+            return Err(Refused::NotThere("no change waits to be confirmed".into()));
+        }
+        let store = self.store.clone();
+        blocking(move || store.confirm()).await?;
+        *self.current.write() = Arc::new(Current { pending: None, ..Current::clone(&current) });
+        Ok(current.revision)
+    }
+
+    /// The last changes, the newest first; one, if its revision is not 0.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn history(&self, limit: usize, revision: u64) -> Result<Vec<Revision>, Refused> {
+        let store = self.store.clone();
+        let mut records = blocking(move || store.history(revision)).await?;
+        records.retain(|r| revision == 0 || r.revision == revision);
+        records.truncate(if limit == 0 { usize::MAX } else { limit });
+        Ok(records.into_iter().map(Record::message).collect())
+    }
+
+    /// Goes back to what was configured at `revision`.
+    ///
+    /// # Errors
+    /// See [`Refused`]; the revision is too old, or to come.
+    pub async fn roll_back_to(&self, revision: u64, user: &str, command: &str) -> Result<Plan, Refused> {
+        let result = async {
+            let _turn = self.turn().await?;
+            let current = self.current();
+            let next = self.next_back(&current, revision).await?;
+            self.carry_out(&current, next, None, (user, command)).await
+        }
+        .await;
+        self.count(&result);
+        result
+    }
+
+    /// Takes a change back that was not confirmed in time; when to look again.
+    pub async fn take_back_unconfirmed(&self) -> Duration {
+        let current = self.current();
+        let Some(p) = &current.pending else { return Duration::from_secs(1) };
+        let left = Duration::from_millis(p.until_ms.saturating_sub(unix_ms()));
+        if !left.is_zero() {
+            return left.min(Duration::from_secs(1));
+        }
+        tracing::warn!("revision {} was not confirmed: it is taken back", current.revision);
+        if let Err(e) = self.roll_back_to(p.back_to, "dunlin-control", "apply --confirm: not confirmed").await {
+            tracing::error!("taking it back: {e}");
+        }
+        Duration::from_secs(1)
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Refused> {
+        timeout(TURN, self.turn.lock()).await.map_err(|_| Refused::Busy)
+    }
+
+    fn count(&self, result: &Result<Plan, Refused>) {
+        match result {
+            Ok(_) => drop(self.applied.fetch_add(1, Relaxed)),
+            // Not refused: it is made again.
+            Err(Refused::Conflict { .. } | Refused::Busy) => {}
+            Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
+        }
+    }
+
+    async fn next_back(&self, current: &Current, revision: u64) -> Result<Next, Refused> {
+        if revision >= current.revision {
+            let why = format!("revision {revision}: the configuration is at {}", current.revision);
+            return Err(Refused::NotThere(why));
+        }
+        let store = self.store.clone();
+        let records = blocking(move || store.history(revision + 1)).await?;
+        let whole = records.len() as u64 == current.revision - revision;
+        let gone =
+            || Refused::NotThere(format!("revision {revision}: is not kept any more; 'dunlin history' lists them"));
+        let change = if whole { history::back(&current.objects, &records) } else { return Err(gone()) };
+        self.planned(current, change.map_err(Refused::NotThere)?)
+    }
+
+    /// The configuration with a change in it, checked.
+    fn next(&self, current: &Current, change: Change) -> Result<Next, Refused> {
         if let Some(expected) = change.expect_revision.filter(|r| *r != current.revision) {
             return Err(Refused::Conflict { now: current.revision, expected });
         }
-        let config = plan::changed(&current.config, change).map_err(Refused::NotThere)?;
+        self.planned(current, understood(change).map_err(|b| Refused::Bad(vec![b]))?)
+    }
+
+    fn planned(&self, current: &Current, change: objects::Change) -> Result<Next, Refused> {
+        let objects = current.objects.changed(change).map_err(Refused::Bad)?;
+        let config = objects.config();
         let identities = identify(&current.identities, &current.config, &config);
-        let compiled = compile(&config, &identities)?;
-        let items = plan::items(&current.config, &config);
+        let compiled = compile(&config, &identities).map_err(|b| Refused::Bad(vec![b]))?;
         // Those that the change brings; the others were said before.
-        let before = wish::warnings(&current.compiled.whole);
-        let mut warnings: Vec<String> =
-            wish::warnings(&compiled.whole).into_iter().filter(|w| !before.contains(w)).collect();
+        let all = compile::warnings(&compiled.whole);
+        let mut warnings: Vec<String> = all.iter().filter(|w| !current.warnings.contains(w)).cloned().collect();
         warnings.extend(self.cut_off_by_snooping(&current.compiled.whole, &compiled.whole));
-        let mut plan = Plan { items, revision: current.revision, warnings, ..Default::default() };
-        if change.dry_run || plan.items.is_empty() {
-            plan.in_force = !change.dry_run && self.link.client().is_some();
+        let item = |i: plan::Item| Item {
+            action: i.action.into(),
+            object: i.kind.word().into(),
+            name: i.name,
+            fields: i.fields,
+        };
+        let items = plan::items(&current.objects, &objects).into_iter().map(item).collect();
+        let plan = Plan { items, revision: current.revision, warnings, ..Default::default() };
+        Ok(Next { objects, config: Arc::new(config), identities, compiled, all_warnings: all, plan })
+    }
+
+    async fn carry_out(
+        &self,
+        current: &Current,
+        next: Next,
+        pending_confirm: Option<Pending>,
+        (user, command): (&str, &str),
+    ) -> Result<Plan, Refused> {
+        let Next { objects, config, all_warnings: warnings, identities, compiled, mut plan } = next;
+        if plan.items.is_empty() && pending_confirm == current.pending {
+            plan.in_force = self.link.client().is_some() && self.link.pending().is_empty();
             return Ok(plan);
         }
         let pending = match self.install(&current.compiled, &compiled).await {
@@ -206,13 +368,17 @@ impl Desired {
             Outcome::Stale => "the dataplane holds another configuration; it is brought up to date".into(),
             Outcome::Pending(why) => why,
         };
-        let next = Current { config, revision: current.revision + 1, identities, compiled };
-        if let Err(e) = self.save(&next).await {
+        let revision = current.revision + 1;
+        let next = Current { objects, config, revision, identities, pending: pending_confirm, compiled, warnings };
+        let record = Record::new(next.revision, (&current.objects, &next.objects), user, command);
+        if let Err(e) = self.save(current, &next, record).await {
             if pending.is_empty() {
-                self.roll_back(&next.compiled, &current.compiled).await;
+                self.undo(&next.compiled, &current.compiled).await;
             }
             return Err(e.into());
         }
+        let what = if command.is_empty() { "a change" } else { command };
+        tracing::info!("revision {} by {user}: {}", next.revision, dunlin_model::shown_up_to(what, 300));
         plan.revision = next.revision;
         plan.in_force = pending.is_empty();
         plan.pending.clone_from(&pending);
@@ -238,15 +404,11 @@ impl Desired {
         if !self.link.pending().is_empty() {
             return self.catch_up(to).await;
         }
-        let step = || {
-            let base_generation = Some(from.whole.generation);
-            dp::Transaction { generation: to.whole.generation, base_generation, ..wish::difference(from, to) }
-        };
-        let outcome = self.settle(self.link.apply(step()).await, to).await;
+        let outcome = self.settle(self.link.apply(step(from, to)).await, to).await;
         let Outcome::Stale = outcome else { return outcome };
         tracing::warn!("the dataplane holds another configuration than control installed: it is sent everything");
         match self.catch_up(from).await {
-            Outcome::InForce(_) => self.settle(self.link.apply(step()).await, to).await,
+            Outcome::InForce(_) => self.settle(self.link.apply(step(from, to)).await, to).await,
             other => other,
         }
     }
@@ -274,14 +436,9 @@ impl Desired {
         }
     }
 
-    async fn roll_back(&self, from: &Compiled, to: &Compiled) {
-        let step = dp::Transaction {
-            generation: to.whole.generation,
-            base_generation: Some(from.whole.generation),
-            per_object: true,
-            ..wish::difference(from, to)
-        };
-        match self.link.apply(step).await {
+    /// Undoes a change that could not be stored.
+    async fn undo(&self, from: &Compiled, to: &Compiled) {
+        match self.link.apply(dp::Transaction { per_object: true, ..step(from, to) }).await {
             Outcome::InForce(_) => {}
             other => {
                 tracing::error!("rolling back a change that could not be stored: {other:?}");
@@ -342,14 +499,19 @@ impl Desired {
         }
     }
 
-    async fn save(&self, next: &Current) -> Result<(), StoreError> {
-        let (store, config) = (self.store.clone(), next.config.clone());
-        let (revision, identities) = (next.revision, next.identities.clone());
-        let save = move || store.save(&config, revision, &identities);
-        tokio::task::spawn_blocking(save).await.unwrap_or_else(|e| {
-            tracing::error!("saving ended early: {e}");
-            Err(StoreError::ended())
+    async fn save(&self, before: &Current, next: &Current, record: Record) -> Result<(), StoreError> {
+        let (store, before, after) = (self.store.clone(), before.objects.clone(), next.objects.clone());
+        let (identities, pending) = (next.identities.clone(), next.pending.clone());
+        blocking(move || {
+            store.save(&Saved {
+                before: &before,
+                after: &after,
+                identities: &identities,
+                record: &record,
+                pending: pending.as_ref(),
+            })
         })
+        .await
     }
 
     /// Access lists with what their rules counted; none while the dataplane is down.
@@ -368,9 +530,11 @@ impl Desired {
 
     /// Everything there is to see, but addresses.
     pub async fn status(&self) -> Status {
+        let current = self.current();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            revision: self.current().revision,
+            revision: current.revision,
+            confirm_left_s: current.pending.as_ref().map(left_s),
             uptime_s: self.started.elapsed().as_secs(),
             dataplane_restarts: self.restarts.load(Relaxed),
             transactions_applied: self.applied.load(Relaxed),
@@ -397,14 +561,60 @@ impl Desired {
     }
 }
 
+/// A configuration to be.
+struct Next {
+    objects: Objects,
+    config: Arc<Config>,
+    all_warnings: Vec<String>,
+    identities: Identities,
+    compiled: Compiled,
+    plan: Plan,
+}
+
+/// The transaction from one configuration to another.
+fn step(from: &Compiled, to: &Compiled) -> dp::Transaction {
+    let base_generation = Some(from.whole.generation);
+    dp::Transaction { generation: to.whole.generation, base_generation, ..compile::difference(from, to) }
+}
+
+/// Seconds until a change is taken back.
+fn left_s(p: &Pending) -> u64 {
+    p.until_ms.saturating_sub(unix_ms()).div_ceil(1000)
+}
+
+/// Runs what may block, on a thread that may.
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(f).await.unwrap_or_else(|e| {
+        tracing::error!("using the store ended early: {e}");
+        Err(StoreError::ended())
+    })
+}
+
+/// A change as the model has it.
+fn understood(change: Change) -> Result<objects::Change, Bad> {
+    let key = |k: &dunlin_model::v1::Key| Ok((Kind::parse(&k.kind)?, k.name.clone()));
+    let rename = |r: &dunlin_control_api::v1::Rename| {
+        let (kind, from) = key(&r.from.clone().unwrap_or_default())?;
+        Ok((kind, from, r.to.clone()))
+    };
+    Ok(objects::Change {
+        replace: change.replace,
+        rename: change.rename.iter().map(rename).collect::<Result<_, Bad>>()?,
+        delete: change.delete.iter().map(key).collect::<Result<_, Bad>>()?,
+        set: change.set,
+    })
+}
+
 /// The configuration as the dataplane is sent it, with a generation that its content alone
 /// determines: equal generations mean that nothing has to be installed.
 fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad> {
-    let mut compiled = wish::compile(config, identities)?;
+    let mut compiled = compile::compile(config, identities)?;
     let octets = compiled.whole.encode_to_vec();
     let size = octets.len().max(config.encoded_len());
     if size > parts::MAX_CONFIGURATION {
-        return Err(Bad::whole(parts::too_large(size)));
+        return Err(Bad::new("configuration", "size", parts::too_large(size)));
     }
     let mut hasher = DefaultHasher::new();
     hasher.write(&octets);

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Seconds by which the end of a lease may seem to move from look to look.
 const SAME_S: u64 = 5;
 
+/// What tells ports of one name apart, by name.
+pub type Identities = BTreeMap<String, u64>;
+
 /// By port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

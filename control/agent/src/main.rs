@@ -1,8 +1,7 @@
 //! `dunlin-control`: holds what the operator wants and keeps the dataplane true to it.
 //!
-//! * `wish.rs` turns a configuration into what the dataplane is sent, or refuses it by name.
-//! * `plan.rs` says what one configuration changes of another.
-//! * `store.rs` keeps it, durably.
+//! * `compile.rs` turns a configuration into what the dataplane is sent, or refuses it by name.
+//! * `store.rs` keeps it, durably; `history.rs` what was changed, and the way back.
 //! * `link.rs` is the way to the dataplane: deadlines, and what became of a change.
 //! * `desired.rs` puts these together: one change at a time, installed and stored or neither.
 //! * `reconcile.rs` follows the dataplane, and brings it up to date.
@@ -14,16 +13,16 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod compile;
 mod desired;
+mod history;
 mod leases;
 mod link;
 mod metrics;
-mod plan;
 mod reconcile;
 mod roles;
 mod store;
 mod tls;
-mod wish;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, sync::Arc};
 
@@ -103,6 +102,12 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(reconcile::run(desired.clone()));
+        let unconfirmed = desired.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(unconfirmed.take_back_unconfirmed().await).await;
+            }
+        });
         if let Metrics(Some(address)) = args.metrics {
             tokio::spawn(metrics::serve(address, desired.clone()));
         }

@@ -91,18 +91,18 @@ fn filters(page: &Page, state: &dp::State, acls: &[dp::AclState]) -> prometheus:
         .flat_map(|a| a.counts.iter().enumerate().map(|(i, c)| (a.name.as_str(), label(i, a.counts.len()), c)))
         .collect();
     let each = || labels.iter().map(|(acl, rule, c)| (vec![*acl, rule.as_str()], *c));
-    let help = "Frames that a rule decided or counted, over all ports.";
+    let help = "Frames that matched a rule, over all ports.";
     page.counters("dunlin_acl_frames_total", help, &["acl", "rule"], each().map(|(l, c)| (l, c.frames)))?;
-    let help = "Octets of frames that a rule decided or counted.";
+    let help = "Octets of frames that matched a rule.";
     page.counters("dunlin_acl_bytes_total", help, &["acl", "rule"], each().map(|(l, c)| (l, c.bytes)))?;
     let s = state.sessions.unwrap_or_default();
-    page.gauges("dunlin_sessions", "Connections that are tracked.", &[], [(vec![], s.sessions as f64)])?;
-    page.gauges("dunlin_sessions_capacity", "The most there may be.", &[], [(vec![], s.capacity as f64)])?;
+    page.gauges("dunlin_sessions", "Tracked connections.", &[], [(vec![], s.sessions as f64)])?;
+    page.gauges("dunlin_sessions_capacity", "Capacity of the connection table.", &[], [(vec![], s.capacity as f64)])?;
     let events = [("begun", s.begun), ("expired", s.expired), ("displaced", s.displaced), ("refused", s.refused)];
-    let help = "Connections begun, forgotten, driven out unanswered, and not begun for there were too many.";
+    let help = "Connections by event: begun, expired, displaced (unanswered, evicted), refused (over a limit).";
     page.counters("dunlin_sessions_total", help, &["event"], events.map(|(e, n)| (vec![e], n)))?;
     let of_ports = state.ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.sessions)));
-    page.gauges("dunlin_port_sessions", "Connections of a port.", &["port"], of_ports)
+    page.gauges("dunlin_port_sessions", "Tracked connections of a port.", &["port"], of_ports)
 }
 
 fn flag(b: bool) -> f64 {
@@ -120,7 +120,7 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
     page.gauges("dunlin_dataplane_up", "Whether the dataplane answers.", &[], [(vec![], flag(status.dataplane_up))])?;
     page.counters(
         "dunlin_dataplane_restarts_total",
-        "Times the dataplane was found anew since control started.",
+        "Restarts of the dataplane since control started.",
         &[],
         [(vec![], status.dataplane_restarts)],
     )?;
@@ -150,15 +150,15 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
         let names: Vec<String> = state.networks.iter().map(of).collect();
         let each = || names.iter().map(|n| vec![n.as_str()]).zip(&state.networks);
         let suppressed = each().map(|(l, n)| (l, n.suppressed));
-        let help = "Questions for addresses answered in their station's stead.";
+        let help = "ARP requests and neighbor solicitations answered by proxy.";
         page.counters("dunlin_network_suppressed_total", help, &["network"], suppressed)?;
         let bindings = each().map(|(l, n)| (l, f64::from(n.bindings)));
-        page.gauges("dunlin_network_bindings", "Addresses known with their station.", &["network"], bindings)?;
+        page.gauges("dunlin_network_bindings", "ARP/ND bindings of the network.", &["network"], bindings)?;
         let moved = [(vec![], state.queue_moves)];
         page.counters("dunlin_queue_moves_total", "Receive queues moved between workers.", &[], moved)?;
         macs(&page, &state.macs.unwrap_or_default())?;
         let flapping = [(vec![], state.flaps.len() as f64)];
-        page.gauges("dunlin_mac_flapping", "Addresses that flap, or did in the last minutes.", &[], flapping)?;
+        page.gauges("dunlin_mac_flapping", "MAC addresses that flap, or did in the last minutes.", &[], flapping)?;
         let removed = state.removed_ports.clone().unwrap_or_default();
         page.counters(
             "dunlin_removed_ports_frames_total",
@@ -230,7 +230,7 @@ fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
     let steered = steered.map(|p| (vec![p.name.as_str(), p.steering.as_str()], 1.0));
     page.gauges("dunlin_port_steering", "How frames are steered to workers.", &["port", "mode"], steered)?;
     let macs = ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.macs)));
-    page.gauges("dunlin_port_macs", "Addresses behind the port.", &["port"], macs)?;
+    page.gauges("dunlin_port_macs", "MAC addresses learned or entered at the port.", &["port"], macs)?;
     let guests = || ports.iter().filter_map(|p| Some((vec![p.name.as_str()], p.guest?)));
     let connected = guests().map(|(l, g)| (l, flag(g.connected)));
     page.gauges("dunlin_guest_connected", "Whether the vhost-user socket is connected.", &["port"], connected)?;
@@ -247,17 +247,21 @@ fn tunnels(page: &Page, vteps: &[dp::VtepState]) -> prometheus::Result<()> {
     let counted = |r: &dp::RemoteState| r.counters.clone().unwrap_or_default();
     type Value = fn(&dp::Counters) -> u64;
     for (name, help, value) in [
-        ("dunlin_remote_receive_frames_total", "Frames that came in tunnels.", (|c| c.rx_frames) as Value),
-        ("dunlin_remote_receive_bytes_total", "Their octets, without the tunnel's.", |c| c.rx_bytes),
-        ("dunlin_remote_transmit_frames_total", "Frames that went into tunnels.", |c| c.tx_frames),
-        ("dunlin_remote_transmit_bytes_total", "Their octets, without the tunnel's.", |c| c.tx_bytes),
+        ("dunlin_remote_receive_frames_total", "Frames received from the remote VTEP.", (|c| c.rx_frames) as Value),
+        ("dunlin_remote_receive_bytes_total", "Octets received from the remote VTEP, without encapsulation.", |c| {
+            c.rx_bytes
+        }),
+        ("dunlin_remote_transmit_frames_total", "Frames sent to the remote VTEP.", |c| c.tx_frames),
+        ("dunlin_remote_transmit_bytes_total", "Octets sent to the remote VTEP, without encapsulation.", |c| {
+            c.tx_bytes
+        }),
     ] {
         page.counters(name, help, &["vtep", "remote", "kind"], each().map(|(l, r)| (l, value(&counted(r)))))?;
     }
     let reached = each().map(|(l, r)| (l, flag(!r.next_hop_mac.is_empty())));
-    page.gauges("dunlin_remote_reached", "Whether the next hop answers.", &["vtep", "remote", "kind"], reached)?;
+    page.gauges("dunlin_remote_reached", "Whether the next hop is resolved.", &["vtep", "remote", "kind"], reached)?;
     let macs = each().map(|(l, r)| (l, f64::from(r.macs)));
-    page.gauges("dunlin_remote_macs", "Addresses behind the remote VTEP.", &["vtep", "remote", "kind"], macs)?;
+    page.gauges("dunlin_remote_macs", "MAC addresses at the remote VTEP.", &["vtep", "remote", "kind"], macs)?;
     let names: Vec<_> = vteps
         .iter()
         .flat_map(|v| {
@@ -286,8 +290,8 @@ const WORKER_COUNTS: &[WorkerCount] = &[
     ("dunlin_worker_busy_cycles_total", "Cycles of rounds that had frames.", |w| w.busy_cycles),
     ("dunlin_worker_cycles_total", "Cycles in all, asleep ones included.", |w| w.total_cycles),
     ("dunlin_worker_slept_cycles_total", "Cycles asleep.", |w| w.slept_cycles),
-    ("dunlin_worker_passed_frames_total", "Frames passed to the worker of their port.", |w| w.passed_frames),
-    ("dunlin_worker_lost_events_total", "Mac moves that were too many to be told.", |w| w.lost_events),
+    ("dunlin_worker_passed_frames_total", "Frames passed to the worker of the destination port.", |w| w.passed_frames),
+    ("dunlin_worker_lost_events_total", "MAC events that were lost, because there were too many.", |w| w.lost_events),
 ];
 
 fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
@@ -309,15 +313,15 @@ fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
 }
 
 fn macs(page: &Page, m: &dp::MacState) -> prometheus::Result<()> {
-    page.gauges("dunlin_mac_entries", "Addresses in the mac table.", &[], [(vec![], m.entries as f64)])?;
-    page.gauges("dunlin_mac_capacity", "The most there may be.", &[], [(vec![], m.capacity as f64)])?;
+    page.gauges("dunlin_mac_entries", "Entries of the MAC table.", &[], [(vec![], m.entries as f64)])?;
+    page.gauges("dunlin_mac_capacity", "Capacity of the MAC table.", &[], [(vec![], m.capacity as f64)])?;
     for (name, help, value) in [
-        ("dunlin_mac_learned_total", "Addresses learned.", m.learned),
+        ("dunlin_mac_learned_total", "MAC addresses learned.", m.learned),
         ("dunlin_mac_moves_total", "Moves of an address to another port.", m.moves),
-        ("dunlin_mac_aged_total", "Addresses forgotten because they were not seen.", m.aged),
-        ("dunlin_mac_evictions_total", "Addresses removed to make room.", m.evictions),
-        ("dunlin_mac_refused_full_total", "Addresses not learned: table full.", m.refused_full),
-        ("dunlin_mac_refused_limit_total", "Addresses not learned: port at its limit.", m.refused_limit),
+        ("dunlin_mac_aged_total", "MAC addresses aged out.", m.aged),
+        ("dunlin_mac_evictions_total", "MAC addresses evicted for others.", m.evictions),
+        ("dunlin_mac_refused_full_total", "MAC addresses not learned: table full.", m.refused_full),
+        ("dunlin_mac_refused_limit_total", "MAC addresses not learned: port at its limit.", m.refused_limit),
     ] {
         page.counters(name, help, &[], [(vec![], value)])?;
     }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use crate::{
+    compile,
     desired::{Desired, TAKE_OVER},
     link::{ANSWER, Outcome, fill, info},
-    wish,
 };
 
 /// Between two looks for a dataplane that is not there.
@@ -167,7 +167,7 @@ fn without_numbers(text: &str) -> String {
 }
 
 fn note_problems(problems: &[dp::Problem], said: &mut Said) {
-    let now: BTreeSet<String> = problems.iter().map(wish::problem_text).collect();
+    let now: BTreeSet<String> = problems.iter().map(compile::problem_text).collect();
     now.difference(&said.problems).for_each(|p| tracing::warn!("not in force: {p}"));
     said.problems.difference(&now).for_each(|p| tracing::info!("in force again: {p}"));
     said.problems = now;

@@ -1,7 +1,6 @@
 //! The northbound API: what operators, scripts, the CLI and the exporter say to dunlin-control.
 //!
-//! `proto/control.proto` is the contract. What an operator writes is one set of types
-//! ([`v1::Config`] and below) for gRPC, TOML, JSON and the store. The dataplane's reports pass
+//! `proto/control.proto` is the contract. What is configured are objects of the [`model`]. The dataplane's reports pass
 //! through in its own words, so this crate takes them, and the transport, from
 //! `dunlin-dataplane-api`.
 //!
@@ -18,6 +17,8 @@ use dunlin_dataplane_api::{MAX_MESSAGE, VersionHeader, connect_channel};
 pub use dunlin_dataplane_api::parts;
 /// The dataplane's messages that the northbound API passes through.
 pub use dunlin_dataplane_api::v1 as dataplane;
+/// What is configured.
+pub use dunlin_model as model;
 
 /// The generated messages, client and server.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -41,25 +42,5 @@ pub async fn connect(socket: &Path) -> Result<Client, ConnectError> {
         .max_encoding_message_size(MAX_MESSAGE))
 }
 
-dunlin_dataplane_api::parts_of!(v1::ApplyRequest, set: bridge, port, mac, vtep, network, route, neighbor, acl, set, group);
-dunlin_dataplane_api::parts_of!(v1::Configured, config: bridge, port, mac, vtep, network, route, neighbor, acl, set, group);
-
-/// What is left out when a configuration is written.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::v1::Config;
-
-    #[test]
-    fn toml_round_trip_and_unknown_fields() {
-        let text = "[[bridge]]\nname = \"br0\"\n\n[[port]]\nname = \"web1\"\nkind = \"vhost-user\"\nvlan = 10\n";
-        let config: Config = toml::from_str(text).unwrap();
-        assert_eq!(config.port[0].vlan, Some(10));
-        assert_eq!(toml::to_string(&config).unwrap(), text);
-        let error = toml::from_str::<Config>("[[port]]\nname = \"a\"\nvlna = 3\n").unwrap_err().to_string();
-        assert!(error.contains("unknown field `vlna`") && error.contains("line 3"), "{error}");
-    }
-}
+dunlin_dataplane_api::parts_of!(v1::Change, self: set, delete, rename);
+dunlin_dataplane_api::parts_of!(v1::Configured, self: objects);

@@ -1,51 +1,59 @@
 //! `dunlin acl`: access lists, their rules, and what these counted.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use dunlin_control_api::{
     dataplane::{AclFilter, AclState},
-    v1::{Acl, ApplyRequest, Config, Plan},
+    model::{
+        Kind, Objects, plan,
+        v1::{Acl, Object, object::Spec},
+    },
+    v1::{Change, Plan},
 };
 
 use crate::{
+    connection::{Connection, status_to_error},
+    list::{Listing, Row},
     output,
-    session::{Session, found_or_new, put, setting, told},
 };
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Add a list
-    Add(Settings),
-    /// Change a list; what is not named stays
+    /// Add an access list
+    Add(Add),
+    /// Change an access list; what is not named stays
     Set(Settings),
-    /// Remove lists that nobody has
-    #[command(visible_alias = "rm")]
-    Del {
-        /// Their names
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
-    /// List the lists
-    #[command(visible_alias = "ls")]
-    List,
-    /// Show a list's rules, with what they counted
-    Show {
-        /// Its name
-        name: String,
-    },
     /// Rules of a list
     #[command(subcommand)]
     Rule(Rule),
 }
 
 #[derive(clap::Args)]
+pub struct Add {
+    #[command(flatten)]
+    settings: Settings,
+    /// No error if there is one of that name: it gets these settings
+    #[arg(long)]
+    may_exist: bool,
+}
+
+#[derive(clap::Args)]
 pub struct Settings {
-    /// The list's name
+    /// Name of the list
     name: String,
-    /// What becomes of a frame that no rule matches [default: deny]
-    #[arg(long, value_parser = ["allow", "deny", "reject"])]
+    /// Action for frames that no rule matches [default: deny]
+    #[arg(long, value_parser = ["allow", "deny", "reject", "default"])]
     default: Option<String>,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Take settings back to their defaults
+    #[arg(long, value_name = "SETTINGS", value_delimiter = ',')]
+    unset: Vec<String>,
     /// All of its rules: a file with one on each line ('#' begins a comment), '-' for standard input
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -62,14 +70,14 @@ pub enum Rule {
     Add {
         /// The list
         acl: String,
-        /// Its number, from 1; the rules from there on move on [default: behind the last]
+        /// Position of the new rule, from 1 [default: last]
         #[arg(long, value_name = "N")]
         at: Option<usize>,
         /// The rule
         #[arg(required = true, trailing_var_arg = true)]
         rule: Vec<String>,
     },
-    /// Put another rule in a rule's place
+    /// Replace a rule
     Set {
         /// The list
         acl: String,
@@ -100,54 +108,72 @@ fn read(path: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 impl Command {
-    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+    pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         let plan = match self {
-            Command::Add(a) => settings(s, &a, true).await?,
-            Command::Set(a) => settings(s, &a, false).await?,
-            Command::Del { names } => s.apply(ApplyRequest { delete_acls: names, ..Default::default() }).await?,
+            Command::Add(a) => settings(s, &a.settings, Some(a.may_exist)).await?,
+            Command::Set(a) => settings(s, &a, None).await?,
             Command::Rule(r) => rule(s, r).await?,
-            Command::List => return list(s).await,
-            Command::Show { name } => return show(s, &name).await,
         };
         output::plan(&plan, s.json, false)
     }
 }
 
-/// Changes one list.
+/// Changes one list; a new one, if there may be none.
 async fn change(
-    s: &mut Session,
+    s: &mut Connection,
     name: &str,
-    new: bool,
+    new: Option<bool>,
     edit: impl Fn(&mut Acl) -> anyhow::Result<()>,
 ) -> anyhow::Result<Plan> {
-    s.change(|config| {
-        let there = config.acl.iter().find(|a| a.name == name);
-        let new = new.then(|| Acl { name: name.to_owned(), ..Default::default() });
-        let mut acl = found_or_new("acl", name, there, new)?;
+    s.change(|objects| {
+        let mut acl = match (objects.get(Kind::Acl, name).map(|o| &o.spec), new) {
+            (Some(Some(Spec::Acl(acl))), None | Some(true)) => acl.clone(),
+            (Some(_), _) => {
+                bail!("acl '{name}': there is one of that name already; change it with 'dunlin acl set {name}'")
+            }
+            (None, Some(_)) => Acl { name: name.to_owned(), ..Default::default() },
+            (None, None) => bail!("{}", objects.not_there(Kind::Acl, name)),
+        };
         edit(&mut acl)?;
-        Ok(setting(Config { acl: vec![acl], ..Default::default() }))
+        Ok(Change { set: vec![acl.into()], ..Default::default() })
     })
     .await
 }
 
-async fn settings(s: &mut Session, a: &Settings, new: bool) -> anyhow::Result<Plan> {
+async fn settings(s: &mut Connection, a: &Settings, new: Option<bool>) -> anyhow::Result<Plan> {
     let rules = a.rules.as_deref().map(read).transpose()?;
     change(s, &a.name, new, |acl| {
-        put(&mut acl.default, &a.default);
-        put(&mut acl.rules, &rules);
+        if let Some(action) = &a.default {
+            acl.default = if action == "default" { String::new() } else { action.clone() };
+        }
+        if let Some(text) = &a.description {
+            acl.description.clone_from(text);
+        }
+        if let Some(rules) = &rules {
+            acl.rules.clone_from(rules);
+        }
+        for setting in &a.unset {
+            match setting.as_str() {
+                "default" => acl.default.clear(),
+                "rules" => acl.rules.clear(),
+                "description" => acl.description.clear(),
+                "labels" => acl.labels.clear(),
+                other => bail!("acl '{}': there is no setting '{other}'", a.name),
+            }
+        }
         Ok(())
     })
     .await
 }
 
-async fn rule(s: &mut Session, r: Rule) -> anyhow::Result<Plan> {
+async fn rule(s: &mut Connection, r: Rule) -> anyhow::Result<Plan> {
     let (acl, number, text) = match &r {
         Rule::Add { acl, at, rule } => (acl, *at, Some(rule.join(" "))),
         Rule::Set { acl, number, rule } => (acl, Some(*number), Some(rule.join(" "))),
         Rule::Del { acl, number } => (acl, Some(*number), None),
     };
     let adds = matches!(r, Rule::Add { .. });
-    change(s, acl, false, |a| {
+    change(s, acl, None, |a| {
         let at = number.unwrap_or(a.rules.len() + 1);
         let most = a.rules.len() + usize::from(adds);
         if !(1..=most).contains(&at) {
@@ -164,11 +190,11 @@ async fn rule(s: &mut Session, r: Rule) -> anyhow::Result<Plan> {
 }
 
 /// What the dataplane counted; nothing while it is down.
-async fn counts(s: &mut Session, name: &str) -> anyhow::Result<Vec<AclState>> {
+async fn counts(s: &mut Connection, name: &str) -> anyhow::Result<Vec<AclState>> {
     let mut all = Vec::new();
     let Ok(stream) = s.client.list_acls(AclFilter { name: name.to_owned() }).await else { return Ok(all) };
     let mut stream = stream.into_inner();
-    while let Some(a) = stream.message().await.map_err(|e| told(&e))? {
+    while let Some(a) = stream.message().await.map_err(|e| status_to_error(&e))? {
         all.push(a);
     }
     Ok(all)
@@ -178,35 +204,37 @@ fn default(acl: &Acl) -> &str {
     if acl.default.is_empty() { "deny" } else { &acl.default }
 }
 
-async fn list(s: &mut Session) -> anyhow::Result<()> {
-    let (config, _) = s.config().await?;
+/// The lists with what their rules counted.
+pub async fn rows(objects: &Objects, s: &mut Connection) -> anyhow::Result<Listing> {
     let state = counts(s, "").await?;
-    let of = |a: &Acl| state.iter().find(|x| x.name == a.name);
-    if s.json {
-        let rows: Vec<_> = config.acl.iter().map(|a| serde_json::json!({ "config": a, "state": of(a) })).collect();
-        return output::json(&rows);
-    }
-    let rows = config.acl.iter().map(|a| {
-        let has = |ingress: &[String], egress: &[String]| ingress.contains(&a.name) || egress.contains(&a.name);
-        let ports = config.port.iter().filter(|p| has(&p.ingress_acls, &p.egress_acls)).count();
-        let groups = config.group.iter().filter(|g| has(&g.ingress_acls, &g.egress_acls)).count();
-        let networks = config.network.iter().filter(|n| has(&n.ingress_acls, &n.egress_acls)).count();
-        let users = ports + groups + networks;
-        let frames = of(a).map_or(0, |x| x.counts.iter().map(|c| c.frames).sum::<u64>());
-        let memory = of(a).map_or(0, |x| x.memory_bytes >> 10);
-        let mut row = vec![a.name.clone(), default(a).to_owned()];
-        row.extend([a.rules.len() as u64, users as u64, frames, memory].map(|n| n.to_string()));
-        row
-    });
-    output::table(&["NAME", "DEFAULT", "RULES", "USERS", "FRAMES", "KIB"], 2, rows);
-    Ok(())
+    let state: HashMap<&str, &AclState> = state.iter().map(|a| (a.name.as_str(), a)).collect();
+    let uses = objects.uses();
+    let row = |(name, o): (&str, &std::sync::Arc<Object>)| {
+        let Some(Spec::Acl(a)) = &o.spec else { unreachable!("of that kind") };
+        let state = state.get(name);
+        let frames: u64 = state.iter().flat_map(|x| &x.counts).map(|c| c.frames).sum();
+        let users = uses.get(&(Kind::Acl, name.to_owned())).copied().unwrap_or(0);
+        Row {
+            cells: vec![
+                ("name", name.to_owned()),
+                ("default", default(a).to_owned()),
+                ("rules", a.rules.len().to_string()),
+                ("users", users.to_string()),
+                ("frames", frames.to_string()),
+                ("memory kib", state.map_or(0, |x| x.memory_bytes >> 10).to_string()),
+            ],
+            fields: plan::effective(Kind::Acl, o),
+            json: serde_json::json!({ "config": a, "state": state }),
+        }
+    };
+    let columns = vec!["name", "default", "rules", "users", "frames", "memory kib"];
+    Ok((columns, 2, objects.of_kind(Kind::Acl).map(row).collect(), Vec::new()))
 }
 
-async fn show(s: &mut Session, name: &str) -> anyhow::Result<()> {
-    let (config, _) = s.config().await?;
-    let unknown = || format!("acl '{name}': there is none of that name; 'dunlin acl list' shows them");
-    let acl = config.acl.iter().find(|a| a.name == name).with_context(unknown)?;
-    let state = counts(s, name).await?.into_iter().next();
+/// The rules of a list, with what they counted.
+pub async fn show(o: &Object, s: &mut Connection) -> anyhow::Result<()> {
+    let Some(Spec::Acl(acl)) = &o.spec else { bail!("it is no access list") };
+    let state = counts(s, &acl.name).await?.into_iter().next();
     if s.json {
         return output::json(&serde_json::json!({ "config": acl, "state": state }));
     }

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::CommandFactory;
 
-use crate::Args;
+use crate::command;
 
 #[derive(clap::Args)]
 pub struct Completions {
@@ -19,9 +18,27 @@ pub struct Man {
     folder: PathBuf,
 }
 
+/// Names of objects, behind the verbs that take one.
+const BASH_NAMES: &str = r#"
+_dunlin_names() {
+    case "${COMP_WORDS[2]}" in
+        set | unset | del | rm | show | rename)
+            if [ "$COMP_CWORD" -eq 3 ] && [[ "${COMP_WORDS[3]}" != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$(dunlin "${COMP_WORDS[1]}" list --names 2>/dev/null)" -- "${COMP_WORDS[3]}")
+                [ ${#COMPREPLY[@]} -gt 0 ] && return
+            fi ;;
+    esac
+    _dunlin "$@"
+}
+complete -F _dunlin_names -o nosort -o bashdefault -o default dunlin
+"#;
+
 impl Completions {
     pub fn run(&self) -> anyhow::Result<()> {
-        clap_complete::generate(self.shell, &mut Args::command(), "dunlin", &mut std::io::stdout());
+        clap_complete::generate(self.shell, &mut command(), "dunlin", &mut std::io::stdout());
+        if self.shell == clap_complete::Shell::Bash {
+            print!("{BASH_NAMES}");
+        }
         Ok(())
     }
 }
@@ -29,7 +46,7 @@ impl Completions {
 impl Man {
     pub fn run(&self) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
-        clap_mangen::generate_to(Args::command(), &self.folder).with_context(|| self.folder.display().to_string())?;
+        clap_mangen::generate_to(command(), &self.folder).with_context(|| self.folder.display().to_string())?;
         Ok(())
     }
 }

@@ -1,32 +1,18 @@
-//! `dunlin neighbor`: the stations of the underlay that VTEPs send by.
+//! `dunlin neighbor`: ARP and ND entries of the underlay.
 
-use dunlin_control_api::{
-    dataplane::NeighborFilter,
-    v1::{ApplyRequest, Config, Neighbor},
-};
+use dunlin_control_api::dataplane::NeighborFilter;
 
 use crate::{
+    connection::{Connection, status_to_error},
     output,
-    session::{Session, told},
 };
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// List the neighbours that are needed, and whether they answer
+    /// List neighbors in use, and whether they answer
     #[command(visible_alias = "ls")]
     List,
-    /// Say a neighbour's address of layer 2, so that it is not asked
-    Add {
-        #[command(flatten)]
-        key: Key,
-        /// Its address of layer 2
-        #[arg(long)]
-        mac: String,
-    },
-    /// Ask a neighbour by itself again
-    #[command(visible_alias = "rm")]
-    Del(Key),
-    /// Forget what is known of them, and ask again
+    /// Remove learned entries and resolve them again
     Flush {
         /// This one alone
         address: Option<String>,
@@ -36,38 +22,13 @@ pub enum Command {
     },
 }
 
-#[derive(clap::Args)]
-pub struct Key {
-    /// Its IP address
-    address: String,
-    /// Of which VTEP [default: the only one]
-    #[arg(long)]
-    vtep: Option<String>,
-}
-
-impl Key {
-    fn neighbor(self, mac: String) -> Neighbor {
-        Neighbor { vtep: self.vtep.unwrap_or_default(), address: self.address, mac }
-    }
-}
-
 impl Command {
-    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+    pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         match self {
             Command::List => list(s).await,
-            Command::Add { key, mac } => {
-                let set = Config { neighbor: vec![key.neighbor(mac)], ..Default::default() };
-                let plan = s.apply(ApplyRequest { set: Some(set), ..Default::default() }).await?;
-                output::plan(&plan, s.json, false)
-            }
-            Command::Del(key) => {
-                let delete_neighbors = vec![key.neighbor(String::new())];
-                let plan = s.apply(ApplyRequest { delete_neighbors, ..Default::default() }).await?;
-                output::plan(&plan, s.json, false)
-            }
             Command::Flush { address, vtep } => {
                 let filter = NeighborFilter { vtep: vtep.unwrap_or_default(), address: address.unwrap_or_default() };
-                let n = s.client.flush_neighbors(filter).await.map_err(|e| told(&e))?.into_inner();
+                let n = s.client.flush_neighbors(filter).await.map_err(|e| status_to_error(&e))?.into_inner();
                 if s.json {
                     return output::json(&n);
                 }
@@ -78,7 +39,7 @@ impl Command {
     }
 }
 
-async fn list(s: &mut Session) -> anyhow::Result<()> {
+async fn list(s: &mut Connection) -> anyhow::Result<()> {
     let vteps = s.state().await?.vteps;
     if s.json {
         let all: Vec<_> =

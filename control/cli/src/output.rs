@@ -96,6 +96,20 @@ pub fn problem(p: &Problem) -> String {
     format!("{} '{}': {field}{}", p.kind, p.name, p.reason)
 }
 
+/// A moment as people write it, in UTC.
+pub fn time(unix_ms: u64) -> String {
+    let (days, s) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
+    // Days since 1970 to a date: Howard Hinnant's civil_from_days, for years from 1970 on.
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
 /// A ratio as percent.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)

@@ -1,28 +1,21 @@
-//! `dunlin set`: addresses with a name, for rules.
+//! `dunlin set`: named sets of addresses, for ACL rules.
 
-use dunlin_control_api::v1::{AddressSet, ApplyRequest, Config};
-
-use crate::{
-    output,
-    session::{Session, found_or_new, setting},
+use dunlin_control_api::{
+    model::{
+        Kind,
+        v1::{AddressSet, object::Spec},
+    },
+    v1::Change as Request,
 };
+
+use crate::{connection::Connection, output};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Add a set, or addresses to a set
     Add(Change),
-    /// Take addresses out of a set
+    /// Remove addresses from a set
     Remove(Change),
-    /// Remove sets that no rule names
-    #[command(visible_alias = "rm")]
-    Del {
-        /// Their names
-        #[arg(required = true)]
-        names: Vec<String>,
-    },
-    /// List the sets
-    #[command(visible_alias = "ls")]
-    List,
 }
 
 #[derive(clap::Args)]
@@ -34,22 +27,22 @@ pub struct Change {
 }
 
 impl Command {
-    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
+    pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         let (change, add) = match self {
             Command::Add(c) => (c, true),
             Command::Remove(c) => (c, false),
-            Command::Del { names } => {
-                let plan = s.apply(ApplyRequest { delete_sets: names, ..Default::default() }).await?;
-                return output::plan(&plan, s.json, false);
-            }
-            Command::List => return list(s).await,
         };
         let plan = s
-            .change(|config| {
-                let there = config.set.iter().find(|x| x.name == change.name);
-                let new = add && there.is_none();
-                let new = new.then(|| AddressSet { name: change.name.clone(), ..Default::default() });
-                let mut set = found_or_new("set", &change.name, there, new)?;
+            .change(|objects| {
+                let there = objects.get(Kind::Set, &change.name).and_then(|o| match &o.spec {
+                    Some(Spec::Set(set)) => Some(set.clone()),
+                    _ => None,
+                });
+                let mut set = match there {
+                    Some(set) => set,
+                    None if add => AddressSet { name: change.name.clone(), ..Default::default() },
+                    None => anyhow::bail!("{}", objects.not_there(Kind::Set, &change.name)),
+                };
                 for a in &change.addresses {
                     let at = set.addresses.iter().position(|x| x == a);
                     match (at, add) {
@@ -59,19 +52,9 @@ impl Command {
                         (Some(_), true) => {}
                     }
                 }
-                Ok(setting(Config { set: vec![set], ..Default::default() }))
+                Ok(Request { set: vec![set.into()], ..Default::default() })
             })
             .await?;
         output::plan(&plan, s.json, false)
     }
-}
-
-async fn list(s: &mut Session) -> anyhow::Result<()> {
-    let (config, _) = s.config().await?;
-    if s.json {
-        return output::json(&config.set);
-    }
-    let rows = config.set.iter().map(|x| vec![x.name.clone(), x.addresses.len().to_string(), x.addresses.join(" ")]);
-    output::table(&["NAME", "SIZE", "ADDRESSES"], 3, rows);
-    Ok(())
 }

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use dunlin_control_api::v1::Status;
 
-use crate::{UNREACHABLE, output, session::Session};
+use crate::{UNREACHABLE, connection::Connection, output};
 
-pub async fn run(s: &mut Session) -> anyhow::Result<ExitCode> {
+pub async fn run(s: &mut Connection) -> anyhow::Result<ExitCode> {
     let status = s.status().await?;
     if s.json {
         output::json(&status)?;

@@ -3,12 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
-use dunlin_control_api::{dataplane::TraceRequest, v1::Port};
+use dunlin_control_api::{
+    dataplane::TraceRequest,
+    model::{
+        Kind,
+        v1::{Port, object::Spec},
+    },
+};
 use etherparse::{PacketBuilder, PacketBuilderStep};
 
 use crate::{
+    connection::{Connection, status_to_error},
     output,
-    session::{Session, told},
 };
 
 /// Of no station: flooded, unless an address is given.
@@ -81,12 +87,15 @@ fn sender(text: &str) -> anyhow::Result<(IpAddr, u16)> {
 }
 
 impl Trace {
-    pub async fn run(self, s: &mut Session) -> anyhow::Result<()> {
-        let (config, _) = s.config().await?;
-        let port = config.port.iter().find(|p| p.name == self.port);
+    pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
+        let (objects, _) = s.objects().await?;
+        let port = match objects.get(Kind::Port, &self.port).map(|o| &o.spec) {
+            Some(Some(Spec::Port(p))) => Some(p),
+            _ => None,
+        };
         let frame = self.frame(port)?;
         let request = TraceRequest { port: self.port.clone(), frame };
-        let steps = s.client.trace(request).await.map_err(|e| told(&e))?.into_inner().steps;
+        let steps = s.client.trace(request).await.map_err(|e| status_to_error(&e))?.into_inner().steps;
         if s.json {
             return output::json(&steps);
         }

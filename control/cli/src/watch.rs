@@ -3,12 +3,12 @@
 use dunlin_control_api::dataplane::{MacAt, MacMove, WatchRequest, event::What, port_event::Kind};
 use tokio_stream::StreamExt;
 
-use crate::session::{Session, told};
+use crate::connection::{Connection, status_to_error};
 
-pub async fn run(s: &mut Session) -> anyhow::Result<()> {
-    let mut events = s.client.watch(WatchRequest {}).await.map_err(|e| told(&e))?.into_inner();
+pub async fn run(s: &mut Connection) -> anyhow::Result<()> {
+    let mut events = s.client.watch(WatchRequest {}).await.map_err(|e| status_to_error(&e))?.into_inner();
     while let Some(event) = events.next().await {
-        let event = event.map_err(|e| told(&e))?;
+        let event = event.map_err(|e| status_to_error(&e))?;
         if s.json {
             println!("{}", serde_json::to_string(&event)?);
             continue;

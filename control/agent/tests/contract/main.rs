@@ -12,8 +12,13 @@ use std::{
 };
 
 use dunlin_control_api::{
-    Client, connect, parts,
-    v1::{Acl, AddressSet, ApplyRequest, Bridge, Config, ConfigRequest, Plan, Port, Status, StatusRequest},
+    Client, connect,
+    model::{
+        Objects,
+        v1::{Acl, AddressSet, Bridge, Config, Port},
+    },
+    parts,
+    v1::{Change, ConfigRequest, ConfirmRequest, Plan, RollbackRequest, Status, StatusRequest},
 };
 use fake::{Fake, Fate};
 
@@ -70,12 +75,15 @@ impl Control {
     }
 
     async fn config(&mut self) -> Config {
-        let parts = self.client.get_config(ConfigRequest {}).await.unwrap().into_inner();
-        parts::join(parts).await.unwrap().config.unwrap_or_default()
+        let parts = self.client.get_config(ConfigRequest::default()).await.unwrap().into_inner();
+        Objects::of(parts::join(parts).await.unwrap().objects).config()
     }
 
     async fn try_set(&mut self, config: Config) -> Result<Plan, tonic::Status> {
-        let change = ApplyRequest { set: Some(config), ..Default::default() };
+        self.change(Change { set: config.into_objects(), ..Default::default() }).await
+    }
+
+    async fn change(&mut self, change: Change) -> Result<Plan, tonic::Status> {
         Ok(self.client.apply(tokio_stream::iter(parts::split(change))).await?.into_inner())
     }
 
@@ -127,7 +135,7 @@ fn ports(ports: &[Port]) -> Config {
 }
 
 fn bridge(name: &str) -> Config {
-    Config { bridge: vec![Bridge { name: name.into(), ageing_s: None }], ..Default::default() }
+    Config { bridge: vec![Bridge { name: name.into(), ..Default::default() }], ..Default::default() }
 }
 
 /// A change runs into the deadline and fails afterwards: the next one must not be applied on top of it as if it was there.
@@ -200,7 +208,7 @@ async fn a_dataplane_that_hangs_leaves_control_answering() {
         let mut other = control.client.clone();
         let reading = tokio::spawn(async move {
             let begun = Instant::now();
-            parts::join(other.get_config(ConfigRequest {}).await.unwrap().into_inner()).await.unwrap();
+            parts::join(other.get_config(ConfigRequest::default()).await.unwrap().into_inner()).await.unwrap();
             begun.elapsed()
         });
         let plan = control.set(ports(&[port(name)])).await;
@@ -266,8 +274,60 @@ async fn forty_mebibytes_are_restored() {
     // What could not be restored is not accepted.
     let long = |n: usize| Acl { rules: vec![format!("allow tcp{}", " ".repeat(1000)); 10_000], ..list(n) };
     let addresses = |n: usize| (0..65_000).map(|i| format!("10.{n}.{}.{}", i >> 8, i & 0xff)).collect();
-    let set = |n: usize| AddressSet { name: format!("s{n}"), addresses: addresses(n) };
+    let set = |n: usize| AddressSet { name: format!("s{n}"), addresses: addresses(n), ..Default::default() };
     let all = Config { acl: (0..10).map(long).collect(), set: (0..40).map(set).collect(), ..Default::default() };
     let error = control.try_set(all).await.unwrap_err();
     assert!(error.message().contains("at most 128 MiB"), "{error}");
+}
+
+/// A change that is not confirmed in time is taken back, also by a control that was restarted meanwhile; one that is, stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unconfirmed_change_is_taken_back() {
+    let (mut control, fake) = Control::start("confirm").await;
+    control.set(ports(&[port("a")])).await;
+    let with_confirm =
+        |name: &str, confirm_s| Change { set: ports(&[port(name)]).into_objects(), confirm_s, ..Default::default() };
+    control.change(with_confirm("kept", 60)).await.unwrap();
+    let error = control.try_set(bridge("other")).await.unwrap_err();
+    assert!(error.message().contains("waits for 'dunlin confirm'"), "{error}");
+    control.client.confirm(ConfirmRequest {}).await.unwrap();
+    control.change(with_confirm("gone", 2)).await.unwrap();
+    assert!(control.status().await.confirm_left_s.is_some());
+    control.restart().await;
+    let begun = Instant::now();
+    loop {
+        let names: Vec<String> = control.config().await.port.into_iter().map(|p| p.name).collect();
+        if names == ["a", "kept"] {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{names:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    control.in_step(&fake).await;
+    assert!(control.status().await.confirm_left_s.is_none());
+}
+
+/// Any revision that is kept can be gone back to, and from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_brings_back_what_was() {
+    let (mut control, fake) = Control::start("rollback").await;
+    let mut configs = vec![control.config().await];
+    let steps = [
+        ports(&[port("a"), port("b")]),
+        ports(&[Port { mtu: Some(9000), ..port("a") }]),
+        Config { acl: vec![Acl { name: "x".into(), ..Default::default() }], ..bridge("b1") },
+        ports(&[Port { egress_acls: vec!["x".into()], bridge: "b1".into(), ..port("b") }]),
+    ];
+    for step in steps {
+        control.set(step).await;
+        configs.push(control.config().await);
+    }
+    for revision in [2u64, 4, 0, 3, 1] {
+        let request = RollbackRequest { revision, command: "test".into() };
+        control.client.rollback(request).await.unwrap();
+        assert_eq!(control.config().await, configs[revision as usize], "revision {revision}");
+        control.in_step(&fake).await;
+    }
+    let error = control.client.rollback(RollbackRequest { revision: 99, ..Default::default() }).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::NotFound);
 }

@@ -20,7 +20,10 @@ fn configurations_are_refused_by_name_and_nothing_is_applied() {
     std::fs::create_dir(&folder).unwrap();
     let port = |fields: &str| format!("[[port]]\nname = \"web1\"\n{fields}\n");
     for (toml, wants) in [
-        (port("kind = \"tap\"\nvlna = 10"), vec!["unknown field `vlna`", "line 4"]),
+        (
+            port("kind = \"tap\"\nvlna = 10"),
+            vec!["line 4, column 1: port 'web1': vlna: there is no such setting; did you mean 'vlan'?"],
+        ),
         (port("kind = \"tap\"\nvlan = 10\ntrunks = \"5\""), vec!["port 'web1': trunks: is for trunk"]),
         (port("kind = \"tap\"\ntrunks = \"1-9,5\""), vec!["port 'web1': trunks: VLAN 5", "overlap"]),
         (port("kind = \"tap\"") + &port("kind = \"tap\""), vec!["port 'web1'", "twice"]),

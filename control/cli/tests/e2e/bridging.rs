@@ -40,7 +40,7 @@ fn unknown_floods_known_does_not_and_a_flush_forgets() {
     ns[1].send(&format!("--src {STATION}"));
     assert_eq!(port_of(&host, STATION).as_deref(), Some("p1"));
     assert_eq!(received(&ns, || ns[0].send(&to_station)), [0, 10, 0]);
-    assert!(host.dunlin(&format!("mac flush --mac {STATION}")).contains("1 addresses"));
+    assert!(host.dunlin(&format!("mac flush --mac {STATION}")).contains("addresses removed: 1"));
     assert_eq!(received(&ns, || ns[0].send(&to_station)), [0, 10, 10]);
     // To an address behind the port it came from: nowhere.
     ns[0].send(&format!("--src {STATION}"));
@@ -99,7 +99,7 @@ fn workers_idle_as_they_are_told() {
     let slept = || host.json("worker list")[0]["slept_cycles"].as_u64().unwrap();
     let before = slept();
     eventually("an idle worker sleeps", 5.0, || slept() > before);
-    assert!(host.dunlin("worker set --idle poll").contains("idle: (default) -> poll"));
+    assert!(host.dunlin("worker set --idle poll").contains("idle: adaptive -> poll"));
     // The last sleep may be counted a little later.
     eventually("a polling worker does not sleep", 5.0, || {
         let before = slept();
@@ -147,7 +147,7 @@ fn bridges_are_separate() {
     host.dunlin("port set p1 --bridge other");
     assert_eq!(received(&ns, || ns[0].send("--count 5")), [0, 0]);
     assert_eq!(host.drops("p0", "no_other_port"), 5);
-    assert!(host.refused("bridge del other").contains("bridge 'other': port 'p1' is still on it"));
+    assert!(host.refused("bridge del other").contains("bridge 'other': port 'p1' still uses it"));
     host.dunlin("port set p1 --bridge br0");
     host.dunlin("bridge del other");
     assert_eq!(received(&ns, || ns[0].send("--count 5")), [0, 5]);

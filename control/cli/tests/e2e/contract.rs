@@ -103,7 +103,7 @@ fn a_take_over_that_fails_bounces_nothing_else() {
     host.add_host("a", &a, "");
     host.add_host("b", &b, "");
     let mac = b.mac();
-    let receiver = b.receive("--seconds 30 --count 3000");
+    let receiver = b.receive("");
     std::thread::scope(|s| {
         s.spawn(|| a.send(&format!("--dst {mac} --count 3000 --rate 1000")));
         // "t" takes over the device of "c", and the interface of "u" does not exist; "b" only changes.

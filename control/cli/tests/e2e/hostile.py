@@ -44,6 +44,8 @@ class Guest:
     def ask(self, request):
         self.send(request)
         answer = self.sock.recv(20)
+        if len(answer) < 20:
+            raise ConnectionResetError
         return struct.unpack("<Q", answer[12:20])[0]
 
     def start(self, pairs=1):
@@ -119,12 +121,16 @@ def main():
     if sys.argv[2] in ("stuck", "flap"):
         end, guest = time.monotonic() + float(sys.argv[3]), None
         while time.monotonic() < end:
-            if sys.argv[2] == "flap" or guest is None:
-                guest = Guest(sys.argv[1])
-                guest.start()
-                print("running", flush=True)
+            try:
+                if sys.argv[2] == "flap" or guest is None:
+                    guest = Guest(sys.argv[1])
+                    guest.start()
+                    print("running", flush=True)
+            except OSError:
+                # The connection before is not gone yet.
+                guest = None
             time.sleep(0.1)
-            if sys.argv[2] == "flap":
+            if sys.argv[2] == "flap" and guest is not None:
                 guest.sock.close()
         return
     path, seconds = sys.argv[1], float(sys.argv[2])

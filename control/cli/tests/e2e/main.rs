@@ -20,6 +20,7 @@ mod filter;
 mod guests;
 mod metrics;
 mod nic;
+mod objects;
 mod offload;
 mod overlay;
 mod placement;

@@ -447,7 +447,7 @@ fn bad_overlays_are_refused_and_nothing_is_lost() {
         ("vtep add w --uplink up --address 10.50.0.1/24", "10.50.0.1/24 is vtep 'v' already"),
         ("route add 10.1.0.0/16 --via 10.50.0.1", "a loop"),
         ("route add 10.1.0.0/16 --via 10.9.0.1", "is no neighbour in 10.50.0.0/24"),
-        ("port del up", "there is no port 'up'"),
+        ("port del up", "vtep 'v' still uses it"),
         ("vtep del v", "network 'blue' still uses it"),
         ("network del nope", "network 'nope': there is none"),
     ] {

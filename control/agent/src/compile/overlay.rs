@@ -5,17 +5,16 @@ use std::{
     net::IpAddr,
 };
 
-use dunlin_control_api::v1::{Config, Network, Vtep};
 use dunlin_dataplane_api::v1 as dp;
+use dunlin_model::v1::{Config, Network, Vtep};
 use ipnet::IpNet;
 
-use super::{Bad, DEFAULT_BRIDGE, bad, carries, check_name, station_mac};
+use super::{Bad, DEFAULT_BRIDGE, bad, carries, station_mac};
 
 /// Kinds of tunnels, the default one first.
 const KINDS: [&str; 4] = ["vxlan", "geneve", "gre", "nvgre"];
 /// `MAX_PORTS` of the dataplane's engine.
 const MAX_NUMBERED: usize = 4096;
-const MAX_VNI: u32 = (1 << 24) - 1;
 /// The port of VXLAN that IANA assigned: RFC 7348, 5.
 const VXLAN_PORT: u32 = 4789;
 const DEFAULT_TTL: u32 = 64;
@@ -155,17 +154,9 @@ fn host(address: &str) -> Option<IpAddr> {
 fn which(name: &str, vteps: &BTreeMap<String, dp::Vtep>) -> String {
     let known: Vec<&str> = vteps.keys().map(String::as_str).collect();
     match name {
-        "" => format!("is missing: one of {}", super::list(&known)),
+        "" if known.is_empty() => "there is no vtep; add one with 'dunlin vtep add'".into(),
+        "" => format!("is missing, because there are several: one of {}; set it first", super::list(&known)),
         _ => format!("there is no vtep '{name}' (there are: {})", super::list(&known)),
-    }
-}
-
-/// What is "on" unless it is said to be "off".
-fn is_off(object: &str, field: &str, text: &str) -> Result<bool, Bad> {
-    match text {
-        "" | "on" => Ok(false),
-        "off" => Ok(true),
-        other => bad(object, field, format!("'{other}' is neither 'on' nor 'off'")),
     }
 }
 
@@ -174,7 +165,6 @@ fn is_station(a: IpAddr) -> bool {
 }
 
 fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
-    check_name("vtep", &v.name)?;
     let object = format!("vtep '{}'", v.name);
     let vlan = v.vlan.unwrap_or(0);
     match ports.get(&v.uplink) {
@@ -183,17 +173,13 @@ fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
         Some(p) if !p.network.is_empty() => {
             return bad(object, "uplink", format!("'{}' is in network '{}'; an uplink has VLANs", v.uplink, p.network));
         }
-        Some(p) if v.vlan == Some(0) || vlan > 4094 || !carries(p, vlan) => {
+        Some(p) if !carries(p, vlan) => {
             return bad(object, "vlan", format!("port '{}' does not carry VLAN {vlan}", v.uplink));
         }
         Some(_) => {}
     }
     let Some(address) = v.address.parse::<IpNet>().ok().filter(|a| is_station(a.addr())) else {
         return bad(object, "address", format!("'{}' is no host's address as 10.0.0.1/24", v.address));
-    };
-    let range = |field, n: Option<u32>, default, most| match n.unwrap_or(default) {
-        n if (1..=most).contains(&n) => Ok(n),
-        n => bad(&object, field, format!("{n} is not in 1 to {most}")),
     };
     let mut routes = Vec::new();
     let mine = config.route.iter().filter(|r| r.vtep == v.name || r.vtep.is_empty());
@@ -226,8 +212,8 @@ fn vtep(v: &Vtep, config: &Config, ports: &Ports) -> Result<dp::Vtep, Bad> {
         vlan,
         address: address.to_string(),
         mac: if v.mac.is_empty() { String::new() } else { station_mac(&object, &v.mac)? },
-        udp_port: range("udp_port", v.udp_port, VXLAN_PORT, 65_535)?,
-        ttl: range("ttl", v.ttl, DEFAULT_TTL, 255)?,
+        udp_port: v.udp_port.unwrap_or(VXLAN_PORT),
+        ttl: v.ttl.unwrap_or(DEFAULT_TTL),
         routes,
         neighbors: neighbors.into_values().collect(),
     })
@@ -262,14 +248,11 @@ fn network(
     ports: &Ports,
     vteps: &BTreeMap<String, dp::Vtep>,
 ) -> Result<dp::Network, Bad> {
-    check_name("network", &n.name)?;
     let object = format!("network '{}'", n.name);
     let bridge = match (n.vlan, n.bridge.as_str()) {
-        (Some(v), _) if !(1..=4094).contains(&v) => return bad(object, "vlan", format!("{v} is not in 1 to 4094")),
         (Some(_), "") => DEFAULT_BRIDGE.to_owned(),
         (Some(_), bridge) => bridge.to_owned(),
-        (None, "") => String::new(),
-        (None, _) => return bad(object, "bridge", "needs a vlan"),
+        (None, _) => String::new(),
     };
     if !bridge.is_empty() && !bridges.contains_key(&bridge) {
         return bad(object, "bridge", format!("there is no bridge '{bridge}'"));
@@ -282,25 +265,7 @@ fn network(
         ingress_acls: n.ingress_acls.clone(),
         egress_acls: n.egress_acls.clone(),
     };
-    let Some(vni) = n.vni else {
-        let needs = [
-            ("vtep", !n.vtep.is_empty()),
-            ("remotes", !n.remotes.is_empty()),
-            ("learning", !n.learning.is_empty()),
-            ("tunnel", !n.tunnel.is_empty()),
-            ("suppression", !n.suppression.is_empty()),
-            ("group", !n.group.is_empty()),
-            ("inner_tags", !n.inner_tags.is_empty()),
-            ("bindings", !n.bindings.is_empty()),
-        ];
-        if let Some((field, _)) = needs.iter().find(|(_, set)| *set) {
-            return bad(object, field, "needs a vni");
-        }
-        return Ok(local);
-    };
-    if !(1..=MAX_VNI).contains(&vni) {
-        return bad(object, "vni", format!("{vni} is not in 1 to {MAX_VNI}"));
-    }
+    let Some(vni) = n.vni else { return Ok(local) };
     let vtep = match vteps.get(&n.vtep) {
         Some(v) => v,
         None if n.vtep.is_empty() && vteps.len() == 1 => vteps.values().next().expect("one"),
@@ -321,7 +286,6 @@ fn network(
             _ => return bad(object, "remotes", format!("'{r}' is no address that {} can reach", vtep.address)),
         }
     }
-    let no_learning = is_off(&object, "learning", &n.learning)?;
     if ports.get(&vtep.uplink).is_some_and(|p| n.vlan.is_some() && p.bridge == local.bridge && vtep.vlan == local.vlan)
     {
         let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", vtep.name);
@@ -332,13 +296,10 @@ fn network(
         _ if n.group.is_empty() => {}
         _ => return bad(object, "group", format!("'{}' is no multicast group of {}'s family", n.group, vtep.address)),
     }
-    let keep_tags = match n.inner_tags.as_str() {
-        "" | "strip" => false,
-        "keep" if n.vlan.is_some() => true,
-        "keep" => return bad(object, "inner_tags", "needs a vlan, whose tag is kept"),
-        other => return bad(object, "inner_tags", format!("'{other}' is neither 'strip' nor 'keep'")),
-    };
-    let no_suppression = is_off(&object, "suppression", &n.suppression)?;
+    let keep_tags = n.inner_tags == "keep";
+    if keep_tags && n.vlan.is_none() {
+        return bad(object, "inner_tags", "needs a vlan, whose tag is kept");
+    }
     let mut bindings = BTreeMap::new();
     for b in &n.bindings {
         let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_station(*a)) else {
@@ -349,19 +310,15 @@ fn network(
             return bad(object, "bindings", format!("{address} is there twice"));
         }
     }
-    let kind = match n.tunnel.as_str() {
-        "" => KINDS[0],
-        kind if KINDS.contains(&kind) => kind,
-        other => return bad(object, "tunnel", format!("'{other}' is none of {}", KINDS.join(", "))),
-    };
+    let kind = if n.tunnel.is_empty() { KINDS[0] } else { &n.tunnel };
     let remotes = remotes.into_iter().map(|a| a.to_string()).collect();
     let overlay = Some(dp::Overlay {
         kind: kind.into(),
         vni,
         vtep: vtep.name.clone(),
         remotes,
-        no_learning,
-        no_suppression,
+        no_learning: n.learning == "off",
+        no_suppression: n.suppression == "off",
         keep_tags,
         group: n.group.clone(),
         bindings: bindings.into_values().collect(),

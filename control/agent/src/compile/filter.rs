@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dunlin_control_api::v1::{Acl, AddressSet, Config, Port, Sessions};
 use dunlin_dataplane_api::{
     rule::{self, Rule, Who},
     v1 as dp,
 };
+use dunlin_model::v1::{Acl, AddressSet, Config, Port, Sessions};
 
-use super::{Bad, bad, check_name, station_mac};
+use super::{Bad, bad, station_mac};
 
 /// Rules of one list, and of all.
 const MAX_RULES: usize = 10_000;
@@ -39,7 +39,6 @@ pub(super) struct Filters {
 pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
     let mut sets: BTreeMap<&str, &AddressSet> = BTreeMap::new();
     for s in &config.set {
-        check_name("set", &s.name)?;
         if sets.insert(&s.name, s).is_some() {
             return bad(format!("set '{}'", s.name), "name", "is declared twice");
         }
@@ -73,7 +72,6 @@ pub(super) fn compile(config: &Config) -> Result<Filters, Bad> {
         }
     }
     for g in &config.group {
-        check_name("group", &g.name)?;
         let object = format!("group '{}'", g.name);
         f.check_lists(&object, &g.ingress_acls, &g.egress_acls)?;
         if f.groups.insert(g.name.clone(), (g.ingress_acls.clone(), g.egress_acls.clone())).is_some() {
@@ -131,13 +129,8 @@ fn flatten<'a>(
 
 /// A list, and the sets that its rules name.
 fn acl(a: &Acl, sets: &BTreeMap<&str, Vec<String>>, all_parts: &mut usize) -> Result<(dp::Acl, BTreeSet<String>), Bad> {
-    check_name("acl", &a.name)?;
     let object = format!("acl '{}'", a.name);
-    let default = match a.default.as_str() {
-        "" => "deny",
-        known @ ("allow" | "deny" | "reject") => known,
-        other => return bad(object, "default", format!("'{other}' is none of allow, deny, reject")),
-    };
+    let default = if a.default.is_empty() { "deny" } else { &a.default };
     if a.rules.len() > MAX_RULES {
         return bad(object, "rules", format!("rule {} is one too many: a list has at most {MAX_RULES}", MAX_RULES + 1));
     }
@@ -213,19 +206,8 @@ impl Filters {
 /// As whom a port's station may speak.
 pub(super) fn security(p: &Port) -> Result<Option<dp::Security>, Bad> {
     let object = format!("port '{}'", p.name);
-    let mut checks = BTreeSet::new();
-    for word in &p.security {
-        match word.as_str() {
-            "all" => checks.extend(CHECKS),
-            SNOOPING => {}
-            w => match CHECKS.iter().find(|c| **c == w) {
-                Some(check) => drop(checks.insert(*check)),
-                None => {
-                    return bad(object, "security", format!("'{w}' is none of all, {}, {SNOOPING}", CHECKS.join(", ")));
-                }
-            },
-        }
-    }
+    let all = p.security.iter().any(|w| w == "all");
+    let checks: BTreeSet<&str> = CHECKS.into_iter().filter(|c| all || p.security.iter().any(|w| w == c)).collect();
     let snoop = p.security.iter().any(|w| w == SNOOPING);
     let macs = p.macs.iter().map(|m| station_mac(&object, m)).collect::<Result<Vec<_>, _>>()?;
     let mut ips = Vec::new();
@@ -238,7 +220,11 @@ pub(super) fn security(p: &Port) -> Result<Option<dp::Security>, Bad> {
     if checks.is_empty() && !snoop {
         if !macs.is_empty() || !ips.is_empty() {
             let field = if macs.is_empty() { "ips" } else { "macs" };
-            return bad(object, field, "is looked at by nobody: name checks in security, as 'all'");
+            return bad(
+                object,
+                field,
+                "is used by no check: name checks in security, as 'all', or clear macs and ips too",
+            );
         }
         return Ok(None);
     }
@@ -259,31 +245,19 @@ pub(super) fn security(p: &Port) -> Result<Option<dp::Security>, Bad> {
     Ok(Some(dp::Security { checks, macs, ips, snoop, leases: Vec::new() }))
 }
 
-pub(super) fn sessions(s: &Sessions) -> Result<dp::Sessions, Bad> {
-    let seconds = |field: &str, v: Option<u32>, default| match v {
-        Some(n) if !(1..=1_000_000).contains(&n) => bad("sessions", field, format!("{n} is not in 1 to 1000000")),
-        v => Ok(v.unwrap_or(default)),
-    };
-    let most = |field: &str, v: Option<u32>| match v {
-        Some(0) => bad("sessions", field, "0 would let nothing begin; leave it out for no limit of its own"),
-        v => Ok(v.unwrap_or(0)),
-    };
-    Ok(dp::Sessions {
-        tcp_opening_s: seconds("tcp_opening_s", s.tcp_opening_s, 30)?,
-        tcp_open_s: seconds("tcp_open_s", s.tcp_open_s, 86_400)?,
-        tcp_closing_s: seconds("tcp_closing_s", s.tcp_closing_s, 120)?,
-        tcp_closed_s: seconds("tcp_closed_s", s.tcp_closed_s, 10)?,
-        udp_s: seconds("udp_s", s.udp_s, 30)?,
-        udp_answered_s: seconds("udp_answered_s", s.udp_answered_s, 120)?,
-        icmp_s: seconds("icmp_s", s.icmp_s, 30)?,
-        other_s: seconds("other_s", s.other_s, 120)?,
-        max: most("max", s.max)?,
-        port_max: most("port_max", s.port_max)?,
-        unanswered_max: most("unanswered_max", s.unanswered_max)?,
-        strict: match s.midstream.as_str() {
-            "" | "on" => false,
-            "off" => true,
-            other => return bad("sessions", "midstream", format!("'{other}' is neither 'on' nor 'off'")),
-        },
-    })
+pub(super) fn sessions(s: &Sessions) -> dp::Sessions {
+    dp::Sessions {
+        tcp_opening_s: s.tcp_opening_s.unwrap_or(30),
+        tcp_open_s: s.tcp_open_s.unwrap_or(86_400),
+        tcp_closing_s: s.tcp_closing_s.unwrap_or(120),
+        tcp_closed_s: s.tcp_closed_s.unwrap_or(10),
+        udp_s: s.udp_s.unwrap_or(30),
+        udp_answered_s: s.udp_answered_s.unwrap_or(120),
+        icmp_s: s.icmp_s.unwrap_or(30),
+        other_s: s.other_s.unwrap_or(120),
+        max: s.max.unwrap_or(0),
+        port_max: s.port_max.unwrap_or(0),
+        unanswered_max: s.unanswered_max.unwrap_or(0),
+        strict: s.midstream == "off",
+    }
 }

@@ -1,22 +1,22 @@
-//! From what the operator wrote to what the dataplane is told: every field parsed once, here,
-//! and refused by object, field and value.
+//! The config compiler: from objects, each of which the model has checked by itself, to what the dataplane is sent. What
+//! does not fit together is refused by object, field and value.
 
 mod filter;
 mod overlay;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use dunlin_control_api::v1::{Bridge, Config, Port, StaticMac};
 use dunlin_dataplane_api::v1 as dp;
+use dunlin_model::{
+    Bad, DEFAULT_BRIDGE,
+    v1::{Bridge, Config, Port, StaticMac},
+};
 
-use crate::store::Identities;
+use crate::leases::Identities;
 
-/// The bridge of a port that names none.
-pub const DEFAULT_BRIDGE: &str = "br0";
 const DEFAULT_AGEING_S: u32 = 300;
 const DEFAULT_MTU: u32 = 1500;
 const DEFAULT_MAX_SLEEP_US: u32 = 100;
-const MAX_NAME: usize = 63;
 /// The dataplane's limits: ports with a device, out of the engine's `MAX_PORTS`, which VTEPs and remotes
 /// share; and its segment numbers.
 const MAX_PORTS: usize = 1024;
@@ -24,27 +24,12 @@ const MAX_SEGMENTS: usize = 65_534;
 const MAX_INTERFACE: usize = 15;
 const MAX_SOCKET: usize = 107;
 
-/// A configuration that can't be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{object}: {field}: {why}")]
-pub struct Bad {
-    object: String,
-    field: String,
-    why: String,
-}
-
-impl Bad {
-    /// The whole configuration can't be.
-    pub fn whole(why: String) -> Self {
-        Bad { object: "configuration".into(), field: "size".into(), why }
-    }
-}
-
 fn bad<T>(object: impl Into<String>, field: &str, why: impl Into<String>) -> Result<T, Bad> {
-    Err(Bad { object: object.into(), field: field.into(), why: why.into() })
+    Err(Bad::new(object, field, why))
 }
 
 /// A configuration as the dataplane is sent it.
+#[derive(Clone)]
 pub struct Compiled {
     /// One transaction that replaces whatever the dataplane holds.
     pub whole: dp::Transaction,
@@ -59,7 +44,7 @@ pub struct Compiled {
 pub fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad> {
     let mut bridges = BTreeMap::new();
     for b in &config.bridge {
-        if bridges.insert(b.name.clone(), bridge(b)?).is_some() {
+        if bridges.insert(b.name.clone(), bridge(b)).is_some() {
             return bad(format!("bridge '{}'", b.name), "name", "is declared twice");
         }
     }
@@ -78,7 +63,7 @@ pub fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad
                 return bad(object, "bridge", format!("there is no bridge '{at}' (there are: {})", list(&known)));
             }
             let default = Bridge { name: DEFAULT_BRIDGE.into(), ..Default::default() };
-            bridges.insert(at, bridge(&default)?);
+            bridges.insert(at, bridge(&default));
         }
         let (field, resource) = resource(&compiled);
         if let Some(other) = resources.insert(resource.clone(), p.name.clone())
@@ -93,7 +78,7 @@ pub fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad
     check_limits(&bridges, &ports)?;
     if config.network.iter().any(|n| n.vlan.is_some() && n.bridge.is_empty()) && !bridges.contains_key(DEFAULT_BRIDGE) {
         let default = Bridge { name: DEFAULT_BRIDGE.into(), ..Default::default() };
-        bridges.insert(DEFAULT_BRIDGE.into(), bridge(&default)?);
+        bridges.insert(DEFAULT_BRIDGE.into(), bridge(&default));
     }
     let overlay = overlay::compile(config, &bridges, &ports)?;
     for n in &config.network {
@@ -113,11 +98,11 @@ pub fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad
         set_bridges: bridges.into_values().collect(),
         set_ports: ports.into_values().collect(),
         set_macs: macs.into_values().collect(),
-        settings: Some(settings(config)?),
+        settings: Some(settings(config)),
         set_networks: overlay.networks,
         set_vteps: overlay.vteps,
         set_acls: filters.acls.into_values().collect(),
-        sessions: Some(filter::sessions(&config.sessions.clone().unwrap_or_default())?),
+        sessions: Some(filter::sessions(&config.sessions.clone().unwrap_or_default())),
         sets: filters.sets.into_values().collect(),
         ..Default::default()
     };
@@ -213,57 +198,18 @@ fn list(names: &[&str]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn check_name(object: &str, name: &str) -> Result<(), Bad> {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(ok) {
-        return bad(format!("{object} '{name}'"), "name", format!("1 to {MAX_NAME} letters, digits, '.', '_' or '-'"));
-    }
-    Ok(())
-}
-
-fn settings(config: &Config) -> Result<dp::Settings, Bad> {
+fn settings(config: &Config) -> dp::Settings {
     let d = config.dataplane.clone().unwrap_or_default();
-    let poll = match d.idle.as_str() {
-        "" | "adaptive" => false,
-        "poll" => true,
-        other => return bad("dataplane", "idle", format!("'{other}' is neither 'adaptive' nor 'poll'")),
-    };
     let max_sleep_us = d.max_sleep_us.unwrap_or(DEFAULT_MAX_SLEEP_US);
-    if !(1..=10_000).contains(&max_sleep_us) {
-        return bad("dataplane", "max_sleep_us", format!("{max_sleep_us} is not in 1 to 10000"));
-    }
-    let rebalance = match d.rebalance.as_str() {
-        "" | "off" => false,
-        "auto" => true,
-        other => return bad("dataplane", "rebalance", format!("'{other}' is neither 'off' nor 'auto'")),
-    };
-    Ok(dp::Settings { poll, max_sleep_us, rebalance })
+    dp::Settings { poll: d.idle == "poll", max_sleep_us, rebalance: d.rebalance == "auto" }
 }
 
-fn bridge(b: &Bridge) -> Result<dp::Bridge, Bad> {
-    check_name("bridge", &b.name)?;
-    let ageing_s = b.ageing_s.unwrap_or(DEFAULT_AGEING_S);
-    if !(1..=1_000_000).contains(&ageing_s) {
-        return bad(format!("bridge '{}'", b.name), "ageing_s", format!("{ageing_s} is not in 1 to 1000000"));
-    }
-    Ok(dp::Bridge { name: b.name.clone(), ageing_s })
+fn bridge(b: &Bridge) -> dp::Bridge {
+    dp::Bridge { name: b.name.clone(), ageing_s: b.ageing_s.unwrap_or(DEFAULT_AGEING_S) }
 }
 
 fn port(p: &Port) -> Result<dp::Port, Bad> {
-    check_name("port", &p.name)?;
     let object = format!("port '{}'", p.name);
-    let mtu = p.mtu.unwrap_or(DEFAULT_MTU);
-    if !(68..=9216).contains(&mtu) {
-        return bad(object, "mtu", format!("{mtu} is not in 68 to 9216"));
-    }
-    let drop = match p.mac_limit_action.as_str() {
-        "" | "drop" => true,
-        "forward" => false,
-        other => return bad(object, "mac_limit_action", format!("'{other}' is neither 'drop' nor 'forward'")),
-    };
-    if p.mac_limit.is_none() && !p.mac_limit_action.is_empty() {
-        return bad(object, "mac_limit_action", "needs a mac_limit");
-    }
     if !p.network.is_empty() {
         let fields =
             [("bridge", !p.bridge.is_empty()), ("vlan", p.vlan.is_some()), ("vlan_mode", !p.vlan_mode.is_empty())];
@@ -271,63 +217,35 @@ fn port(p: &Port) -> Result<dp::Port, Bad> {
             return bad(object, field, format!("is that of network '{}': leave it out", p.network));
         }
     }
-    let fps = |field, v: Option<u64>| match v {
-        Some(0) => bad(&object, field, "0 would let nothing pass; leave it out for no limit"),
-        Some(n) if n > 100_000_000 => bad(&object, field, format!("{n} is not in 1 to 100000000")),
-        v => Ok(v.unwrap_or(0)),
-    };
-    let limit = |field, v: Option<u32>| match v {
-        Some(0) => bad(&object, field, "0 would let nothing begin; leave it out for what the sessions have"),
-        v => Ok(v.unwrap_or(0)),
+    let bridge = match (p.network.is_empty(), p.bridge.as_str()) {
+        (false, _) => String::new(),
+        (true, "") => DEFAULT_BRIDGE.into(),
+        (true, bridge) => bridge.to_owned(),
     };
     Ok(dp::Port {
         name: p.name.clone(),
         network: p.network.clone(),
-        bridge: if !p.network.is_empty() {
-            String::new()
-        } else if p.bridge.is_empty() {
-            DEFAULT_BRIDGE.into()
-        } else {
-            p.bridge.clone()
-        },
+        bridge,
         device: Some(dp::Device { kind: Some(device(&object, p)?) }),
         vlan: Some(vlan(&object, p)?),
-        mtu,
+        mtu: p.mtu.unwrap_or(DEFAULT_MTU),
+        admin_down: p.admin == "down",
         protected: p.protected,
         workers: p.workers.clone(),
-        vmdq: match p.steering.as_str() {
-            "" | "rss" => false,
-            "vmdq" => true,
-            other => return bad(object, "steering", format!("'{other}' is neither 'rss' nor 'vmdq'")),
-        },
-        mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop }),
-        session_limit: limit("session_limit", p.session_limit)?,
-        unanswered_limit: limit("unanswered_limit", p.unanswered_limit)?,
+        vmdq: p.steering == "vmdq",
+        mac_limit: p.mac_limit.map(|limit| dp::MacLimit { limit, drop: p.mac_limit_action != "forward" }),
+        session_limit: p.session_limit.unwrap_or(0),
+        unanswered_limit: p.unanswered_limit.unwrap_or(0),
         storm: Some(dp::StormLimits {
-            broadcast_fps: fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
-            multicast_fps: fps("storm_multicast_fps", p.storm_multicast_fps)?,
-            unknown_unicast_fps: fps("storm_unknown_unicast_fps", p.storm_unknown_unicast_fps)?,
+            broadcast_fps: p.storm_broadcast_fps.unwrap_or(0),
+            multicast_fps: p.storm_multicast_fps.unwrap_or(0),
+            unknown_unicast_fps: p.storm_unknown_unicast_fps.unwrap_or(0),
         }),
         ..Default::default()
     })
 }
 
 fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
-    let foreign: &[(&str, bool, &[&str])] = &[
-        ("device", !p.device.is_empty(), &["nic"]),
-        ("queues", p.queues.is_some(), &["nic"]),
-        ("hash_fields", !p.hash_fields.is_empty(), &["nic"]),
-        ("steering", !p.steering.is_empty(), &["nic", "host", "tap"]),
-        ("interface", !p.interface.is_empty(), &["host", "tap"]),
-        ("driver", !p.driver.is_empty(), &["host"]),
-        ("socket", !p.socket.is_empty(), &["vhost-user"]),
-        ("server", p.server, &["vhost-user"]),
-    ];
-    for (field, set, kinds) in foreign {
-        if *set && !kinds.contains(&p.kind.as_str()) {
-            return bad(object, field, format!("is for kind {}, this port is '{}'", kinds.join(" or "), p.kind));
-        }
-    }
     let interface = || {
         let name = if p.interface.is_empty() { &p.name } else { &p.interface };
         if name.len() > MAX_INTERFACE || name.contains(['/', ',', ' ']) {
@@ -339,20 +257,13 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
         "nic" if p.device.is_empty() => {
             bad(object, "device", "is missing: a PCI address as 0000:03:00.0, or DPDK devargs")
         }
-        "nic" => match p.queues {
-            Some(n) if !(1..=64).contains(&n) => bad(object, "queues", format!("{n} is not in 1 to 64")),
-            n => Ok(dp::device::Kind::Nic(dp::Nic {
-                device: full_pci_address(&p.device),
-                queues: n.unwrap_or(0),
-                hash_fields: hash_fields(object, &p.hash_fields)?,
-            })),
-        },
+        "nic" => Ok(dp::device::Kind::Nic(dp::Nic {
+            device: full_pci_address(&p.device),
+            queues: p.queues.unwrap_or(0),
+            hash_fields: hash_fields(&p.hash_fields),
+        })),
         "host" => {
-            let af_packet_only = match p.driver.as_str() {
-                "" | "auto" => false,
-                "af_packet" => true,
-                other => return bad(object, "driver", format!("'{other}' is neither 'auto' nor 'af_packet'")),
-            };
+            let af_packet_only = p.driver == "af_packet";
             Ok(dp::device::Kind::Host(dp::Host { interface: interface()?, af_packet_only }))
         }
         "tap" => Ok(dp::device::Kind::Tap(dp::Tap { interface: interface()? })),
@@ -368,17 +279,14 @@ fn device(object: &str, p: &Port) -> Result<dp::device::Kind, Bad> {
             }
             Ok(dp::device::Kind::VhostUser(dp::VhostUser { socket, server: p.server }))
         }
-        "" => bad(object, "kind", "is missing: nic, host, tap or vhost-user"),
-        other => bad(object, "kind", format!("'{other}' is none of nic, host, tap, vhost-user")),
+        _ => bad(object, "kind", "is missing: nic, host, tap or vhost-user"),
     }
 }
 
-fn hash_fields(object: &str, names: &[String]) -> Result<Vec<String>, Bad> {
+/// The same fields in one order, each once.
+fn hash_fields(names: &[String]) -> Vec<String> {
     const KNOWN: [&str; 6] = ["mac", "vlan", "ip", "tcp", "udp", "sctp"];
-    match names.iter().find(|n| !KNOWN.contains(&n.as_str())) {
-        Some(n) => bad(object, "hash_fields", format!("'{n}' is none of {}", KNOWN.join(", "))),
-        None => Ok(KNOWN.into_iter().filter(|k| names.iter().any(|n| n == k)).map(Into::into).collect()),
-    }
+    KNOWN.into_iter().filter(|k| names.iter().any(|n| n == k)).map(Into::into).collect()
 }
 
 /// "03:00.0" is short for "0000:03:00.0", and the same device.
@@ -401,9 +309,6 @@ fn resource(p: &dp::Port) -> (&'static str, String) {
 
 fn vlan(object: &str, p: &Port) -> Result<dp::Vlan, Bad> {
     use dp::vlan::{Mode, PriorityTags};
-    if let Some(v) = p.vlan.filter(|v| !(1..=4094).contains(v)) {
-        return bad(object, "vlan", format!("{v} is not in 1 to 4094"));
-    }
     let mode = match (p.vlan_mode.as_str(), p.vlan) {
         ("", None) | ("trunk", None) => Mode::Trunk,
         ("" | "access", Some(_)) => Mode::Access,
@@ -414,14 +319,8 @@ fn vlan(object: &str, p: &Port) -> Result<dp::Vlan, Bad> {
         }
         ("native-tagged", Some(_)) => Mode::NativeTagged,
         ("native-untagged", Some(_)) => Mode::NativeUntagged,
-        ("dot1q-tunnel", Some(_)) => Mode::Dot1qTunnel,
-        (m @ ("access" | "native-tagged" | "native-untagged" | "dot1q-tunnel"), None) => {
-            return bad(object, "vlan", format!("is missing; vlan_mode {m} needs it"));
-        }
-        (other, _) => {
-            let why = format!("'{other}' is none of access, trunk, native-tagged, native-untagged, dot1q-tunnel");
-            return bad(object, "vlan_mode", why);
-        }
+        (_, Some(_)) => Mode::Dot1qTunnel,
+        (m, None) => return bad(object, "vlan", format!("is missing; vlan_mode {m} needs it")),
     };
     if !p.trunks.is_empty() && matches!(mode, Mode::Access | Mode::Dot1qTunnel) {
         return bad(object, "trunks", "is for trunk, native-tagged and native-untagged");
@@ -432,22 +331,16 @@ fn vlan(object: &str, p: &Port) -> Result<dp::Vlan, Bad> {
         }
     }
     let priority_tags = match p.priority_tags.as_str() {
-        "" | "never" => PriorityTags::Never,
         "if-nonzero" => PriorityTags::IfNonzero,
         "always" => PriorityTags::Always,
-        other => return bad(object, "priority_tags", format!("'{other}' is none of never, if-nonzero, always")),
-    };
-    let qinq_8021q = match p.qinq_ethertype.as_str() {
-        "" | "802.1ad" => false,
-        "802.1q" => true,
-        other => return bad(object, "qinq_ethertype", format!("'{other}' is neither 802.1ad nor 802.1q")),
+        _ => PriorityTags::Never,
     };
     Ok(dp::Vlan {
         mode: mode.into(),
         tag: p.vlan.unwrap_or(0),
         trunks: vlan_list(object, "trunks", &p.trunks)?,
         cvlans: vlan_list(object, "cvlans", &p.cvlans)?,
-        qinq_8021q,
+        qinq_8021q: p.qinq_ethertype == "802.1q",
         priority_tags: priority_tags.into(),
     })
 }
@@ -487,7 +380,7 @@ fn carries(p: &dp::Port, vlan: u32) -> bool {
     }
 }
 
-/// What a dataplane holds at most: told here, so that a change made while it is down fits later.
+/// What a dataplane holds at most: checked here, so that a change made while it is down fits later.
 fn check_limits(bridges: &BTreeMap<String, dp::Bridge>, ports: &BTreeMap<String, dp::Port>) -> Result<(), Bad> {
     if let Some((name, _)) = ports.iter().nth(MAX_PORTS) {
         return bad(format!("port '{name}'"), "name", format!("one too many: a dataplane holds {MAX_PORTS} ports"));
@@ -533,9 +426,6 @@ fn station_mac(object: &str, mac: &str) -> Result<String, Bad> {
 fn static_mac(m: &StaticMac, ports: &BTreeMap<String, dp::Port>) -> Result<dp::StaticMac, Bad> {
     let object = format!("mac '{}'", m.mac);
     let mac = station_mac(&object, &m.mac)?;
-    if m.vlan > 4094 {
-        return bad(object, "vlan", format!("{} is not in 0 to 4094", m.vlan));
-    }
     if !m.network.is_empty() {
         if !m.bridge.is_empty() || m.vlan != 0 {
             return bad(object, "bridge", format!("and vlan are those of network '{}': leave them out", m.network));

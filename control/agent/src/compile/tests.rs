@@ -7,7 +7,11 @@ fn config(toml: &str) -> Config {
 }
 
 fn compiled(toml: &str) -> Result<Compiled, Bad> {
-    compile(&config(toml), &Identities::new())
+    let set = config(toml).into_objects();
+    let objects = dunlin_model::Objects::default()
+        .changed(dunlin_model::Change { set, ..Default::default() })
+        .map_err(|mut bad| bad.remove(0))?;
+    compile(&objects.config(), &Identities::new())
 }
 
 fn refusal(toml: &str) -> String {
@@ -33,8 +37,8 @@ fn refusals_name_object_field_and_reason() {
         ("mtu = 67", "port 'web1': mtu: 67 is not in 68 to 9216"),
         ("mtu = 9217", "port 'web1': mtu: 9217"),
         ("socket = \"/run/x\"", "port 'web1': socket: is for kind vhost-user, this port is 'tap'"),
-        ("storm_broadcast_fps = 0", "port 'web1': storm_broadcast_fps: 0 would let nothing pass"),
-        ("session_limit = 0", "port 'web1': session_limit: 0 would let nothing begin"),
+        ("storm_broadcast_fps = 0", "port 'web1': storm_broadcast_fps: 0 is not in 1 to 100000000"),
+        ("session_limit = 0", "port 'web1': session_limit: 0 is not in 1 to"),
         ("mac_limit_action = \"drop\"", "port 'web1': mac_limit_action: needs a mac_limit"),
         ("bridge = \"br9\"", "port 'web1': bridge: there is no bridge 'br9'"),
         ("interface = \"much-too-long-a-name\"", "port 'web1': interface: 'much-too-long-a-name'"),
@@ -94,14 +98,10 @@ fn shipped_examples_compile() {
     compiled(include_str!("../../../../configs/demo/demo.toml")).unwrap();
     let compiled = compiled(host).unwrap().whole;
     assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (8, 1, 2));
-    let proto = include_str!("../../../api/proto/control.proto");
-    for object in
-        ["Port", "Network", "Vtep", "Route", "Neighbor", "StaticMac", "Acl", "AddressSet", "Group", "Sessions"]
-    {
-        let message = proto.split(&format!("message {object} {{")).nth(1).unwrap().split('}').next().unwrap();
-        let lines = message.lines().filter(|l| l.contains(" = "));
-        for field in lines.filter_map(|l| l.split(" = ").next()?.split(' ').next_back()) {
-            assert!(host.contains(&format!("{field} = ")), "configs/host.toml does not show '{field}' of {object}");
+    for d in dunlin_model::meta::all() {
+        for f in d.fields.iter().filter(|f| f.name != "description" && f.name != "labels") {
+            let name = &f.name;
+            assert!(host.contains(&format!("{name} = ")), "configs/host.toml does not show '{name}' of {}", d.kind);
         }
     }
 }
@@ -143,7 +143,7 @@ fn overlays_are_refused_by_object_field_and_reason() {
     for (toml, want) in [
         (vtep("address = \"10.0.0.1\""), "vtep 'v': address: '10.0.0.1' is no host's address"),
         (vtep("address = \"224.0.0.1/24\""), "vtep 'v': address: '224.0.0.1/24'"),
-        (vtep("address = \"10.0.0.1/24\"\nvlan = 5000"), "vtep 'v': vlan: port 'up' does not carry VLAN 5000"),
+        (vtep("address = \"10.0.0.1/24\"\nvlan = 5000"), "vtep 'v': vlan: 5000 is not in 1 to 4094"),
         (vtep("address = \"10.0.0.1/24\"\nttl = 256"), "vtep 'v': ttl: 256 is not in 1 to 255"),
         (
             vtep("address = \"10.0.0.1/24\"\ngateway = \"10.0.1.1\""),
@@ -161,7 +161,7 @@ fn overlays_are_refused_by_object_field_and_reason() {
         (format!("{good}[[route]]\nto = \"10.1.0.0/16\"\n"), "route '10.1.0.0/16': via: is missing"),
         (
             format!("{good}[[route]]\nvtep = \"w\"\nto = \"10.1.0.0/16\"\n"),
-            "route '10.1.0.0/16': vtep: there is no vtep 'w'",
+            "route '10.1.0.0/16 w': vtep: there is no vtep 'w'",
         ),
         (vtep("address = \"10.0.0.1/24\"\nmac = \"zz\""), "vtep 'v': mac: is not six octets"),
         (
@@ -185,7 +185,10 @@ fn overlays_are_refused_by_object_field_and_reason() {
             "network 'red': vlan: 7 of bridge 'br0' is network 'blue' already",
         ),
         (with("network = \"blue\""), "port 'web1': network: there is no network 'blue'"),
-        (with("network = \"blue\"\nvlan = 3"), "port 'web1': vlan: is that of network 'blue'"),
+        (
+            with("network = \"blue\"\nvlan = 3") + "[[network]]\nname = \"blue\"\nvlan = 9\n",
+            "port 'web1': vlan: is that of network 'blue'",
+        ),
     ] {
         let error = refusal(&toml);
         assert!(error.starts_with(want), "{error}, not {want}");

@@ -1,0 +1,132 @@
+//! What was changed, when and by whom; and the way back.
+
+use dunlin_control_api::v1::{Item, Revision};
+use dunlin_model::{
+    Kind, Objects,
+    objects::{Change, Key},
+    plan,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Octets of one change that are kept for the way back. Of a larger one, what it changed is only said.
+const MAX_CHANGES: usize = 16 << 20;
+/// Octets of a command, and of a user's name.
+const MAX_TEXT: usize = 300;
+
+/// One change.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    pub revision: u64,
+    pub unix_ms: u64,
+    pub user: String,
+    pub command: String,
+    pub items: Vec<Said>,
+    /// What the objects that changed were before; nothing where that is too large to be kept.
+    pub before: Option<Vec<Before>>,
+}
+
+/// See [`plan::Item`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    action: String,
+    kind: String,
+    name: String,
+    fields: Vec<String>,
+}
+
+/// An object before a change; it was not there without fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    kind: String,
+    name: String,
+    fields: Option<Map<String, Value>>,
+}
+
+/// A change that is taken back unless it is confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The revision to go back to.
+    pub back_to: u64,
+    /// Until then, in milliseconds since 1970.
+    pub until_ms: u64,
+}
+
+impl Record {
+    /// The change from one configuration to another, which has `revision`.
+    pub fn new(revision: u64, (from, to): (&Objects, &Objects), user: &str, command: &str) -> Self {
+        let before = |(kind, name): &Key| Before {
+            kind: kind.word().into(),
+            name: name.clone(),
+            fields: from.get(*kind, name).map(|o| o.fields()),
+        };
+        let before: Vec<Before> = from.differing(to).into_iter().map(before).collect();
+        let size: usize = before.iter().flat_map(|b| &b.fields).flat_map(|f| f.values()).map(size_of).sum();
+        let said = |i: plan::Item| Said {
+            action: i.action.into(),
+            kind: i.kind.word().into(),
+            name: i.name,
+            fields: i.fields,
+        };
+        Record {
+            revision,
+            unix_ms: dunlin_dataplane_api::unix_ms(),
+            user: user.chars().take(MAX_TEXT).collect(),
+            command: dunlin_model::shown_up_to(command, MAX_TEXT),
+            items: plan::items(from, to).into_iter().map(said).collect(),
+            before: (size <= MAX_CHANGES).then_some(before),
+        }
+    }
+
+    /// For the API.
+    pub fn message(self) -> Revision {
+        let item = |i: Said| Item { action: i.action, object: i.kind, name: i.name, fields: i.fields };
+        Revision {
+            revision: self.revision,
+            unix_ms: self.unix_ms,
+            user: self.user,
+            command: self.command,
+            items: self.items.into_iter().map(item).collect(),
+        }
+    }
+}
+
+fn size_of(v: &Value) -> usize {
+    match v {
+        Value::String(s) => s.len(),
+        Value::Array(all) => all.iter().map(size_of).sum(),
+        Value::Object(o) => o.values().map(size_of).sum(),
+        _ => 8,
+    }
+}
+
+/// The change that goes back over `records`, the newest first, all of them.
+///
+/// # Errors
+/// One of them does not have what was there before.
+pub fn back(now: &Objects, records: &[Record]) -> Result<Change, String> {
+    let mut objects = now.clone();
+    for r in records {
+        let Some(before) = &r.before else {
+            return Err(format!("revision {} changed too much for the way back to be kept", r.revision));
+        };
+        objects = apply(&objects, before)?;
+    }
+    let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
+    Ok(Change { replace: true, set, ..Default::default() })
+}
+
+fn apply(objects: &Objects, before: &[Before]) -> Result<Objects, String> {
+    let mut set = Vec::new();
+    let mut gone = std::collections::BTreeSet::new();
+    for b in before {
+        let kind = Kind::from_word(&b.kind).ok_or_else(|| format!("kind '{}' is not known here", b.kind))?;
+        gone.insert((kind, b.name.clone()));
+        if let Some(fields) = &b.fields {
+            set.push(kind.object(fields.clone()).map_err(|e| e.to_string())?);
+        }
+    }
+    let kept = objects.iter().filter(|(k, _)| !gone.contains(*k)).map(|(_, o)| (**o).clone());
+    Ok(Objects::of(kept.chain(set)))
+}
