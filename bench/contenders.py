@@ -162,7 +162,7 @@ class Dunlin:
             ports += [f'[[neighbor]]\naddress = "10.0.0.{n}"\nmac = "02:fe:00:00:00:{n:02x}"\n'
                       for n in range(3, 2 + case.remotes)]
         (run.dir / "bench.toml").write_text(f'[dataplane]\nidle = "{case.idle}"\n' + "".join(ports))
-        run.call(self.cli, "--control", self.socket, "apply", "-f", run.dir / "bench.toml")
+        run.call(self.cli, "--control", self.socket, "apply", "--yes", "-f", run.dir / "bench.toml")
 
     def status(self, run):
         return json.loads(run.call(self.cli, "--control", self.socket, "--json", "status"))

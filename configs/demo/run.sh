@@ -74,7 +74,7 @@ if ! $bin/dunlin --json status 2>/dev/null | grep -q '"dataplane_up": true'; the
 fi
 
 if [ -n "$config" ]; then
-    $bin/dunlin apply -f "$config"
+    $bin/dunlin apply --yes -f "$config"
     $bin/dunlin status
     echo "running; logs in $log. Ctrl-C stops it."
     wait
@@ -91,7 +91,7 @@ for h in "${hosts[@]}"; do
     ip -n "dunlin-$h" addr add 10.0.0.$n/24 dev eth0
     n=$((n + 1))
 done
-$bin/dunlin apply -f configs/demo/demo.toml
+$bin/dunlin apply --yes -f configs/demo/demo.toml
 $bin/dunlin port list
 cat <<EOF
 
