@@ -100,19 +100,22 @@ impl v1::control_server::Control for Server {
 
     async fn apply(&self, r: Request<Streaming<v1::Change>>) -> Result<Response<v1::Plan>, Status> {
         let user = user_of(r.extensions());
-        let change = parts::join(r.into_inner()).await?;
+        let change = parts::join(r.into_inner(), &parts::CHANGES).await?;
         let desired = self.0.clone();
         to_the_end(async move { desired.apply(change, &user).await }).await
     }
 
     async fn diff(&self, r: Request<Streaming<v1::Change>>) -> Result<Response<v1::Plan>, Status> {
-        let change = parts::join(r.into_inner()).await?;
+        let change = parts::join(r.into_inner(), &parts::QUESTIONS).await?;
         self.0.diff(change).await.map(Response::new).map_err(refused)
     }
 
     async fn confirm(&self, _: Request<v1::ConfirmRequest>) -> Result<Response<v1::Confirmed>, Status> {
-        let revision = self.0.confirm().await.map_err(refused)?;
-        Ok(Response::new(v1::Confirmed { revision }))
+        // On a task of its own, as changes are.
+        let desired = self.0.clone();
+        let confirmed = tokio::spawn(async move { desired.confirm().await }).await;
+        let confirmed = confirmed.map_err(|e| Status::internal(format!("the call ended early: {e}")))?;
+        Ok(Response::new(v1::Confirmed { revision: confirmed.map_err(refused)? }))
     }
 
     type GetHistoryStream = Streamed<v1::Revision>;

@@ -63,6 +63,8 @@ pub struct Desired {
     pub refused: AtomicU64,
     pub events: broadcast::Sender<dp::Event>,
     leases: Mutex<Leases>,
+    /// Held while leases are stored: an older copy never replaces a newer one.
+    saving_leases: tokio::sync::Mutex<()>,
     /// What control itself can't do now, by what it concerns.
     warnings: Mutex<BTreeMap<&'static str, String>>,
     started: Instant,
@@ -150,6 +152,7 @@ impl Desired {
             refused: AtomicU64::new(0),
             events: broadcast::channel(EVENTS_KEPT).0,
             leases: Mutex::new(leases),
+            saving_leases: tokio::sync::Mutex::new(()),
             warnings: Mutex::default(),
             started: Instant::now(),
         })
@@ -158,6 +161,16 @@ impl Desired {
     /// The configuration.
     pub fn current(&self) -> Arc<Current> {
         self.current.read().clone()
+    }
+
+    /// The generation that the dataplane has when the configuration is in force.
+    pub fn generation(&self) -> u64 {
+        self.current.read().compiled.whole.generation
+    }
+
+    /// Whether a change is being made.
+    pub fn is_changing(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 
     /// Notes what control can't do now, or that it can.
@@ -205,7 +218,7 @@ impl Desired {
                 .then(|| Pending { back_to: current.revision, until_ms: unix_ms() + u64::from(confirm_s) * 1000 });
             let command = change.command.clone();
             let next = self.next(&current, change)?;
-            self.carry_out(&current, next, pending, (user, &command)).await
+            self.carry_out(&current, next, How::Asked(pending), (user, &command)).await
         }
         .await;
         self.count(&result);
@@ -270,7 +283,7 @@ impl Desired {
             let _turn = self.turn().await?;
             let current = self.current();
             let next = self.next_back(&current, revision).await?;
-            self.carry_out(&current, next, None, (user, command)).await
+            self.carry_out(&current, next, How::Asked(None), (user, command)).await
         }
         .await;
         self.count(&result);
@@ -285,11 +298,23 @@ impl Desired {
         if !left.is_zero() {
             return left.min(Duration::from_secs(1));
         }
-        tracing::warn!("revision {} was not confirmed: it is taken back", current.revision);
-        if let Err(e) = self.roll_back_to(p.back_to, "dunlin-control", "apply --confirm: not confirmed").await {
-            tracing::error!("taking it back: {e}");
+        if let Err(e) = self.take_back(p).await {
+            tracing::error!("taking back revision {}, which was not confirmed: {e}", current.revision);
         }
         Duration::from_secs(1)
+    }
+
+    async fn take_back(&self, pending: &Pending) -> Result<(), Refused> {
+        let _turn = self.turn().await?;
+        let current = self.current();
+        // Confirmed, or taken back by the operator, in the meantime.
+        if current.pending.as_ref() != Some(pending) {
+            return Ok(());
+        }
+        tracing::warn!("revision {} was not confirmed: it is taken back", current.revision);
+        let next = self.next_back(&current, pending.back_to).await?;
+        let by = ("dunlin-control", "apply --confirm: not confirmed");
+        self.carry_out(&current, next, How::TakenBack, by).await.map(drop)
     }
 
     async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Refused> {
@@ -351,15 +376,26 @@ impl Desired {
         &self,
         current: &Current,
         next: Next,
-        pending_confirm: Option<Pending>,
+        how: How,
         (user, command): (&str, &str),
     ) -> Result<Plan, Refused> {
         let Next { objects, config, all_warnings: warnings, identities, compiled, mut plan } = next;
+        let pending_confirm = if let How::Asked(pending) = &how { pending.clone() } else { None };
         if plan.items.is_empty() && pending_confirm == current.pending {
             plan.in_force = self.link.client().is_some() && self.link.pending().is_empty();
             return Ok(plan);
         }
-        let pending = match self.install(&current.compiled, &compiled).await {
+        let revision = current.revision + 1;
+        let record = Record::new(revision, (&current.objects, &objects), user, command);
+        if pending_confirm.is_some() && record.before.is_none() {
+            let why = "the change is too large for the way back to be kept: make it in parts, or without 'confirm'";
+            return Err(Refused::Bad(vec![Bad::new("apply", "confirm", why)]));
+        }
+        let outcome = match how {
+            How::Asked(_) => self.install(&current.compiled, &compiled).await,
+            How::TakenBack => self.catch_up(&compiled).await,
+        };
+        let pending = match outcome {
             Outcome::InForce(problems) => {
                 plan.problems = problems;
                 String::new()
@@ -368,9 +404,7 @@ impl Desired {
             Outcome::Stale => "the dataplane holds another configuration; it is brought up to date".into(),
             Outcome::Pending(why) => why,
         };
-        let revision = current.revision + 1;
         let next = Current { objects, config, revision, identities, pending: pending_confirm, compiled, warnings };
-        let record = Record::new(next.revision, (&current.objects, &next.objects), user, command);
         if let Err(e) = self.save(current, &next, record).await {
             if pending.is_empty() {
                 self.undo(&next.compiled, &current.compiled).await;
@@ -488,6 +522,7 @@ impl Desired {
     }
 
     async fn save_leases(&self) {
+        let _saving = self.saving_leases.lock().await;
         let (store, copy) = (self.store.clone(), self.leases.lock().clone());
         let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
         match saved.unwrap_or_else(|_| Err(StoreError::ended())) {
@@ -559,6 +594,14 @@ impl Desired {
         }
         status
     }
+}
+
+/// How a change comes to be made.
+enum How {
+    /// Refused whole if the dataplane can't do all of it.
+    Asked(Option<Pending>),
+    /// Made in any case: what the dataplane can't do of it is a problem of that object.
+    TakenBack,
 }
 
 /// A configuration to be.

@@ -153,7 +153,7 @@ async fn apply(mut client: Client, t: dp::Transaction, patience: Duration) -> Ou
 
 fn outcome(s: &tonic::Status) -> Outcome {
     match s.code() {
-        Code::InvalidArgument | Code::ResourceExhausted | Code::OutOfRange => Outcome::Refused(s.message().into()),
+        Code::InvalidArgument | Code::ResourceExhausted => Outcome::Refused(s.message().into()),
         Code::FailedPrecondition => Outcome::Stale,
         _ => Outcome::Pending(s.message().into()),
     }

@@ -26,8 +26,9 @@ const LOOK: Duration = Duration::from_secs(2);
 pub async fn run(desired: Arc<Desired>) {
     let mut instance = 0;
     loop {
+        let seen = desired.generation();
         let ended = match desired.link.connect().await {
-            Ok((client, info)) => match follow(&desired, client, info, &mut instance).await {
+            Ok((client, info)) => match follow(&desired, client, (info, seen), &mut instance).await {
                 Ok(()) => "it ended".into(),
                 Err(why) => why,
             },
@@ -56,7 +57,12 @@ struct Said {
 }
 
 /// Until the dataplane goes away.
-async fn follow(desired: &Arc<Desired>, mut client: Client, info: dp::Info, instance: &mut u64) -> Result<(), String> {
+async fn follow(
+    desired: &Arc<Desired>,
+    mut client: Client,
+    (info, seen): (dp::Info, u64),
+    instance: &mut u64,
+) -> Result<(), String> {
     if *instance != 0 && *instance != info.instance {
         desired.restarts.fetch_add(1, Relaxed);
     }
@@ -73,7 +79,7 @@ async fn follow(desired: &Arc<Desired>, mut client: Client, info: dp::Info, inst
         tracing::warn!("{TAKE_OVER}");
     }
     tracing::info!("dataplane {} found", info.version);
-    bring_up_to_date(desired, &client, info, &mut said).await;
+    bring_up_to_date(desired, &client, (info, seen), &mut said).await;
     take_leases(desired, &client).await;
     set_client(desired, Ok(client.clone()));
     let mut looks = tokio::time::interval(LOOK);
@@ -114,18 +120,29 @@ async fn take_leases(desired: &Desired, client: &Client) {
 
 /// Looks whether the dataplane holds what is stored, and tries again what could not be installed.
 async fn look(desired: &Desired, client: &Client, said: &mut Said) -> Result<(), String> {
+    let seen = desired.generation();
     let now = info(client).await?;
-    bring_up_to_date(desired, client, now, said).await;
+    bring_up_to_date(desired, client, (now, seen), said).await;
     Ok(())
 }
 
 /// Makes the dataplane hold what is stored. A dataplane that refuses is not lost: it goes on with what it has, and
 /// `status` says why.
-async fn bring_up_to_date(desired: &Desired, client: &Client, now: dp::Info, said: &mut Said) {
-    let wanted = desired.current().compiled.whole.generation;
+///
+/// `now` is what the dataplane said after control wanted `seen`.
+async fn bring_up_to_date(desired: &Desired, client: &Client, (now, seen): (dp::Info, u64), said: &mut Said) {
     if desired.take_over.load(Relaxed) {
-        return desired.link.set_pending("");
+        if desired.current().revision == 0 {
+            return desired.link.set_pending("");
+        }
+        // The operator has decided by a change; what became of it is seen here.
+        desired.take_over.store(false, Relaxed);
     }
+    // A change that is being made is in force before it is stored: that is no difference to be mended.
+    if desired.is_changing() || desired.generation() != seen {
+        return;
+    }
+    let wanted = seen;
     if now.generation == wanted {
         desired.link.set_pending("");
         said.pending.clear();

@@ -125,8 +125,9 @@ impl Connection {
 
     /// Those of some keys that there are; all without keys.
     async fn some_objects(&mut self, only: Vec<Key>) -> anyhow::Result<(Objects, u64)> {
-        let parts = self.client.get_config(ConfigRequest { only }).await.map_err(|s| status_to_error(&s))?.into_inner();
-        let c = parts::join(parts).await.map_err(|s| status_to_error(&s))?;
+        let stream =
+            self.client.get_config(ConfigRequest { only }).await.map_err(|s| status_to_error(&s))?.into_inner();
+        let c = parts::join(stream, &parts::QUESTIONS).await.map_err(|s| status_to_error(&s))?;
         Ok((Objects::of(c.objects), c.revision))
     }
 

@@ -2,7 +2,10 @@
 //!
 //! No part is larger than [`PART`] and the largest object in it; the sum is bounded by [`MAX_CONFIGURATION`].
 
+use std::time::Duration;
+
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::v1;
@@ -12,8 +15,12 @@ pub const PART: usize = 1 << 20;
 /// The most octets of one configuration, encoded. What is accepted is smaller, so that it can always be restored.
 pub const MAX_CONFIGURATION: usize = 128 << 20;
 
-/// Configurations that are put together at once.
-static JOINS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(4);
+/// Configurations that are put together at once: changes, and questions, which any reader may ask.
+pub static CHANGES: Semaphore = Semaphore::const_new(3);
+/// See [`CHANGES`].
+pub static QUESTIONS: Semaphore = Semaphore::const_new(1);
+/// The longest time between two parts.
+const NEXT: Duration = Duration::from_secs(10);
 
 /// A message that may be divided.
 pub trait Parts: Message + Default {
@@ -58,20 +65,30 @@ pub fn split<M: Parts>(mut whole: M) -> Vec<M> {
 /// Puts a message together again.
 ///
 /// # Errors
-/// What the stream ends with, and RESOURCE_EXHAUSTED for more than [`MAX_CONFIGURATION`].
-pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>) -> Result<M, Status> {
-    // Some clients at once must not take more memory than a few configurations have.
-    let _place = JOINS.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
-    let mut whole = stream.message().await?.unwrap_or_default();
+/// What the stream ends with, DEADLINE_EXCEEDED if a part does not come in time, and RESOURCE_EXHAUSTED for more than
+/// [`MAX_CONFIGURATION`].
+pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>, places: &Semaphore) -> Result<M, Status> {
+    let mut whole = next(&mut stream).await?.unwrap_or_default();
     let mut size = whole.encoded_len();
-    while let Some(part) = stream.message().await? {
+    let Some(mut part) = next(&mut stream).await? else { return Ok(whole) };
+    // Some clients at once must not take more memory than a few configurations have.
+    let _place = places.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+    loop {
         size += part.encoded_len();
         if size > MAX_CONFIGURATION {
             return Err(Status::resource_exhausted(too_large(size)));
         }
         whole.extend(part);
+        match next(&mut stream).await? {
+            Some(further) => part = further,
+            None => return Ok(whole),
+        }
     }
-    Ok(whole)
+}
+
+async fn next<M>(stream: &mut tonic::Streaming<M>) -> Result<Option<M>, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no part of the configuration for {} s", NEXT.as_secs()));
+    tokio::time::timeout(NEXT, stream.message()).await.map_err(late)?
 }
 
 /// What is said of a configuration of so many octets.

@@ -146,6 +146,10 @@ impl Objects {
         if meta::of(kind).field("name").is_none() {
             return Err(one(Bad::new(label(kind, from), "", "has no name that can be changed")));
         }
+        if kind == Kind::Bridge && from == DEFAULT_BRIDGE {
+            let why = "is the bridge of whatever names none, and can't be renamed";
+            return Err(one(Bad::new(label(kind, from), "name", why)));
+        }
         let Some(o) = self.get(kind, from).cloned() else { return Err(one(self.not_there(kind, from))) };
         if self.get(kind, to).is_some() {
             let why = format!("there is a {kind} '{}' already", shown(to));

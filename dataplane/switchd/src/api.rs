@@ -52,7 +52,7 @@ impl v1::dataplane_server::Dataplane for Server {
     }
 
     async fn apply(&self, r: Request<tonic::Streaming<v1::Transaction>>) -> Result<Response<v1::Applied>, Status> {
-        let t = parts::join(r.into_inner()).await?;
+        let t = parts::join(r.into_inner(), &parts::CHANGES).await?;
         let applier = self.applier.clone();
         // It ends even if the client does not wait for it.
         blocking(move || applier.apply(&t)).await?.map(Response::new).map_err(|e| match e {

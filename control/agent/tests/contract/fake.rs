@@ -147,7 +147,7 @@ impl v1::dataplane_server::Dataplane for Fake {
 
     async fn apply(&self, r: Request<Streaming<v1::Transaction>>) -> Result<Response<v1::Applied>, Status> {
         self.thawed().await;
-        let t = parts::join(r.into_inner()).await?;
+        let t = parts::join(r.into_inner(), &parts::CHANGES).await?;
         let fate = {
             let mut h = self.held();
             h.seen.push(t.clone());

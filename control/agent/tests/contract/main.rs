@@ -76,7 +76,7 @@ impl Control {
 
     async fn config(&mut self) -> Config {
         let parts = self.client.get_config(ConfigRequest::default()).await.unwrap().into_inner();
-        Objects::of(parts::join(parts).await.unwrap().objects).config()
+        Objects::of(parts::join(parts, &dunlin_control_api::parts::CHANGES).await.unwrap().objects).config()
     }
 
     async fn try_set(&mut self, config: Config) -> Result<Plan, tonic::Status> {
@@ -208,7 +208,9 @@ async fn a_dataplane_that_hangs_leaves_control_answering() {
         let mut other = control.client.clone();
         let reading = tokio::spawn(async move {
             let begun = Instant::now();
-            parts::join(other.get_config(ConfigRequest::default()).await.unwrap().into_inner()).await.unwrap();
+            parts::join(other.get_config(ConfigRequest::default()).await.unwrap().into_inner(), &parts::CHANGES)
+                .await
+                .unwrap();
             begun.elapsed()
         });
         let plan = control.set(ports(&[port(name)])).await;
@@ -278,6 +280,11 @@ async fn forty_mebibytes_are_restored() {
     let all = Config { acl: (0..10).map(long).collect(), set: (0..40).map(set).collect(), ..Default::default() };
     let error = control.try_set(all).await.unwrap_err();
     assert!(error.message().contains("at most 128 MiB"), "{error}");
+    // What could not be taken back is not made on probation.
+    let nothing = Change { replace: true, confirm_s: 60, ..Default::default() };
+    let error = control.change(nothing).await.unwrap_err();
+    assert!(error.message().contains("too large for the way back"), "{error}");
+    assert_eq!(control.config().await.acl.len(), 10);
 }
 
 /// A change that is not confirmed in time is taken back, also by a control that was restarted meanwhile; one that is, stays.
@@ -305,6 +312,26 @@ async fn an_unconfirmed_change_is_taken_back() {
     }
     control.in_step(&fake).await;
     assert!(control.status().await.confirm_left_s.is_none());
+}
+
+/// A change is taken back also where the dataplane can't do all of that any more: a device went away meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_taken_back_though_a_device_is_gone() {
+    let (mut control, fake) = Control::start("forced").await;
+    control.set(ports(&[port("away"), port("stays")])).await;
+    let set = ports(&[port("other")]).into_objects();
+    control.change(Change { replace: true, set, confirm_s: 2, ..Default::default() }).await.unwrap();
+    fake.held().missing = vec!["away"];
+    let begun = Instant::now();
+    while control.status().await.confirm_left_s.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", control.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    control.in_step(&fake).await;
+    assert!(fake.held().ports.contains_key("stays") && !fake.held().ports.contains_key("other"));
+    let problems = control.status().await.dataplane.unwrap().info.unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].name, "away");
 }
 
 /// Any revision that is kept can be gone back to, and from.

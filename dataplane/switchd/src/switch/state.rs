@@ -12,6 +12,9 @@ use dunlin_engine::{
 
 use super::{PortSide, Switch, WorkerSide};
 
+/// Problems that are named; of others it is said how many there are. All of them must fit into a message.
+const MAX_PROBLEMS: usize = 1000;
+
 /// A worker's loop counts at one moment, or between two.
 #[derive(Clone, Copy, Default)]
 pub struct LoopSample {
@@ -84,7 +87,18 @@ impl Switch {
             let reason = p.device.as_ref().err().filter(|_| p.is_waiting())?.clone();
             Some(v1::Problem { kind: "port".into(), name: name.clone(), field: "device".into(), reason })
         };
-        self.problems.iter().cloned().chain(self.ports.iter().filter_map(missing)).collect()
+        let mut all: Vec<v1::Problem> =
+            self.ports.iter().filter_map(missing).chain(self.problems.iter().cloned()).collect();
+        if let Some(more) = all.len().checked_sub(MAX_PROBLEMS).filter(|n| *n > 0) {
+            all.truncate(MAX_PROBLEMS);
+            all.push(v1::Problem {
+                kind: "dataplane".into(),
+                name: "problems".into(),
+                field: String::new(),
+                reason: format!("and {more} more"),
+            });
+        }
+        all
     }
 
     /// What the process is.

@@ -135,13 +135,24 @@ impl Applier {
                 return Err(e);
             }
         }
-        if let Err(e) = self.set_mtus(&plan.mtus, &mut problems) {
-            self.close_opened(&plan, &opener, opened);
-            self.restore(taken, &opener);
-            return Err(e);
-        }
+        let refused = match self.set_mtus(&plan.mtus, &mut problems) {
+            Ok(refused) => refused,
+            Err(e) => {
+                self.close_opened(&plan, &opener, opened);
+                self.restore(taken, &opener);
+                return Err(e);
+            }
+        };
         self.note("handing over to the workers".into());
-        self.switch.lock().commit(t, plan, opened, problems.into_list())
+        let mut switch = self.switch.lock();
+        switch.commit(t, plan, opened, problems.into_list())?;
+        // So that the next try is one.
+        for (name, before) in refused {
+            if let Some(p) = switch.ports.get_mut(&name) {
+                p.mtu = before;
+            }
+        }
+        Ok(())
     }
 
     /// What can be known of devices without opening them: every one that would refuse is a problem.
@@ -171,14 +182,16 @@ impl Applier {
         Ok(())
     }
 
-    /// Gives running devices another MTU: all, or none.
-    fn set_mtus(&self, mtus: &[(String, u32, u32)], problems: &mut Problems) -> Result<(), Refused> {
+    /// Gives running devices another MTU: all, or none. Per object, those that refuse keep theirs: they, and what it is.
+    fn set_mtus(&self, mtus: &[(String, u32, u32)], problems: &mut Problems) -> Result<Vec<(String, u32)>, Refused> {
         let switch = self.switch.lock();
+        let mut refused = Vec::new();
         let device = |n: &String| switch.ports.get(n).and_then(|p| p.device.as_ref().ok());
-        for (i, (name, mtu, _)) in mtus.iter().enumerate() {
+        for (i, (name, mtu, has)) in mtus.iter().enumerate() {
             let Some(Err(error)) = device(name).map(|d| d.set_mtu(*mtu)) else { continue };
             if problems.per_object() {
                 problems.note("port", name, "mtu", error.to_string());
+                refused.push((name.clone(), *has));
                 continue;
             }
             for (name, _, before) in &mtus[..i] {
@@ -188,7 +201,7 @@ impl Applier {
             }
             return Err(Refused::Device { port: name.clone(), error });
         }
-        Ok(())
+        Ok(refused)
     }
 
     fn open_all(
@@ -277,12 +290,12 @@ impl Drop for Cleared<'_> {
 type Interface = (String, DeviceSpec, Option<dunlin_dpdk::tap::TapRemover>);
 
 impl Switch {
-    /// Devices of ports that go, or get another one.
+    /// Open devices of ports that go, or get another one.
     fn closing(&self, plan: &Plan) -> Vec<Closed> {
         let reopened = plan.set.iter().filter(|(_, w)| w.reopen).map(|(n, _)| n);
         let names = plan.gone.iter().chain(reopened);
-        let of = |n: &String| self.ports.get(n).map(|p| (n.clone(), p.spec.clone(), p.mtu));
-        names.filter_map(of).collect()
+        let open = |n: &&String| self.ports.get(*n).filter(|p| p.device.is_ok());
+        names.filter_map(|n| open(&n).map(|p| (n.clone(), p.spec.clone(), p.mtu))).collect()
     }
 
     /// Interfaces of the ports that a plan touches.
