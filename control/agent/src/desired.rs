@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_control_api::v1::{Change, Item, Plan, Revision, Status};
+use dunlin_control_api::v1::{Change, Item, Plan, Status};
 use dunlin_dataplane_api::{parts, unix_ms, v1 as dp};
 use dunlin_model::{
     Bad, Kind, Objects, objects, plan,
@@ -31,11 +31,14 @@ use tokio::{
 
 use crate::{
     compile::{self, Compiled},
-    history::{self, Pending, Record},
+    history::{Pending, Record},
     leases::{Identities, Leases, now_s},
     link::{ANSWER, Link, Outcome, fill},
     store::{Saved, Store, StoreError, Stored},
 };
+
+mod back;
+mod stations;
 
 /// Events kept for the slowest reader.
 const EVENTS_KEPT: usize = 4096;
@@ -246,77 +249,6 @@ impl Desired {
         Ok(plan)
     }
 
-    /// Keeps the change that waits for it; its revision.
-    ///
-    /// # Errors
-    /// No change waits, or that can't be stored.
-    pub async fn confirm(&self) -> Result<u64, Refused> {
-        let _turn = self.turn().await?;
-        let current = self.current();
-        if current.pending.is_none() {
-            return Err(Refused::NotThere("no change waits to be confirmed".into()));
-        }
-        let store = self.store.clone();
-        blocking(move || store.confirm()).await?;
-        *self.current.write() = Arc::new(Current { pending: None, ..Current::clone(&current) });
-        Ok(current.revision)
-    }
-
-    /// The last changes, the newest first; one, if its revision is not 0.
-    ///
-    /// # Errors
-    /// The store can't be read.
-    pub async fn history(&self, limit: usize, revision: u64) -> Result<Vec<Revision>, Refused> {
-        let store = self.store.clone();
-        let mut records = blocking(move || store.history(revision)).await?;
-        records.retain(|r| revision == 0 || r.revision == revision);
-        records.truncate(if limit == 0 { usize::MAX } else { limit });
-        Ok(records.into_iter().map(Record::message).collect())
-    }
-
-    /// Goes back to what was configured at `revision`.
-    ///
-    /// # Errors
-    /// See [`Refused`]; the revision is too old, or to come.
-    pub async fn roll_back_to(&self, revision: u64, user: &str, command: &str) -> Result<Plan, Refused> {
-        let result = async {
-            let _turn = self.turn().await?;
-            let current = self.current();
-            let next = self.next_back(&current, revision).await?;
-            self.carry_out(&current, next, How::Asked(None), (user, command)).await
-        }
-        .await;
-        self.count(&result);
-        result
-    }
-
-    /// Takes a change back that was not confirmed in time; when to look again.
-    pub async fn take_back_unconfirmed(&self) -> Duration {
-        let current = self.current();
-        let Some(p) = &current.pending else { return Duration::from_secs(1) };
-        let left = Duration::from_millis(p.until_ms.saturating_sub(unix_ms()));
-        if !left.is_zero() {
-            return left.min(Duration::from_secs(1));
-        }
-        if let Err(e) = self.take_back(p).await {
-            tracing::error!("taking back revision {}, which was not confirmed: {e}", current.revision);
-        }
-        Duration::from_secs(1)
-    }
-
-    async fn take_back(&self, pending: &Pending) -> Result<(), Refused> {
-        let _turn = self.turn().await?;
-        let current = self.current();
-        // Confirmed, or taken back by the operator, in the meantime.
-        if current.pending.as_ref() != Some(pending) {
-            return Ok(());
-        }
-        tracing::warn!("revision {} was not confirmed: it is taken back", current.revision);
-        let next = self.next_back(&current, pending.back_to).await?;
-        let by = ("dunlin-control", "apply --confirm: not confirmed");
-        self.carry_out(&current, next, How::TakenBack, by).await.map(drop)
-    }
-
     async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Refused> {
         timeout(TURN, self.turn.lock()).await.map_err(|_| Refused::Busy)
     }
@@ -328,20 +260,6 @@ impl Desired {
             Err(Refused::Conflict { .. } | Refused::Busy) => {}
             Err(_) => drop(self.refused.fetch_add(1, Relaxed)),
         }
-    }
-
-    async fn next_back(&self, current: &Current, revision: u64) -> Result<Next, Refused> {
-        if revision >= current.revision {
-            let why = format!("revision {revision}: the configuration is at {}", current.revision);
-            return Err(Refused::NotThere(why));
-        }
-        let store = self.store.clone();
-        let records = blocking(move || store.history(revision + 1)).await?;
-        let whole = records.len() as u64 == current.revision - revision;
-        let gone =
-            || Refused::NotThere(format!("revision {revision}: is not kept any more; 'dunlin history' lists them"));
-        let change = if whole { history::back(&current.objects, &records) } else { return Err(gone()) };
-        self.planned(current, change.map_err(Refused::NotThere)?)
     }
 
     /// The configuration with a change in it, checked.
@@ -478,58 +396,6 @@ impl Desired {
                 tracing::error!("rolling back a change that could not be stored: {other:?}");
                 self.link.set_pending("a change that could not be stored is being rolled back");
                 self.stored.notify_one();
-            }
-        }
-    }
-
-    /// Ports whose running stations lose their network by a change, because it is not known what DHCP gave them.
-    fn cut_off_by_snooping(&self, from: &dp::Transaction, to: &dp::Transaction) -> Vec<String> {
-        let snoops = |p: &dp::Port| p.security.as_ref().is_some_and(|s| s.snoop);
-        let before: BTreeMap<&str, &dp::Port> = from.set_ports.iter().map(|p| (p.name.as_str(), p)).collect();
-        let leases = self.leases.lock();
-        let starts = |p: &&dp::Port| {
-            let knows = p.security.as_ref().is_some_and(|s| !s.ips.is_empty()) || leases.has(&p.name, now_s());
-            snoops(p) && !knows && before.get(p.name.as_str()).is_some_and(|b| !snoops(b))
-        };
-        let warning = |p: &dp::Port| {
-            format!(
-                "port '{}': security: dhcp-snooping does not know the address that a running guest has: until the guest \
-                 asks a DHCP server anew (not only for a renewal), all that it sends is dropped as spoofed_ip. Renew the \
-                 lease in the guest, or name its address in ips",
-                p.name
-            )
-        };
-        to.set_ports.iter().filter(starts).map(warning).collect()
-    }
-
-    /// Keeps what DHCP gave a port's station, as the dataplane has it now; stored when it returns.
-    pub async fn note_leases(&self, port: &str, identity: u64, leases: &[dp::Lease]) {
-        if self.current().identities.get(port) != Some(&identity) {
-            return;
-        }
-        if self.leases.lock().note(port, identity, leases, now_s()) {
-            self.save_leases().await;
-        }
-    }
-
-    /// Forgets those of ports that are gone, or that are others under the same name.
-    async fn forget_leases(&self) {
-        let current = self.current();
-        let forgot = self.leases.lock().retain(|name, identity| current.identities.get(name) == Some(&identity));
-        if forgot {
-            self.save_leases().await;
-        }
-    }
-
-    async fn save_leases(&self) {
-        let _saving = self.saving_leases.lock().await;
-        let (store, copy) = (self.store.clone(), self.leases.lock().clone());
-        let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
-        match saved.unwrap_or_else(|_| Err(StoreError::ended())) {
-            Ok(()) => self.warn("leases", None),
-            Err(e) => {
-                tracing::warn!("DHCP leases were not stored, and are lost if control ends now: {e}");
-                self.warn("leases", Some(format!("DHCP leases are not stored: {e}")));
             }
         }
     }

@@ -1,0 +1,62 @@
+//! What DHCP gave the stations of ports: kept, stored, and said where it is not known.
+
+use std::collections::BTreeMap;
+
+use dunlin_dataplane_api::v1 as dp;
+
+use super::Desired;
+use crate::{leases::now_s, store::StoreError};
+
+impl Desired {
+    /// Ports whose running stations lose their network by a change, because it is not known what DHCP gave them.
+    pub(super) fn cut_off_by_snooping(&self, from: &dp::Transaction, to: &dp::Transaction) -> Vec<String> {
+        let snoops = |p: &dp::Port| p.security.as_ref().is_some_and(|s| s.snoop);
+        let before: BTreeMap<&str, &dp::Port> = from.set_ports.iter().map(|p| (p.name.as_str(), p)).collect();
+        let leases = self.leases.lock();
+        let starts = |p: &&dp::Port| {
+            let knows = p.security.as_ref().is_some_and(|s| !s.ips.is_empty()) || leases.has(&p.name, now_s());
+            snoops(p) && !knows && before.get(p.name.as_str()).is_some_and(|b| !snoops(b))
+        };
+        let warning = |p: &dp::Port| {
+            format!(
+                "port '{}': security: dhcp-snooping does not know the address that a running guest has: until the guest \
+                 asks a DHCP server anew (not only for a renewal), all that it sends is dropped as spoofed_ip. Renew the \
+                 lease in the guest, or name its address in ips",
+                p.name
+            )
+        };
+        to.set_ports.iter().filter(starts).map(warning).collect()
+    }
+
+    /// Keeps what DHCP gave a port's station, as the dataplane has it now; stored when it returns.
+    pub async fn note_leases(&self, port: &str, identity: u64, leases: &[dp::Lease]) {
+        if self.current().identities.get(port) != Some(&identity) {
+            return;
+        }
+        if self.leases.lock().note(port, identity, leases, now_s()) {
+            self.save_leases().await;
+        }
+    }
+
+    /// Forgets those of ports that are gone, or that are others under the same name.
+    pub(super) async fn forget_leases(&self) {
+        let current = self.current();
+        let forgot = self.leases.lock().retain(|name, identity| current.identities.get(name) == Some(&identity));
+        if forgot {
+            self.save_leases().await;
+        }
+    }
+
+    async fn save_leases(&self) {
+        let _saving = self.saving_leases.lock().await;
+        let (store, copy) = (self.store.clone(), self.leases.lock().clone());
+        let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
+        match saved.unwrap_or_else(|_| Err(StoreError::ended())) {
+            Ok(()) => self.warn("leases", None),
+            Err(e) => {
+                tracing::warn!("DHCP leases were not stored, and are lost if control ends now: {e}");
+                self.warn("leases", Some(format!("DHCP leases are not stored: {e}")));
+            }
+        }
+    }
+}
