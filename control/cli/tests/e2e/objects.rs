@@ -123,7 +123,7 @@ fn a_file_is_checked_whole() {
     let export = host.dunlin("export");
     std::fs::write(
         &file,
-        export.clone() + "[[port]]\nname = \"h\"\nkind = \"host\"\ninterface = \"nope0\"\nworkers = [0]\nmtu = 1500\n",
+        export.clone() + "[[port]]\nname = \"h\"\nkind = \"host\"\ninterface = \"nope0\"\nmtu = 1500\n",
     )
     .unwrap();
     let o = host.try_dunlin(&format!("apply --dry-run -f {file}"));
