@@ -33,7 +33,7 @@ use crate::{
     compile::{self, Compiled},
     history::{Pending, Record},
     leases::{Identities, Leases, now_s},
-    link::{ANSWER, Link, Outcome, fill},
+    link::{ANSWER, Link, Outcome, at_work, fill, no_answer},
     store::{Saved, Store, StoreError, Stored},
 };
 
@@ -103,7 +103,7 @@ pub enum Refused {
     /// There is nothing to go back to, or to confirm.
     #[error("{0}")]
     NotThere(String),
-    /// Someone else was faster.
+    /// Another change was faster.
     #[error("the configuration is at revision {now}, not {expected}: look again and repeat")]
     Conflict {
         /// The revision now.
@@ -187,7 +187,12 @@ impl Desired {
 
     /// The whole configuration as a dataplane that knows of nothing is sent it.
     pub fn whole(&self) -> dp::Transaction {
-        let mut whole = self.current().compiled.whole.clone();
+        self.with_leases(&self.current().compiled)
+    }
+
+    /// A whole configuration with what DHCP gave its ports.
+    fn with_leases(&self, compiled: &Compiled) -> dp::Transaction {
+        let mut whole = compiled.whole.clone();
         self.leases.lock().restore(&mut whole.set_ports, now_s());
         whole
     }
@@ -369,14 +374,8 @@ impl Desired {
     async fn catch_up(&self, to: &Compiled) -> Outcome {
         match self.link.connect().await {
             Err(why) => Outcome::Pending(why),
-            Ok((_, info)) if !info.applying.is_empty() => {
-                Outcome::Pending(format!("the dataplane is at work on a change: {}", info.applying))
-            }
-            Ok((client, info)) => {
-                let mut whole = to.whole.clone();
-                self.leases.lock().restore(&mut whole.set_ports, now_s());
-                self.settle(fill(&client, whole, info.generation).await, to).await
-            }
+            Ok((_, info)) if !info.applying.is_empty() => Outcome::Pending(at_work(&info)),
+            Ok((client, info)) => self.settle(fill(&client, self.with_leases(to), info.generation).await, to).await,
         }
     }
 
@@ -455,7 +454,7 @@ impl Desired {
                     status.dataplane = Some(state.into_inner());
                 }
                 Ok(Err(e)) => status.dataplane_error = e.message().into(),
-                Err(_) => status.dataplane_error = format!("no answer for {} s", ANSWER.as_secs()),
+                Err(_) => status.dataplane_error = no_answer(),
             }
         }
         status

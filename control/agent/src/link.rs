@@ -13,7 +13,7 @@ use tonic::Code;
 pub const ANSWER: Duration = Duration::from_secs(2);
 /// For so long a change is waited for, as long as the dataplane says that it is at work.
 const CHANGE: Duration = Duration::from_secs(10);
-/// The same for a whole configuration, for which nobody waits.
+/// The same for a whole configuration, for which no operator waits.
 const WHOLE: Duration = Duration::from_secs(120);
 
 /// What became of a transaction.
@@ -81,10 +81,10 @@ impl Link {
         was_up != state.client.is_some()
     }
 
-    /// Connects anew, and asks what is there.
+    /// Makes a new connection, and asks what is there.
     ///
     /// # Errors
-    /// Why nobody answers, for people.
+    /// Why the dataplane does not answer, for people.
     pub async fn connect(&self) -> Result<(Client, dp::Info), String> {
         let connected = timeout(ANSWER, connect(&self.socket)).await.map_err(|_| no_answer())?;
         let client = connected.map_err(|e| format!("{e}; is dunlin-dataplane running?"))?;
@@ -126,11 +126,13 @@ pub async fn info(client: &Client) -> Result<dp::Info, String> {
     Ok(answer.map_err(|s| s.message().to_owned())?.into_inner())
 }
 
-fn no_answer() -> String {
+/// What is said of a dataplane that does not answer in time.
+pub fn no_answer() -> String {
     format!("no answer for {} s", ANSWER.as_secs())
 }
 
-fn at_work(info: &dp::Info) -> String {
+/// What is said of a dataplane that applies a change.
+pub fn at_work(info: &dp::Info) -> String {
     format!("the dataplane is at work on a change: {}", info.applying)
 }
 

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 use crate::{
     compile,
     desired::{Desired, TAKE_OVER},
-    link::{ANSWER, Outcome, fill, info},
+    link::{ANSWER, Outcome, at_work, fill, info},
 };
 
 /// Between two looks for a dataplane that is not there.
@@ -72,8 +72,8 @@ async fn follow(
     let mut events = watch.map_err(|s| s.message().to_owned())?.into_inner();
     let mut said = Said::default();
     let lost = desired.current().revision == 0 && info.generation != 0;
-    // A new, empty store beside a dataplane that forwards: rather somebody lost the store
-    // than wants the host cut off. The first change makes it clear.
+    // A new, empty store beside a dataplane that forwards: the store was lost, rather
+    // than that the host is to be cut off. The first change makes it clear.
     desired.take_over.store(lost, Relaxed);
     if lost {
         tracing::warn!("{TAKE_OVER}");
@@ -126,7 +126,7 @@ async fn look(desired: &Desired, client: &Client, said: &mut Said) -> Result<(),
     Ok(())
 }
 
-/// Makes the dataplane hold what is stored. A dataplane that refuses is not lost: it goes on with what it has, and
+/// Makes the dataplane hold what is stored. A dataplane that refuses is not lost: it keeps what it has, and
 /// `status` says why.
 ///
 /// `now` is what the dataplane said after control wanted `seen`.
@@ -166,7 +166,7 @@ async fn bring_up_to_date(desired: &Desired, client: &Client, (now, seen): (dp::
             Outcome::Pending(why) => why,
         }
     } else {
-        format!("the dataplane is at work on a change: {}", now.applying)
+        at_work(&now)
     };
     if !pending.is_empty() && without_numbers(&pending) != said.pending {
         tracing::warn!("the stored configuration is not in force: {pending}");

@@ -25,7 +25,7 @@ pub struct Files {
 ///
 /// # Errors
 ///
-/// If a file can't be used, nobody listens, or a certificate is refused. The server may refuse the client's with
+/// If a file can't be used, no process listens, or a certificate is refused. The server may refuse the client's with
 /// the first call only.
 pub async fn connect(url: &str, files: &Files) -> Result<Client, ConnectError> {
     let fail = |why: String| ConnectError { socket: url.into(), why };

@@ -20,7 +20,7 @@ use dunlin_control_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{connection::Connection, output};
+use crate::{connection::Connection, object::main_key, output};
 
 /// The largest file, in octets: more is refused by control.
 const MAX_FILE: u64 = 128 << 20;
@@ -269,7 +269,7 @@ type BadField = (String, String, String);
 /// An object of a table; all that is wrong with its fields and their types.
 fn object(kind: Kind, table: toml::Table) -> Result<Object, Vec<BadField>> {
     let definition = meta::of(kind);
-    let name = ["name", "to", "address", "mac"].iter().find_map(|k| table.get(*k)?.as_str()).unwrap_or_default();
+    let name = main_key(definition).and_then(|f| table.get(&f.name)?.as_str()).unwrap_or_default();
     let label = check::label(kind, name);
     let (mut fields, mut bad) = (Map::new(), Vec::new());
     for (field, value) in table {

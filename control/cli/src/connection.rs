@@ -15,7 +15,7 @@ use dunlin_control_api::{
 
 use crate::output;
 
-/// For how long a change is tried again when somebody else was faster.
+/// For how long a change is tried again when another change was faster.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The command, for the history: without how control is reached.
@@ -65,7 +65,7 @@ pub fn status_to_error(s: &tonic::Status) -> anyhow::Error {
              --tls-client-ca may not have signed the certificate of --cert"
         ),
         tonic::Code::Unimplemented => {
-            anyhow!("this is not dunlin-control's socket: who listens there knows no such call")
+            anyhow!("this is not dunlin-control's socket: the process that listens there has no such call")
         }
         tonic::Code::Unavailable | tonic::Code::Cancelled if s.message().is_empty() => anyhow!("dunlin-control ended"),
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Unreachable(s.message().to_owned()).into(),
@@ -73,7 +73,7 @@ pub fn status_to_error(s: &tonic::Status) -> anyhow::Error {
     }
 }
 
-/// The connection ended during a call. A certificate is refused so, too: TLS 1.3 tells a client after its handshake.
+/// The connection ended during a call. A certificate is refused so, too: TLS 1.3 refuses a client after its handshake.
 fn is_lost(s: &tonic::Status) -> bool {
     let reasons = remote::reasons(s);
     ["transport error", "operation was canceled", "received fatal alert"].iter().any(|w| reasons.contains(w))

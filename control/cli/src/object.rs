@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, builder::PossibleValue};
 use dunlin_control_api::{
     model::{
         Kind, Objects, did_you_mean,
+        kinds::plain_mac,
         meta::{self, Definition, Field, Type},
         plan, shown,
         v1::{Key, Object},
@@ -29,7 +30,7 @@ pub fn noun(kind: Kind) -> &'static str {
 }
 
 /// The key field that stands without an option.
-fn main_key(d: &'static Definition) -> Option<&'static Field> {
+pub fn main_key(d: &'static Definition) -> Option<&'static Field> {
     ["name", "to", "address", "mac"].iter().find_map(|n| d.field(n).filter(|f| f.is_key))
 }
 
@@ -344,7 +345,7 @@ fn meant(kind: Kind, m: &ArgMatches, objects: &Objects) -> anyhow::Result<String
     if objects.get(kind, &exact).is_some() {
         return Ok(exact);
     }
-    let text = |v: &Value| plan::text(v).to_ascii_lowercase().replace('-', ":");
+    let text = |v: &Value| plain_mac(&plan::text(v));
     let fits = |o: &Object| given.iter().all(|(k, v)| o.fields().get(k).is_some_and(|x| text(x) == text(v)));
     let found: Vec<&str> = objects.of_kind(kind).filter(|(_, o)| fits(o)).map(|(n, _)| n).collect();
     match found[..] {

@@ -79,7 +79,7 @@ pub fn check_version(request: Request<()>) -> Result<Request<()>, Status> {
 ///
 /// # Errors
 ///
-/// At once if nobody listens.
+/// At once if no process listens.
 pub async fn connect_channel(socket: &Path) -> Result<Channel, ConnectError> {
     let fail = |why: String| ConnectError { socket: socket.to_owned(), why };
     let path = socket.to_owned();
@@ -180,7 +180,7 @@ pub fn share(path: &Path, group: Option<GroupId>) -> std::io::Result<()> {
     own(path, group, 0o660)
 }
 
-/// Whoever may write into the folder may put a link in the socket's place: what is changed is what was looked at.
+/// A user with write access to the folder can put a link in the socket's place: the file that was checked is changed.
 fn own(path: &Path, group: Option<GroupId>, mode: u32) -> std::io::Result<()> {
     use nix::fcntl::{OFlag, open};
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

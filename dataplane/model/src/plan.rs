@@ -30,23 +30,14 @@ pub struct Item {
 pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
     let mut items = Vec::new();
     for (kind, name) in from.differing(to) {
-        let (old, new) = (from.get(*kind, name), to.get(*kind, name));
+        // The only object of its kind is always there: with its defaults, if it is not declared.
+        let empty = kind.is_single().then(|| kind.object(Map::new()).expect("all fields may be absent"));
+        let old = from.get(*kind, name).map(|o| &**o).or(empty.as_ref());
+        let new = to.get(*kind, name).map(|o| &**o).or(empty.as_ref());
         let item = |action, fields| Item { action, kind: *kind, name: name.clone(), fields };
         match (old, new) {
             (Some(old), Some(new)) => {
                 let fields = differences(&effective(*kind, old), &effective(*kind, new));
-                if !fields.is_empty() {
-                    items.push(item("change", fields));
-                }
-            }
-            (None, Some(new)) if kind.is_single() => {
-                let fields = differences(&effective(*kind, &empty(*kind)), &effective(*kind, new));
-                if !fields.is_empty() {
-                    items.push(item("change", fields));
-                }
-            }
-            (Some(old), None) if kind.is_single() => {
-                let fields = differences(&effective(*kind, old), &effective(*kind, &empty(*kind)));
                 if !fields.is_empty() {
                     items.push(item("change", fields));
                 }
@@ -59,10 +50,6 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
     // What goes is said first.
     items.sort_by_key(|i| (i.kind, i.action != "remove"));
     items
-}
-
-fn empty(kind: Kind) -> Object {
-    kind.object(Map::new()).expect("all fields may be absent")
 }
 
 /// The fields of an object with the defaults of those that are absent.

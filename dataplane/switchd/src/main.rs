@@ -96,7 +96,7 @@ struct Args {
           default_value = permit::DEFAULT_VHOST_DIR)]
     vhost_dir: Vec<PathBuf>,
     /// Permit every DPDK device and key to ports of kind nic, also those that run commands and write
-    /// files: whoever may use the API is then as good as root. For tests and benchmarks only
+    /// files: an operator of the API can then run commands as root. For tests and benchmarks only
     #[arg(long)]
     any_device: bool,
 }
@@ -153,7 +153,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         std::process::abort();
     }));
     if args.any_device {
-        tracing::warn!("--any-device: whoever may use the API can run commands as root");
+        tracing::warn!("--any-device: an operator of the API can run commands as root");
     }
     Permit { any_device: args.any_device, vhost_dirs: args.vhost_dir }.set();
     let vhost_group = args.vhost_group.as_deref().map(group_id).transpose()?;

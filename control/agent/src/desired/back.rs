@@ -87,10 +87,10 @@ impl Desired {
         }
         let store = self.store.clone();
         let records = blocking(move || store.history(revision + 1)).await?;
-        let whole = records.len() as u64 == current.revision - revision;
-        let gone =
-            || Refused::NotThere(format!("revision {revision}: is not kept any more; 'dunlin history' lists them"));
-        let change = if whole { history::back(&current.objects, &records) } else { return Err(gone()) };
-        self.planned(current, change.map_err(Refused::NotThere)?)
+        if records.len() as u64 != current.revision - revision {
+            let why = format!("revision {revision}: is not kept any more; 'dunlin history' lists them");
+            return Err(Refused::NotThere(why));
+        }
+        self.planned(current, history::back(&current.objects, &records).map_err(Refused::NotThere)?)
     }
 }

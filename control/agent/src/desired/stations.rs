@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use dunlin_dataplane_api::v1 as dp;
 
-use super::Desired;
-use crate::{leases::now_s, store::StoreError};
+use super::{Desired, blocking};
+use crate::leases::now_s;
 
 impl Desired {
     /// Ports whose running stations lose their network by a change, because it is not known what DHCP gave them.
@@ -50,8 +50,7 @@ impl Desired {
     async fn save_leases(&self) {
         let _saving = self.saving_leases.lock().await;
         let (store, copy) = (self.store.clone(), self.leases.lock().clone());
-        let saved = tokio::task::spawn_blocking(move || store.save_leases(&copy)).await;
-        match saved.unwrap_or_else(|_| Err(StoreError::ended())) {
+        match blocking(move || store.save_leases(&copy)).await {
             Ok(()) => self.warn("leases", None),
             Err(e) => {
                 tracing::warn!("DHCP leases were not stored, and are lost if control ends now: {e}");

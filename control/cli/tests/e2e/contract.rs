@@ -1,7 +1,7 @@
 //! What control says is in force is what the dataplane holds, whatever devices and processes do; the faults here were seen.
 
 use std::{
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -170,9 +170,7 @@ fn counters_of_a_stuck_guest_only_grow() {
     host.add_host("a", &a, "");
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
-    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
-    let guest = Command::new("/usr/bin/python3").args([&script, &socket, "stuck", "60"]).stdout(Stdio::null()).spawn();
-    let _guest = Background(Some(guest.unwrap()));
+    let _guest = Background::hostile(&socket, "stuck 60");
     host.wait_up("g");
     let flood = a.spawn(
         "python3 -c \"import socket; s = socket.socket(17, 3); s.bind((\\\"eth0\\\", 0)); \
@@ -201,9 +199,7 @@ fn a_guest_that_flaps_is_held_down() {
     host.add_host("b", &b, "");
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
-    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
-    let guest = Command::new("/usr/bin/python3").args([&script, &socket, "flap", "30"]).stdout(Stdio::null()).spawn();
-    let _guest = Background(Some(guest.unwrap()));
+    let _guest = Background::hostile(&socket, "flap 30");
     eventually("it is held down", 30.0, || host.logs().contains("port 'g': its link flaps: it is held down"));
     for i in 0..10 {
         let (_, time) = timed(|| host.dunlin(&format!("bridge add b{i}")));
@@ -224,7 +220,9 @@ fn a_lease_survives_a_kill_right_after_it() {
     let _dnsmasq = server.serve_dhcp("10.65.0.50,10.65.0.50", &host.path(""));
     let lease = |ns: &Netns| ns.try_run("busybox udhcpc -i eth0 -n -q -f -t 4 -T 1 -s /bin/true").status.success();
     eventually("a lease", 20.0, || lease(&client));
-    std::thread::sleep(Duration::from_millis(100));
+    // Nothing else in the store has this address.
+    let stored = || std::fs::read(host.path("state.redb")).unwrap().windows(10).any(|o| o == b"10.65.0.50");
+    eventually("it is stored", 2.0, stored);
     // Both at once: what is only in memory is gone.
     host.kill_dataplane();
     host.kill_control();

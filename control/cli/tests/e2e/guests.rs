@@ -79,12 +79,12 @@ fn garbage_in_a_guests_rings_harms_nobody_else() {
     host.add_host("b", &b, "--vlan 10");
     let socket = host.path("hostile.sock");
     host.dunlin(&format!("port add hostile --kind vhost-user --vlan 20 --server --socket {socket}"));
-    let (mac, script) = (b.mac(), format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR")));
+    let mac = b.mac();
     assert!(a.reaches("10.5.2.2", 3));
     let receiver = b.receive("");
     let stream = a.stream(&format!("--dst {mac} --rate 1500"));
     for seed in 0..5 {
-        let out = crate::net::sh(&format!("/usr/bin/python3 {script} {socket} 1.5 {seed}"));
+        let out = crate::net::sh(&format!("{} {socket} 1.5 {seed}", crate::net::hostile()));
         assert!(out.contains("running"), "{out}");
     }
     receiver.expect(stream.end());
@@ -97,13 +97,7 @@ fn a_socket_has_one_guest() {
     let host = Host::start();
     let socket = host.path("one.sock");
     host.dunlin(&format!("port add one --kind vhost-user --server --socket {socket}"));
-    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
-    let first = std::process::Command::new("/usr/bin/python3")
-        .args([&script, &socket, "600"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let _first = crate::net::Background(Some(first));
+    let _first = crate::net::Background::hostile(&socket, "600");
     eventually("the first runs", 5.0, || host.port("one")["guest"]["running"] == true);
     drop(std::os::unix::net::UnixStream::connect(&socket));
     std::thread::sleep(std::time::Duration::from_millis(500));

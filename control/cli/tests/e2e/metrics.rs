@@ -120,8 +120,7 @@ fn watchers_see_ports_guests_and_addresses() {
     eventually("the link is told", 5.0, || seen("{\"port\":\"b\",\"kind\":\"down\"}"));
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
-    let script = format!("{}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"));
-    sh(&format!("/usr/bin/python3 {script} {socket} 1"));
+    sh(&format!("{} {socket} 1", crate::net::hostile()));
     eventually("the guest is told", 5.0, || seen("\"guest\":{\"port\":\"g\",\"connected\":true,\"running\":true}"));
     host.kill_dataplane();
     eventually("the dataplane's end is told", 5.0, || seen("\"dataplane\":{\"up\":false}"));

@@ -205,6 +205,11 @@ impl Drop for Netns {
     }
 }
 
+/// The command that hostile.py is started with.
+pub fn hostile() -> String {
+    format!("/usr/bin/python3 {}/tests/e2e/hostile.py", env!("CARGO_MANIFEST_DIR"))
+}
+
 pub fn probe() -> String {
     format!("/usr/bin/python3 {}/tests/e2e/probe.py", env!("CARGO_MANIFEST_DIR"))
 }
@@ -213,6 +218,13 @@ pub fn probe() -> String {
 pub struct Background(pub Option<Child>);
 
 impl Background {
+    /// A guest that breaks the rules of virtio, see hostile.py: in the way of `what`.
+    pub fn hostile(socket: &str, what: &str) -> Self {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("exec {} {socket} {what}", hostile())]);
+        Background(Some(bash.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("bash is there")))
+    }
+
     /// Waits for its end and gives what it printed.
     pub fn finish(mut self) -> String {
         let o = self.0.take().unwrap().wait_with_output().unwrap();

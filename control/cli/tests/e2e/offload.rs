@@ -100,10 +100,7 @@ fn large_segments_are_flooded_in_pieces() {
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
     let before: Vec<u64> = (0..3).map(|i| host.count(&format!("p{i}"), "tx_frames")).collect();
-    crate::net::sh(&format!(
-        "/usr/bin/python3 {}/tests/e2e/hostile.py {socket} broadcast 5000 100",
-        env!("CARGO_MANIFEST_DIR")
-    ));
+    crate::net::sh(&format!("{} {socket} broadcast 5000 100", crate::net::hostile()));
     for (i, before) in before.iter().enumerate() {
         // 4,946 octets of payload are four segments of at most 1,448.
         let sent = host.count(&format!("p{i}"), "tx_frames") - before;

@@ -118,7 +118,7 @@ pub fn remote(listener: TcpListener) -> Incoming<TcpStream> {
     ReceiverStream::new(connections)
 }
 
-/// The next that `accept` gives; none when nobody takes it any more. Out of file descriptors, it waits: a client
+/// The next that `accept` gives; none when the server takes it no more. Out of file descriptors, it waits: a client
 /// must not be able to end the server by taking them all.
 async fn next<T, C, F: Future<Output = io::Result<T>>>(tx: &mpsc::Sender<C>, accept: impl Fn() -> F) -> Option<T> {
     loop {

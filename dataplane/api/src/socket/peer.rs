@@ -66,13 +66,13 @@ impl Access {
             } else if of(&self.readers) {
                 Ok(Role::ReadOnly)
             } else {
-                Err(Status::permission_denied(self.stranger(&name)))
+                Err(Status::permission_denied(self.without_role(&name)))
             }
         };
         Caller { client: Client::User(peer.uid()), name, role }
     }
 
-    fn stranger(&self, name: &str) -> String {
+    fn without_role(&self, name: &str) -> String {
         match (&self.operators, &self.readers) {
             (Some((o, _)), Some((r, _))) => {
                 format!("{name} is in neither group '{o}' (operators) nor group '{r}' (read-only)")
@@ -139,6 +139,9 @@ mod tests {
         let both =
             Access { operators: Some(("a".into(), Gid::from_raw(7))), readers: Some(("b".into(), Gid::from_raw(8))) };
         assert_eq!(both.owner(), (Some(Gid::from_raw(7)), 0o666));
-        assert_eq!(both.stranger("user 'x'"), "user 'x' is in neither group 'a' (operators) nor group 'b' (read-only)");
+        assert_eq!(
+            both.without_role("user 'x'"),
+            "user 'x' is in neither group 'a' (operators) nor group 'b' (read-only)"
+        );
     }
 }

@@ -14,7 +14,7 @@ pub const DEFAULT_VHOST_DIR: &str = "/run/dunlin/vhost";
 /// See the module.
 #[derive(Debug)]
 pub struct Permit {
-    /// Every device and key of DPDK: whoever may use the API can then do what this process can.
+    /// Every device and key of DPDK: an operator of the API can then do what this process can.
     pub any_device: bool,
     /// Folders of vhost-user sockets, absolute.
     pub vhost_dirs: Vec<PathBuf>,

@@ -32,17 +32,12 @@ impl Switch {
         mut opened: BTreeMap<String, Result<Opened, String>>,
         problems: Vec<v1::Problem>,
     ) -> Result<(), Refused> {
-        let reopened = plan.set.iter().filter(|(_, w)| w.reopen).map(|(n, _)| n);
-        let closing: Vec<String> = plan.gone.iter().chain(reopened).cloned().collect();
-        for name in &closing {
-            if self.ports.get(name).is_some_and(|p| p.device.is_ok()) {
-                self.close_device(name);
-            }
+        for (name, ..) in self.closing(&plan) {
+            self.close_device(&name);
         }
-        let ups: Vec<String> = self.ports.iter().filter(|(_, p)| p.up).map(|(n, _)| n.clone()).collect();
         let old_topology = std::mem::replace(&mut self.topology, plan.topology);
-        for name in self.ports.keys() {
-            self.topology.set_up(name, ups.contains(name));
+        for (name, p) in &self.ports {
+            self.topology.set_up(name, p.up);
         }
         let mut gone = Vec::new();
         for name in &plan.gone {
@@ -64,7 +59,7 @@ impl Switch {
         self.prepare_sessions();
         let before = self.snapshot.clone();
         self.publish()?;
-        // Nobody counts for them any more.
+        // No worker counts for them any more.
         for p in gone {
             let counted = self.totals(p.idx).since(&p.base);
             add_totals(&mut self.removed, &counted);
@@ -94,6 +89,10 @@ impl Switch {
 
     /// What was left out before stays so until it is set again, or deleted.
     fn keep_problems(&mut self, t: &v1::Transaction, problems: Vec<v1::Problem>) {
+        if t.replace || self.problems.is_empty() {
+            self.problems = problems;
+            return;
+        }
         let names = |set: Vec<&str>, deleted: &[String]| -> BTreeSet<String> {
             set.into_iter().map(str::to_owned).chain(deleted.iter().cloned()).collect()
         };
@@ -105,15 +104,15 @@ impl Switch {
         let macs: BTreeSet<String> = t.set_macs.iter().chain(&t.delete_macs).map(|m| m.mac.clone()).collect();
         self.problems.retain(|p| {
             let decided = match p.kind.as_str() {
-                "port" => ports.contains(&p.name),
-                "acl" => acls.contains(&p.name),
-                "network" => networks.contains(&p.name),
-                "vtep" => vteps.contains(&p.name),
-                "bridge" => bridges.contains(&p.name),
-                "mac" => macs.contains(&p.name),
-                _ => true,
+                "port" => &ports,
+                "acl" => &acls,
+                "network" => &networks,
+                "vtep" => &vteps,
+                "bridge" => &bridges,
+                "mac" => &macs,
+                _ => return false,
             };
-            !t.replace && !decided
+            !decided.contains(&p.name)
         });
         self.problems.extend(problems);
     }
@@ -231,6 +230,7 @@ impl Switch {
         }
         self.entries = wanted;
     }
+
     /// Takes a port's device out of service and closes it. Its policy stays.
     pub(super) fn close_device(&mut self, name: &str) {
         let idx = self.ports[name].idx;
@@ -287,7 +287,7 @@ impl Switch {
         }
     }
 
-    /// After workers have passed on: what old versions of lists counted goes on in the new ones.
+    /// After workers have passed on: the new versions of lists count from what the old ones counted.
     fn follow_acls(&mut self, before: &Topology, rules: BTreeMap<String, Vec<String>>) {
         let now: BTreeMap<&str, *const Acl> =
             self.topology.acls().map(|a| (&*a.name, std::sync::Arc::as_ptr(a))).collect();

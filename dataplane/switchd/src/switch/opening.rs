@@ -1,5 +1,5 @@
 //! Opening devices with patience: a device that takes long, or for ever, is opened on a thread of its own, so that the
-//! transaction goes on without it. What is opened too late is taken by the next try.
+//! transaction is applied without it. What is opened too late is taken by the next try.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     spec::DeviceSpec,
 };
 
-/// For so long an operator's change waits for a device, and a restore, for which nobody waits.
+/// For so long an operator's change waits for a device, and a restore, for which no operator waits.
 pub(super) const CHANGE: Duration = Duration::from_secs(20);
 pub(super) const RESTORE: Duration = Duration::from_secs(5);
 /// The same while another device hangs: DPDK opens most of them one at a time.

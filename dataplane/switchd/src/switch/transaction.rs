@@ -1,6 +1,6 @@
 //! Applying transactions, one at a time: whole or not at all, but for what `plan.rs` has in its table.
 //!
-//! 1. Lists are compiled, while nobody waits for the switch.
+//! 1. Lists are compiled, while no other call waits for the switch.
 //! 2. The transaction is planned under the switch's lock, against a copy of the topology; the first thing that does not
 //!    fit refuses it, and nothing has happened.
 //! 3. Devices are opened, without the lock, each for a bounded time (`opening.rs`): a device that hangs keeps nothing
@@ -114,7 +114,7 @@ impl Applier {
         self.prepare(&plan, &opener, &mut problems)?;
         let to_open: Vec<&String> = {
             let switch = self.switch.lock();
-            plan.set.iter().filter(|(n, w)| w.reopen || !switch.ports.contains_key(*n)).map(|(n, _)| n).collect()
+            switch.to_open(&plan).map(|(n, _)| n).collect()
         };
         let closing = self.switch.lock().closing(&plan);
         let takes_from = |w: &WantedPort| closing.iter().find(|(_, spec, _)| resource(spec) == resource(&w.device));
@@ -159,7 +159,7 @@ impl Applier {
     fn check(&self, plan: &Plan, problems: &mut Problems) -> Result<(), Refused> {
         let switch = self.switch.lock();
         let opener = switch.opener();
-        for (name, w) in plan.set.iter().filter(|(n, w)| w.reopen || !switch.ports.contains_key(*n)) {
+        for (name, w) in switch.to_open(plan) {
             let fits = device::check(&w.device).and_then(|()| opener.prepare(&w.device, w.spec.mtu));
             if let Some(e) = fits.err().filter(|_| !w.waiting) {
                 problems.note("port", name, "device", e.to_string());
@@ -290,8 +290,13 @@ impl Drop for Cleared<'_> {
 type Interface = (String, DeviceSpec, Option<dunlin_dpdk::tap::TapRemover>);
 
 impl Switch {
+    /// Ports that get a device.
+    fn to_open<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = (&'a String, &'a WantedPort)> {
+        plan.set.iter().filter(|(n, w)| w.reopen || !self.ports.contains_key(*n))
+    }
+
     /// Open devices of ports that go, or get another one.
-    fn closing(&self, plan: &Plan) -> Vec<Closed> {
+    pub(super) fn closing(&self, plan: &Plan) -> Vec<Closed> {
         let reopened = plan.set.iter().filter(|(_, w)| w.reopen).map(|(n, _)| n);
         let names = plan.gone.iter().chain(reopened);
         let open = |n: &&String| self.ports.get(*n).filter(|p| p.device.is_ok());
