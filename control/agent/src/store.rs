@@ -14,7 +14,9 @@ use dunlin_model::{
     kinds::Kind,
     v1::{Config, Object},
 };
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -195,14 +197,23 @@ impl Store {
         })
     }
 
+    /// A table; none in a file where it was never written.
+    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &self,
+        t: &ReadTransaction,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<Option<ReadOnlyTable<K, V>>, StoreError> {
+        match t.open_table(definition) {
+            Ok(table) => Ok(Some(table)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(e) => Err(self.fail(e)),
+        }
+    }
+
     /// A value, read by `read`; nothing in a new file.
     fn get<T>(&self, key: &str, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, StoreError> {
         self.read(|transaction| {
-            let table = match transaction.open_table(TABLE) {
-                Ok(t) => t,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-                Err(e) => return Err(self.fail(e)),
-            };
+            let Some(table) = self.table(transaction, TABLE)? else { return Ok(None) };
             let value = table.get(key).map_err(|e| self.fail(e))?;
             value.map(|v| read(v.value()).map_err(|e| self.fail(format!("{key}: {e}")))).transpose()
         })
@@ -215,11 +226,7 @@ impl Store {
     pub fn load(&self) -> Result<Stored, StoreError> {
         let number = |v: &[u8]| Ok(u64::from_le_bytes(v.try_into().map_err(|_| "is no number".to_owned())?));
         let objects = self.read(|t| {
-            let table = match t.open_table(OBJECTS) {
-                Ok(t) => t,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                Err(e) => return Err(self.fail(e)),
-            };
+            let Some(table) = self.table(t, OBJECTS)? else { return Ok(Vec::new()) };
             let entries = table.iter().map_err(|e| self.fail(e))?;
             let object = |e: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), _>| {
                 let (key, value) = e.map_err(|e: redb::StorageError| self.fail(e))?;
@@ -324,11 +331,7 @@ impl Store {
     /// The file can't be read.
     pub fn history(&self, since: u64) -> Result<Vec<Record>, StoreError> {
         self.read(|t| {
-            let table = match t.open_table(HISTORY) {
-                Ok(t) => t,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                Err(e) => return Err(self.fail(e)),
-            };
+            let Some(table) = self.table(t, HISTORY)? else { return Ok(Vec::new()) };
             let range = table.range(since..).map_err(|e| self.fail(e))?;
             let record = |e: Result<(redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
                 json(e.map_err(|e| self.fail(e))?.1.value()).map_err(|e| self.fail(format!("history: {e}")))

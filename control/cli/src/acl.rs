@@ -16,7 +16,7 @@ use dunlin_control_api::{
 };
 
 use crate::{
-    connection::{Connection, status_to_error},
+    connection::{self, Connection},
     list::{Listing, Row},
     output,
 };
@@ -191,13 +191,10 @@ async fn rule(s: &mut Connection, r: Rule) -> anyhow::Result<Plan> {
 
 /// What the dataplane counted; nothing while it is down.
 async fn counts(s: &mut Connection, name: &str) -> anyhow::Result<Vec<AclState>> {
-    let mut all = Vec::new();
-    let Ok(stream) = s.client.list_acls(AclFilter { name: name.to_owned() }).await else { return Ok(all) };
-    let mut stream = stream.into_inner();
-    while let Some(a) = stream.message().await.map_err(|e| status_to_error(&e))? {
-        all.push(a);
+    match s.client.list_acls(AclFilter { name: name.to_owned() }).await {
+        Ok(list) => connection::all(Ok(list)).await,
+        Err(_) => Ok(Vec::new()),
     }
-    Ok(all)
 }
 
 fn default(acl: &Acl) -> &str {

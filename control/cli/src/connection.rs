@@ -73,6 +73,16 @@ pub fn status_to_error(s: &tonic::Status) -> anyhow::Error {
     }
 }
 
+/// All parts of a list.
+pub async fn all<T>(list: Result<tonic::Response<tonic::Streaming<T>>, tonic::Status>) -> anyhow::Result<Vec<T>> {
+    let mut stream = list.map_err(|s| status_to_error(&s))?.into_inner();
+    let mut parts = Vec::new();
+    while let Some(part) = stream.message().await.map_err(|s| status_to_error(&s))? {
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
 /// The connection ended during a call. A certificate is refused so, too: TLS 1.3 refuses a client after its handshake.
 fn is_lost(s: &tonic::Status) -> bool {
     let reasons = remote::reasons(s);

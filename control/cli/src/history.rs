@@ -3,7 +3,7 @@
 use dunlin_control_api::v1::{ConfirmRequest, HistoryRequest, Plan, RollbackRequest};
 
 use crate::{
-    connection::{Connection, command_line, status_to_error},
+    connection::{self, Connection, command_line, status_to_error},
     output,
 };
 
@@ -25,11 +25,7 @@ pub struct Rollback {
 impl History {
     pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         let request = HistoryRequest { limit: self.limit, revision: self.revision.unwrap_or(0) };
-        let mut stream = s.client.get_history(request).await.map_err(|e| status_to_error(&e))?.into_inner();
-        let mut revisions = Vec::new();
-        while let Some(r) = stream.message().await.map_err(|e| status_to_error(&e))? {
-            revisions.push(r);
-        }
+        let revisions = connection::all(s.client.get_history(request).await).await?;
         if s.json {
             return output::json(&revisions);
         }

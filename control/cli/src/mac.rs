@@ -1,10 +1,9 @@
 //! `dunlin mac`: the MAC table.
 
 use dunlin_control_api::dataplane::{MacEntry, MacFilter};
-use tokio_stream::StreamExt;
 
 use crate::{
-    connection::{Connection, status_to_error},
+    connection::{self, Connection, status_to_error},
     output,
 };
 
@@ -61,11 +60,8 @@ impl Command {
 }
 
 async fn list(s: &mut Connection, f: &Filter) -> anyhow::Result<()> {
-    let mut stream = s.client.list_macs(f.message()).await.map_err(|e| status_to_error(&e))?.into_inner();
-    let mut entries: Vec<MacEntry> = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        entries.extend(chunk.map_err(|e| status_to_error(&e))?.entries);
-    }
+    let parts = connection::all(s.client.list_macs(f.message()).await).await?;
+    let entries: Vec<MacEntry> = parts.into_iter().flat_map(|p| p.entries).collect();
     if s.json {
         return output::json(&entries);
     }

@@ -308,15 +308,8 @@ async fn set(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
     let name = if kind.is_single() { dunlin_control_api::model::SETTINGS.into() } else { name_of(kind, m) };
     let plan = s
         .change_of(vec![key(kind, name.clone())], |objects| {
-            let empty = || kind.object(key_fields(kind, m).unwrap_or_default());
-            let implicit =
-                kind.is_single() || (kind == Kind::Bridge && name == dunlin_control_api::model::DEFAULT_BRIDGE);
-            let object = match objects.get(kind, &name) {
-                Some(o) => (**o).clone(),
-                // It is there without being declared.
-                None if implicit => empty()?,
-                None => bail!("{}", objects.not_there(kind, &name)),
-            };
+            let there = objects.get(kind, &name).map(|o| (**o).clone()).or_else(|| kind.implicit(&name));
+            let Some(object) = there else { bail!("{}", objects.not_there(kind, &name)) };
             Ok(Change { set: vec![with_settings(kind, &object, m)?], ..Default::default() })
         })
         .await?;

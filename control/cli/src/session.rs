@@ -3,7 +3,7 @@
 use dunlin_control_api::dataplane::{SessionEntry, SessionFilter};
 
 use crate::{
-    connection::{Connection, status_to_error},
+    connection::{self, Connection, status_to_error},
     output,
 };
 
@@ -72,11 +72,8 @@ impl Command {
 }
 
 async fn list(s: &mut Connection, filter: SessionFilter) -> anyhow::Result<()> {
-    let mut stream = s.client.list_sessions(filter).await.map_err(|e| status_to_error(&e))?.into_inner();
-    let mut all: Vec<SessionEntry> = Vec::new();
-    while let Some(part) = stream.message().await.map_err(|e| status_to_error(&e))? {
-        all.extend(part.entries);
-    }
+    let parts = connection::all(s.client.list_sessions(filter).await).await?;
+    let all: Vec<SessionEntry> = parts.into_iter().flat_map(|p| p.entries).collect();
     if s.json {
         return output::json(&all);
     }

@@ -1,4 +1,4 @@
-//! `dunlin NOUN show`: what is configured and what holds by default, told apart, and the state.
+//! `dunlin NOUN show`: what is configured, what holds by default, and the state.
 
 use clap::ArgMatches;
 use dunlin_control_api::model::{Kind, meta, plan};
@@ -9,7 +9,7 @@ use crate::{acl, connection::Connection, object, output, port};
 pub async fn run(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<()> {
     let name = if kind.is_single() { dunlin_control_api::model::SETTINGS.into() } else { object::name_of(kind, m) };
     let (objects, _) = s.objects().await?;
-    let Some(o) = objects.get(kind, &name).map(|o| (**o).clone()).or_else(|| implicit(kind, &name)) else {
+    let Some(o) = objects.get(kind, &name).map(|o| (**o).clone()).or_else(|| kind.implicit(&name)) else {
         anyhow::bail!("{}", objects.not_there(kind, &name));
     };
     match kind {
@@ -26,16 +26,6 @@ pub async fn run(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Resu
         println!("used by  {}", users.join(", "));
     }
     Ok(())
-}
-
-/// What is there without being declared.
-fn implicit(kind: Kind, name: &str) -> Option<dunlin_control_api::model::v1::Object> {
-    let br0 = kind == Kind::Bridge && name == dunlin_control_api::model::DEFAULT_BRIDGE;
-    let mut fields = serde_json::Map::new();
-    if br0 {
-        fields.insert("name".into(), name.into());
-    }
-    (br0 || kind.is_single()).then(|| kind.object(fields).ok()).flatten()
 }
 
 /// The settings of an object, a line each: what is configured, then what holds by default.

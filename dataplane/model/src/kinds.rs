@@ -135,6 +135,17 @@ impl Kind {
         Kind::ALL.iter().copied().find(|k| k.word() == word)
     }
 
+    /// The object of a name that is there without being declared: settings, and the default bridge.
+    pub fn implicit(self, name: &str) -> Option<Object> {
+        match self {
+            Kind::Bridge if name == DEFAULT_BRIDGE => {
+                Some(v1::Bridge { name: name.into(), ..Default::default() }.into())
+            }
+            kind if kind.is_single() => kind.object(Map::new()).ok(),
+            _ => None,
+        }
+    }
+
     /// The kind of a word that a caller gives.
     ///
     /// # Errors

@@ -216,7 +216,7 @@ impl Objects {
     fn references_to_nothing(&self, key: &Key) -> Vec<Bad> {
         let Some(o) = self.0.get(key) else { return Vec::new() };
         let missing = |r: &Reference<'_>| self.get(r.kind, &r.name).is_none();
-        let implicit = |r: &Reference<'_>| r.kind == Kind::Bridge && r.name == DEFAULT_BRIDGE;
+        let implicit = |r: &Reference<'_>| r.kind.implicit(&r.name).is_some();
         let error = |r: Reference<'_>| {
             let names: Vec<&str> = self.of_kind(r.kind).map(|(n, _)| n).collect();
             let hint = did_you_mean(&r.name, names.iter().copied());

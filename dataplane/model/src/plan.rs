@@ -31,7 +31,7 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
     let mut items = Vec::new();
     for (kind, name) in from.differing(to) {
         // The only object of its kind is always there: with its defaults, if it is not declared.
-        let empty = kind.is_single().then(|| kind.object(Map::new()).expect("all fields may be absent"));
+        let empty = kind.implicit(name).filter(|_| kind.is_single());
         let old = from.get(*kind, name).map(|o| &**o).or(empty.as_ref());
         let new = to.get(*kind, name).map(|o| &**o).or(empty.as_ref());
         let item = |action, fields| Item { action, kind: *kind, name: name.clone(), fields };
