@@ -19,4 +19,22 @@ fn main() {
     config
         .compile_protos(&["proto/model.proto"], &["proto"])
         .expect("protoc is needed: apt-get install protobuf-compiler");
+    std::fs::write(out.join("defaults.rs"), defaults(&proto)).expect("cargo made the folder");
+}
+
+/// Default numbers as constants: PORT_MTU is that of `mtu` of message Port.
+fn defaults(proto: &str) -> String {
+    let (mut message, mut default, mut all) = (String::new(), None, String::new());
+    for line in proto.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("message ") {
+            message = name.trim_end_matches(" {").to_uppercase();
+        } else if let Some(value) = line.strip_prefix("// @default ") {
+            default = value.parse::<u32>().ok();
+        } else if let Some(value) = default.filter(|_| !line.starts_with("//")) {
+            let field = line.split_whitespace().nth_back(2).unwrap_or_default().to_uppercase();
+            all += &format!("/// Of the field.\npub const {message}_{field}: u32 = {value};\n");
+            default = None;
+        }
+    }
+    all
 }

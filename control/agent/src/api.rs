@@ -89,9 +89,9 @@ impl v1::control_server::Control for Server {
 
     async fn get_config(&self, r: Request<v1::ConfigRequest>) -> Result<Response<Self::GetConfigStream>, Status> {
         let (current, only) = (self.0.current(), r.into_inner().only);
-        let of_key = |k: &Key| current.objects.get(Kind::from_word(&k.kind)?, &k.name);
+        let of_key = |k: &Key| current.objects().get(Kind::from_word(&k.kind)?, &k.name);
         let objects = match only.is_empty() {
-            true => current.objects.iter().map(|(_, o)| (**o).clone()).collect(),
+            true => current.objects().iter().map(|(_, o)| (**o).clone()).collect(),
             false => only.iter().filter_map(of_key).map(|o| (**o).clone()).collect(),
         };
         let whole = v1::Configured { objects, revision: current.revision };

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
-    hash::{BuildHasher, DefaultHasher, Hasher},
+    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -17,24 +17,20 @@ use std::{
 };
 
 use dunlin_control_api::v1::{Change, Item, Plan, Status};
-use dunlin_dataplane_api::{parts, unix_ms, v1 as dp};
-use dunlin_model::{
-    Bad, Kind, Objects, objects, plan,
-    v1::{Config, Port},
-};
+use dunlin_dataplane_api::{unix_ms, v1 as dp};
+use dunlin_model::{Bad, Configuration, Kind, Objects, objects, plan, v1::Port};
 use parking_lot::{Mutex, RwLock};
-use prost::Message;
 use tokio::{
     sync::{Notify, broadcast},
     time::timeout,
 };
 
 use crate::{
-    compile::{self, Compiled},
     history::{Pending, Record},
     leases::{Identities, Leases, now_s},
     link::{ANSWER, Link, Outcome, at_work, fill, no_answer},
     store::{Saved, Store, StoreError, Stored},
+    transaction::{Target, ports},
 };
 
 mod back;
@@ -79,16 +75,22 @@ const MAX_CONFIRM_S: u32 = 86_400;
 /// The configuration in force, or to be.
 #[derive(Clone)]
 pub struct Current {
-    pub objects: Objects,
+    pub target: Arc<Target>,
     pub revision: u64,
-    pub identities: Identities,
     /// The change that led here is taken back unless it is confirmed.
     pub pending: Option<Pending>,
-    /// The same as a file has it, and as the dataplane is sent it.
-    config: Arc<Config>,
-    pub compiled: Compiled,
-    /// What of it will not work.
-    warnings: Vec<String>,
+}
+
+impl Current {
+    /// What is configured.
+    pub fn objects(&self) -> &Objects {
+        self.target.configuration.objects()
+    }
+
+    /// What tells ports of one name apart.
+    pub fn identities(&self) -> &Identities {
+        &self.target.identities
+    }
 }
 
 /// Why a change was refused.
@@ -129,9 +131,8 @@ impl Desired {
     /// The store can't be read, or holds a configuration that can't be.
     pub fn load(store: Store, link: Link) -> anyhow::Result<Self> {
         let Stored { objects, revision, identities: known, leases, pending } = store.load()?;
-        let config = objects.config();
-        let identities = identify(&known, &config, &config);
-        let compiled = compile(&config, &identities)?;
+        let identities = identify(&known, &objects, &objects);
+        let configuration = Configuration::of(&objects).map_err(Refused::Bad)?;
         if identities != known {
             store.save_identities(&identities)?;
         }
@@ -139,13 +140,9 @@ impl Desired {
             store: Arc::new(store),
             link,
             current: RwLock::new(Arc::new(Current {
-                warnings: compile::warnings(&compiled.whole),
-                config: Arc::new(config),
-                objects,
+                target: Arc::new(Target::new(configuration, identities)),
                 revision,
-                identities,
                 pending,
-                compiled,
             })),
             turn: tokio::sync::Mutex::new(()),
             stored: Notify::new(),
@@ -168,7 +165,7 @@ impl Desired {
 
     /// The generation that the dataplane has when the configuration is in force.
     pub fn generation(&self) -> u64 {
-        self.current.read().compiled.whole.generation
+        self.current.read().target.generation
     }
 
     /// Whether a change is being made.
@@ -187,23 +184,16 @@ impl Desired {
 
     /// The whole configuration as a dataplane that knows of nothing is sent it.
     pub fn whole(&self) -> dp::Transaction {
-        self.with_leases(&self.current().compiled)
+        self.everything(&self.current().target)
     }
 
-    /// A whole configuration with what DHCP gave its ports.
-    fn with_leases(&self, compiled: &Compiled) -> dp::Transaction {
-        let mut whole = compiled.whole.clone();
-        self.leases.lock().restore(&mut whole.set_ports, now_s());
-        whole
+    fn everything(&self, target: &Target) -> dp::Transaction {
+        target.whole(&self.leases.lock())
     }
 
     /// Those of its objects that `problems` name.
     pub fn again(&self, problems: &[dp::Problem]) -> dp::Transaction {
-        let current = self.current();
-        let mut ports = current.compiled.whole.set_ports.clone();
-        self.leases.lock().restore(&mut ports, now_s());
-        let generation = current.compiled.whole.generation;
-        dp::Transaction { generation, ..compile::of_problems(&current.compiled, ports, problems) }
+        self.current().target.again(problems, &self.leases.lock())
     }
 
     /// Validates, plans and carries out a change of `user`'s.
@@ -244,7 +234,7 @@ impl Desired {
         if plan.items.is_empty() || !self.link.pending().is_empty() || self.take_over.load(Relaxed) {
             return Ok(plan);
         }
-        let step = step(&current.compiled, &next.compiled);
+        let step = self.step(&current.target, &next.target);
         match self.link.apply(dp::Transaction { check_only: true, ..step }).await {
             Outcome::InForce(problems) => plan.problems = problems,
             Outcome::Refused(why) => return Err(Refused::Dataplane(why)),
@@ -276,47 +266,47 @@ impl Desired {
     }
 
     fn planned(&self, current: &Current, change: objects::Change) -> Result<Next, Refused> {
-        let objects = current.objects.changed(change).map_err(Refused::Bad)?;
-        let config = objects.config();
-        let identities = identify(&current.identities, &current.config, &config);
-        let compiled = compile(&config, &identities).map_err(|b| Refused::Bad(vec![b]))?;
+        let before = &current.target.configuration;
+        let (configuration, touched) = before.changed(change).map_err(Refused::Bad)?;
+        let identities = identify(current.identities(), before.objects(), configuration.objects());
         // Those that the change brings; the others were said before.
-        let all = compile::warnings(&compiled.whole);
-        let mut warnings: Vec<String> = all.iter().filter(|w| !current.warnings.contains(w)).cloned().collect();
-        warnings.extend(self.cut_off_by_snooping(&current.compiled.whole, &compiled.whole));
+        let said = before.warnings(&touched);
+        let mut warnings = configuration.warnings(&touched);
+        warnings.retain(|w| !said.contains(w));
+        warnings.extend(self.cut_off_by_snooping(before.resolved(), configuration.resolved()));
         let item = |i: plan::Item| Item {
             action: i.action.into(),
             object: i.kind.word().into(),
             name: i.name,
             fields: i.fields,
         };
-        let items = plan::items(&current.objects, &objects).into_iter().map(item).collect();
+        let items = plan::items(before.objects(), configuration.objects()).into_iter().map(item).collect();
         let plan = Plan { items, revision: current.revision, warnings, ..Default::default() };
-        Ok(Next { objects, config: Arc::new(config), identities, compiled, all_warnings: all, plan })
+        Ok(Next { target: Arc::new(Target::new(configuration, identities)), plan })
     }
 
     async fn carry_out(
         &self,
-        current: &Current,
+        current: &Arc<Current>,
         next: Next,
         how: How,
         (user, command): (&str, &str),
     ) -> Result<Plan, Refused> {
-        let Next { objects, config, all_warnings: warnings, identities, compiled, mut plan } = next;
+        let Next { target, mut plan } = next;
         let pending_confirm = if let How::Asked(pending) = &how { pending.clone() } else { None };
         if plan.items.is_empty() && pending_confirm == current.pending {
             plan.in_force = self.link.client().is_some() && self.link.pending().is_empty();
             return Ok(plan);
         }
         let revision = current.revision + 1;
-        let record = Record::new(revision, (&current.objects, &objects), user, command);
+        let record = Record::new(revision, (current.objects(), target.configuration.objects()), user, command);
         if pending_confirm.is_some() && record.before.is_none() {
             let why = "the change is too large for the way back to be kept: make it in parts, or without 'confirm'";
             return Err(Refused::Bad(vec![Bad::new("apply", "confirm", why)]));
         }
         let outcome = match how {
-            How::Asked(_) => self.install(&current.compiled, &compiled).await,
-            How::TakenBack => self.catch_up(&compiled).await,
+            How::Asked(_) => self.install(&current.target, &target).await,
+            How::TakenBack => self.catch_up(&target).await,
         };
         let pending = match outcome {
             Outcome::InForce(problems) => {
@@ -327,10 +317,10 @@ impl Desired {
             Outcome::Stale => "the dataplane holds another configuration; it is brought up to date".into(),
             Outcome::Pending(why) => why,
         };
-        let next = Current { objects, config, revision, identities, pending: pending_confirm, compiled, warnings };
+        let next = Arc::new(Current { target, revision, pending: pending_confirm });
         if let Err(e) = self.save(current, &next, record).await {
             if pending.is_empty() {
-                self.undo(&next.compiled, &current.compiled).await;
+                self.undo(&next.target, &current.target).await;
             }
             return Err(e.into());
         }
@@ -340,7 +330,7 @@ impl Desired {
         plan.in_force = pending.is_empty();
         plan.pending.clone_from(&pending);
         self.link.set_pending(pending);
-        *self.current.write() = Arc::new(next);
+        *self.current.write() = next;
         self.forget_leases().await;
         if !plan.in_force {
             self.stored.notify_one();
@@ -349,9 +339,9 @@ impl Desired {
     }
 
     /// Brings the dataplane from one configuration to another.
-    async fn install(&self, from: &Compiled, to: &Compiled) -> Outcome {
+    async fn install(&self, from: &Target, to: &Target) -> Outcome {
         if self.take_over.load(Relaxed) {
-            let outcome = self.settle(self.link.apply(to.whole.clone()).await, to).await;
+            let outcome = self.settle(self.link.apply(self.everything(to)).await, to).await;
             if let Outcome::InForce(_) = outcome {
                 self.take_over.store(false, Relaxed);
             }
@@ -361,35 +351,35 @@ impl Desired {
         if !self.link.pending().is_empty() {
             return self.catch_up(to).await;
         }
-        let outcome = self.settle(self.link.apply(step(from, to)).await, to).await;
+        let outcome = self.settle(self.link.apply(self.step(from, to)).await, to).await;
         let Outcome::Stale = outcome else { return outcome };
         tracing::warn!("the dataplane holds another configuration than control installed: it is sent everything");
         match self.catch_up(from).await {
-            Outcome::InForce(_) => self.settle(self.link.apply(step(from, to)).await, to).await,
+            Outcome::InForce(_) => self.settle(self.link.apply(self.step(from, to)).await, to).await,
             other => other,
         }
     }
 
     /// Sends everything, unless the dataplane is at work or does not answer.
-    async fn catch_up(&self, to: &Compiled) -> Outcome {
+    async fn catch_up(&self, to: &Target) -> Outcome {
         match self.link.connect().await {
             Err(why) => Outcome::Pending(why),
             Ok((_, info)) if !info.applying.is_empty() => Outcome::Pending(at_work(&info)),
-            Ok((client, info)) => self.settle(fill(&client, self.with_leases(to), info.generation).await, to).await,
+            Ok((client, info)) => self.settle(fill(&client, self.everything(to), info.generation).await, to).await,
         }
     }
 
     /// Finds out what became of a change whose answer got lost.
-    async fn settle(&self, outcome: Outcome, to: &Compiled) -> Outcome {
+    async fn settle(&self, outcome: Outcome, to: &Target) -> Outcome {
         match outcome {
-            Outcome::Pending(why) if self.link.client().is_some() => self.link.ask(to.whole.generation, why).await,
+            Outcome::Pending(why) if self.link.client().is_some() => self.link.ask(to.generation, why).await,
             other => other,
         }
     }
 
     /// Undoes a change that could not be stored.
-    async fn undo(&self, from: &Compiled, to: &Compiled) {
-        match self.link.apply(dp::Transaction { per_object: true, ..step(from, to) }).await {
+    async fn undo(&self, from: &Target, to: &Target) {
+        match self.link.apply(dp::Transaction { per_object: true, ..self.step(from, to) }).await {
             Outcome::InForce(_) => {}
             other => {
                 tracing::error!("rolling back a change that could not be stored: {other:?}");
@@ -399,16 +389,20 @@ impl Desired {
         }
     }
 
-    async fn save(&self, before: &Current, next: &Current, record: Record) -> Result<(), StoreError> {
-        let (store, before, after) = (self.store.clone(), before.objects.clone(), next.objects.clone());
-        let (identities, pending) = (next.identities.clone(), next.pending.clone());
+    /// The transaction from one configuration to another.
+    fn step(&self, from: &Target, to: &Target) -> dp::Transaction {
+        to.step_from(from, &self.leases.lock())
+    }
+
+    async fn save(&self, before: &Arc<Current>, next: &Arc<Current>, record: Record) -> Result<(), StoreError> {
+        let (store, before, next) = (self.store.clone(), before.clone(), next.clone());
         blocking(move || {
             store.save(&Saved {
-                before: &before,
-                after: &after,
-                identities: &identities,
+                before: before.objects(),
+                after: next.objects(),
+                identities: next.identities(),
                 record: &record,
-                pending: pending.as_ref(),
+                pending: next.pending.as_ref(),
             })
         })
         .await
@@ -471,18 +465,8 @@ enum How {
 
 /// A configuration to be.
 struct Next {
-    objects: Objects,
-    config: Arc<Config>,
-    all_warnings: Vec<String>,
-    identities: Identities,
-    compiled: Compiled,
+    target: Arc<Target>,
     plan: Plan,
-}
-
-/// The transaction from one configuration to another.
-fn step(from: &Compiled, to: &Compiled) -> dp::Transaction {
-    let base_generation = Some(from.whole.generation);
-    dp::Transaction { generation: to.whole.generation, base_generation, ..compile::difference(from, to) }
 }
 
 /// Seconds until a change is taken back.
@@ -515,31 +499,16 @@ fn understood(change: Change) -> Result<objects::Change, Bad> {
     })
 }
 
-/// The configuration as the dataplane is sent it, with a generation that its content alone
-/// determines: equal generations mean that nothing has to be installed.
-fn compile(config: &Config, identities: &Identities) -> Result<Compiled, Bad> {
-    let mut compiled = compile::compile(config, identities)?;
-    let octets = compiled.whole.encode_to_vec();
-    let size = octets.len().max(config.encoded_len());
-    if size > parts::MAX_CONFIGURATION {
-        return Err(Bad::new("configuration", "size", parts::too_large(size)));
-    }
-    let mut hasher = DefaultHasher::new();
-    hasher.write(&octets);
-    compiled.whole.generation = hasher.finish().max(1);
-    Ok(compiled)
-}
-
 /// What tells the ports of `to` from others that have or had their names: a port that stays keeps its own, unless none of
 /// its station's MAC addresses stays.
-fn identify(before: &Identities, from: &Config, to: &Config) -> Identities {
+fn identify(before: &Identities, from: &Objects, to: &Objects) -> Identities {
     // Random, so that no two hosts give the same.
     let new = || RandomState::new().hash_one(now_s()).max(1);
-    let old: BTreeMap<&str, &Vec<String>> = from.port.iter().map(|p| (p.name.as_str(), &p.macs)).collect();
+    let old: BTreeMap<&str, &Vec<String>> = ports(from).map(|(name, p)| (name, &p.macs)).collect();
     let identity = |p: &Port| {
         let macs = old.get(p.name.as_str());
         let moved = macs.is_some_and(|old| !old.is_empty() && !old.iter().any(|m| p.macs.contains(m)));
         before.get(&p.name).copied().filter(|_| !moved).unwrap_or_else(new)
     };
-    to.port.iter().map(|p| (p.name.clone(), identity(p))).collect()
+    ports(to).map(|(name, p)| (name.to_owned(), identity(p))).collect()
 }

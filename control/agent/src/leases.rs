@@ -73,17 +73,14 @@ impl Leases {
         self.0.get(port).is_some_and(|p| p.leases.iter().any(|l| l.until_s() > now_s))
     }
 
-    /// Gives ports what is left of theirs.
-    pub fn restore(&self, ports: &mut [dp::Port], now_s: u64) {
-        for p in ports {
-            let known = self.0.get(&p.name).filter(|k| k.identity == p.identity);
-            let (Some(security), Some(known)) = (&mut p.security, known) else { continue };
-            let left = |l: &Lease| dp::Lease {
-                address: l.address.clone(),
-                left_s: l.until_s().saturating_sub(now_s).min(l.left_s.into()) as u32,
-            };
-            security.leases = known.leases.iter().map(left).filter(|l| l.left_s > 0).collect();
-        }
+    /// What is left of the leases of a port.
+    pub fn left(&self, port: &str, identity: u64, now_s: u64) -> Vec<dp::Lease> {
+        let known = self.0.get(port).filter(|k| k.identity == identity);
+        let left = |l: &Lease| dp::Lease {
+            address: l.address.clone(),
+            left_s: l.until_s().saturating_sub(now_s).min(l.left_s.into()) as u32,
+        };
+        known.into_iter().flat_map(|k| &k.leases).map(left).filter(|l| l.left_s > 0).collect()
     }
 }
 
@@ -106,17 +103,7 @@ mod tests {
         assert!(l.note("web1", 7, &lease(100), 1000));
         assert!(!l.note("web1", 7, &lease(58), 1041), "the clocks differ by a second");
         assert!(l.note("web1", 7, &lease(100), 1050), "it was renewed");
-        let port = |identity| dp::Port {
-            name: "web1".into(),
-            security: Some(dp::Security::default()),
-            identity,
-            ..Default::default()
-        };
-        let left = |l: &Leases, identity, now_s| {
-            let mut ports = [port(identity)];
-            l.restore(&mut ports, now_s);
-            ports[0].security.as_ref().unwrap().leases.first().map(|l| l.left_s)
-        };
+        let left = |l: &Leases, identity, now_s| l.left("web1", identity, now_s).first().map(|l| l.left_s);
         assert_eq!((left(&l, 7, 1060), left(&l, 7, 1149), left(&l, 7, 1150)), (Some(90), Some(1), None));
         assert_eq!(left(&l, 7, 0), Some(100), "the clock was set back");
         assert_eq!(left(&l, 8, 1060), None, "another port of the same name");

@@ -1,6 +1,6 @@
 //! `dunlin-control`: holds what the operator wants and keeps the dataplane true to it.
 //!
-//! * `compile.rs` turns a configuration into what the dataplane is sent, or refuses it by name.
+//! * `transaction.rs` turns what is stored into what the dataplane is sent.
 //! * `store.rs` keeps it, durably; `history.rs` what was changed, and the way back.
 //! * `link.rs` is the way to the dataplane: deadlines, and what became of a change.
 //! * `desired.rs` puts these together: one change at a time, installed and stored or neither.
@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 mod api;
-mod compile;
 mod desired;
 mod history;
 mod leases;
@@ -23,6 +22,7 @@ mod reconcile;
 mod roles;
 mod store;
 mod tls;
+mod transaction;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, sync::Arc};
 

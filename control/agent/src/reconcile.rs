@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use crate::{
-    compile,
     desired::{Desired, TAKE_OVER},
     link::{ANSWER, Outcome, at_work, fill, info},
+    transaction::problem_text,
 };
 
 /// Between two looks for a dataplane that is not there.
@@ -154,7 +154,7 @@ async fn bring_up_to_date(desired: &Desired, client: &Client, (now, seen): (dp::
     }
     let pending = if now.applying.is_empty() {
         let whole = desired.whole();
-        let ports = whole.set_ports.len();
+        let ports = whole.ports.len();
         match fill(client, whole, now.generation).await {
             Outcome::InForce(problems) => {
                 tracing::info!("dataplane brought up to date: {ports} ports, {} problems", problems.len());
@@ -173,7 +173,7 @@ async fn bring_up_to_date(desired: &Desired, client: &Client, (now, seen): (dp::
     }
     said.pending = without_numbers(&pending);
     // A change may have been made meanwhile, and says itself what became of it.
-    if desired.current().compiled.whole.generation == wanted {
+    if desired.generation() == wanted {
         desired.link.set_pending(pending);
     }
 }
@@ -184,7 +184,7 @@ fn without_numbers(text: &str) -> String {
 }
 
 fn note_problems(problems: &[dp::Problem], said: &mut Said) {
-    let now: BTreeSet<String> = problems.iter().map(compile::problem_text).collect();
+    let now: BTreeSet<String> = problems.iter().map(problem_text).collect();
     now.difference(&said.problems).for_each(|p| tracing::warn!("not in force: {p}"));
     said.problems.difference(&now).for_each(|p| tracing::info!("in force again: {p}"));
     said.problems = now;

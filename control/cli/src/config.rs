@@ -250,7 +250,7 @@ impl File {
             let (label, rest) = error.split_once(": ")?;
             let (word, name) = label.split_once(" '").map_or((label, ""), |(w, n)| (w, n.trim_end_matches('\'')));
             let kind = Kind::from_word(word)?;
-            let is = |o: &&Object| o.kind() == Some(kind) && o.fields().values().any(|v| v == name);
+            let is = |o: &&Object| o.name() == name || o.fields().values().any(|v| v == name);
             let of_kind: Vec<&Object> = self.objects.iter().filter(|o| o.kind() == Some(kind)).collect();
             // Of what is declared twice, the second is meant.
             let number = match rest.contains("declared twice") {

@@ -5,7 +5,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, builder::PossibleValue};
 use dunlin_control_api::{
     model::{
-        Kind, Objects, did_you_mean,
+        Kind, Objects, did_you_mean, groups,
         kinds::plain_mac,
         meta::{self, Definition, Field, Type},
         plan, shown,
@@ -274,7 +274,7 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
         .change_of(only, |objects| {
             let mut fields = key_fields(kind, m)?;
             if kind == Kind::Mac {
-                follow_port(objects, &mut fields, m);
+                follow_port(objects, &mut fields, m)?;
             }
             let new = kind.object(fields)?;
             // Routes, neighbors and addresses have always been put in place by 'add'.
@@ -292,16 +292,25 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
 }
 
 /// A static address at a port that has one VLAN is in that VLAN, unless it is said.
-fn follow_port(objects: &Objects, fields: &mut Map<String, Value>, m: &ArgMatches) {
-    let port = one(m, "port").and_then(|p| objects.get(Kind::Port, &p).map(|o| o.fields()));
+///
+/// # Errors
+/// The groups of the port are not among the objects: the caller tries again with all.
+fn follow_port(objects: &Objects, fields: &mut Map<String, Value>, m: &ArgMatches) -> anyhow::Result<()> {
+    let port = one(m, "port").and_then(|p| objects.get(Kind::Port, &p));
     let said = ["vlan", "network", "bridge"].iter().any(|f| fields.contains_key(*f));
-    let (Some(port), false) = (port, said) else { return };
+    let (Some(o), false) = (port, said) else { return Ok(()) };
+    let groups = o.fields().get("groups").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(g) = groups.iter().find(|g| objects.get(Kind::Group, g.as_str().unwrap_or_default()).is_none()) {
+        bail!("there is no group '{}'", plan::text(g));
+    }
+    let port = groups::inherited(objects, o).fields;
     let is_trunk = port.get("vlan_mode").is_some_and(|m| m != "access");
     for f in ["network", "bridge", "vlan"] {
         if let Some(v) = port.get(f).filter(|_| f != "vlan" || !is_trunk) {
             fields.insert(f.into(), v.clone());
         }
     }
+    Ok(())
 }
 
 async fn set(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<()> {

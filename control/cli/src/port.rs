@@ -6,10 +6,13 @@ use anyhow::bail;
 use dunlin_control_api::{
     dataplane as dp,
     model::{
-        Kind, Objects, plan,
+        Kind, Objects,
+        groups::{self, Inherited},
+        plan,
         v1::{Object, Port, object::Spec},
     },
 };
+use serde_json::{Map, Value};
 
 use crate::{
     connection::Connection,
@@ -47,6 +50,15 @@ fn link(p: &dp::PortState) -> &'static str {
     }
 }
 
+/// The settings of a port with those of its groups, as fields and as a port.
+fn in_force(objects: &Objects, o: &Object) -> (Map<String, Value>, Port) {
+    let fields = groups::inherited(objects, o).fields;
+    match Kind::Port.object(fields.clone()).map(|o| o.spec) {
+        Ok(Some(Spec::Port(p))) => (fields, p),
+        _ => (fields, Port::default()),
+    }
+}
+
 /// The ports with their state.
 pub fn rows(objects: &Objects, state: Option<dp::State>) -> Listing {
     let is_down = state.is_none();
@@ -56,13 +68,15 @@ pub fn rows(objects: &Objects, state: Option<dp::State>) -> Listing {
     let states: HashMap<&str, &dp::PortState> = state.ports.iter().map(|p| (p.name.as_str(), p)).collect();
     let row = |(name, o): (&str, &std::sync::Arc<Object>)| {
         let Some(Spec::Port(p)) = &o.spec else { unreachable!("of that kind") };
+        let (fields, with_groups) = in_force(objects, o);
         let (state, problems) = (states.get(name), of_port(name));
-        let bridge = if p.bridge.is_empty() && p.network.is_empty() { "br0" } else { &p.bridge };
+        let at = &with_groups;
+        let bridge = if at.bridge.is_empty() && at.network.is_empty() { "br0" } else { &at.bridge };
         let mut cells = vec![
             ("name", name.to_owned()),
             ("kind", p.kind.clone()),
             ("bridge", bridge.to_owned()),
-            ("vlan", vlans(p)),
+            ("vlan", vlans(at)),
         ];
         match state {
             Some(x) => {
@@ -75,7 +89,7 @@ pub fn rows(objects: &Objects, state: Option<dp::State>) -> Listing {
             None => cells.push(("link", if is_down { "dataplane down" } else { "error" }.into())),
         }
         let json = serde_json::json!({ "config": p, "state": state, "problems": problems });
-        Row { cells, fields: plan::effective(Kind::Port, o), json }
+        Row { cells, fields: plan::with_defaults(Kind::Port, fields), json }
     };
     let rows = objects.of_kind(Kind::Port).map(row).collect();
     let notes = problems.iter().filter(|p| p.kind == "port").map(|p| format!("not in force: {}", output::problem(p)));
@@ -84,7 +98,7 @@ pub fn rows(objects: &Objects, state: Option<dp::State>) -> Listing {
 }
 
 /// All there is to know of a port.
-pub async fn show(o: &Object, s: &mut Connection) -> anyhow::Result<()> {
+pub async fn show(objects: &Objects, o: &Object, s: &mut Connection) -> anyhow::Result<()> {
     let Some(Spec::Port(port)) = &o.spec else { bail!("it is no port") };
     let name = &port.name;
     let state = s.status().await?.dataplane.unwrap_or_default();
@@ -92,10 +106,14 @@ pub async fn show(o: &Object, s: &mut Connection) -> anyhow::Result<()> {
     problems.retain(|p| p.kind == "port" && p.name == *name);
     let state = state.ports.into_iter().find(|p| p.name == *name);
     if s.json {
-        return output::json(&serde_json::json!({ "config": port, "state": state, "problems": problems }));
+        let Inherited { fields, from } = groups::inherited(objects, o);
+        let effective = plan::with_defaults(Kind::Port, fields);
+        return output::json(&serde_json::json!({
+            "config": port, "effective": effective, "from_groups": from, "state": state, "problems": problems,
+        }));
     }
-    let mut facts = settings(Kind::Port, o);
-    facts.insert(1, ("vlans", vlans(port)));
+    let mut facts = settings(objects, Kind::Port, o);
+    facts.insert(1, ("vlans", vlans(&in_force(objects, o).1)));
     let Some(p) = state else {
         output::facts(&facts);
         println!("the dataplane is down: no state");

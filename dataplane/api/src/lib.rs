@@ -1,11 +1,10 @@
 //! The dataplane's own API: gRPC on a Unix socket. `proto/dataplane.proto` is the contract; this
-//! crate adds the generated types, the language of access rules ([`rule`]), configurations in parts ([`parts`]),
+//! crate adds the generated types, configurations in parts ([`parts`]),
 //! [`connect`] for clients and [`socket::bind`] and [`check_version`] for servers. Control's northbound API uses the same transport, so it lives here once.
 //!
 //! Starts no threads. **Read next** the proto file.
 
 pub mod parts;
-pub mod rule;
 pub mod socket;
 
 use std::time::{SystemTime, UNIX_EPOCH};

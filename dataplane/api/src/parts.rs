@@ -1,9 +1,10 @@
 //! Large configurations travel as a stream of parts: messages of the same type whose repeated fields add up.
 //!
-//! No part is larger than [`PART`] and the largest object in it; the sum is bounded by [`MAX_CONFIGURATION`].
+//! No part is larger than [`PART`] and the largest object in it; the sum is bounded by `MAX_TRANSACTION`.
 
 use std::time::Duration;
 
+use dunlin_model::{configuration::too_large, limits};
 use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::Status;
@@ -12,8 +13,8 @@ use crate::v1;
 
 /// Octets after which a part ends. An object is never divided: the largest, a set of 65,536 prefixes, has 3 MiB.
 pub const PART: usize = 1 << 20;
-/// The most octets of one configuration, encoded. What is accepted is smaller, so that it can always be restored.
-pub const MAX_CONFIGURATION: usize = 128 << 20;
+/// The most octets of one transaction: a whole configuration, with the keys and the runtime state of its ports.
+const MAX_TRANSACTION: usize = limits::OCTETS + (8 << 20);
 
 /// Configurations that are put together at once: changes, and questions, which any reader may ask.
 pub static CHANGES: Semaphore = Semaphore::const_new(3);
@@ -66,7 +67,7 @@ pub fn split<M: Parts>(mut whole: M) -> Vec<M> {
 ///
 /// # Errors
 /// What the stream ends with, DEADLINE_EXCEEDED if a part does not come in time, and RESOURCE_EXHAUSTED for more than
-/// [`MAX_CONFIGURATION`].
+/// `MAX_TRANSACTION`.
 pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>, places: &Semaphore) -> Result<M, Status> {
     let mut whole = next(&mut stream).await?.unwrap_or_default();
     let mut size = whole.encoded_len();
@@ -75,7 +76,7 @@ pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>, places: &Semaphore)
     let _place = places.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
     loop {
         size += part.encoded_len();
-        if size > MAX_CONFIGURATION {
+        if size > MAX_TRANSACTION {
             return Err(Status::resource_exhausted(too_large(size)));
         }
         whole.extend(part);
@@ -89,12 +90,6 @@ pub async fn join<M: Parts>(mut stream: tonic::Streaming<M>, places: &Semaphore)
 async fn next<M>(stream: &mut tonic::Streaming<M>) -> Result<Option<M>, Status> {
     let late = |_| Status::deadline_exceeded(format!("no part of the configuration for {} s", NEXT.as_secs()));
     tokio::time::timeout(NEXT, stream.message()).await.map_err(late)?
-}
-
-/// What is said of a configuration of so many octets.
-pub fn too_large(size: usize) -> String {
-    let mib = |n: usize| n.div_ceil(1 << 20);
-    format!("the configuration: {} MiB when encoded; at most {} MiB can be held", mib(size), mib(MAX_CONFIGURATION))
 }
 
 /// Implements [`Parts`] for a message, by the repeated fields of it or of an optional message in it:
@@ -121,5 +116,4 @@ macro_rules! parts_of {
     };
 }
 
-parts_of!(v1::Transaction, self: set_bridges, delete_bridges, set_ports, delete_ports, set_macs, delete_macs, set_networks,
-    delete_networks, set_vteps, delete_vteps, set_acls, delete_acls, sets);
+parts_of!(v1::Transaction, self: set, delete, ports);

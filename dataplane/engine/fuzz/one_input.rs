@@ -13,7 +13,7 @@ use dunlin_engine::{
     pipeline::{Context, Now},
     security::Checks,
     snapshot::MacLimit,
-    topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortSpec, SecuritySpec, Topology, VtepSpec},
+    topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, Topology, VtepSpec},
     tunnel::Kind,
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
@@ -72,7 +72,7 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
         bindings: Default::default(),
     });
     topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
-    let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+    let joined = PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
     let idx = topology.set_port("guest", joined).expect("there is room");
     topology.set_up("guest", true);
     topology.snapshot().expect("few VLANs");
@@ -103,7 +103,7 @@ fn acl() -> Acl {
 fn security() -> SecuritySpec {
     let all = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
     let macs = vec![MacAddr::from_octets([2, 0, 0, 0, 0, 2]), MacAddr::from_octets([0; 6])];
-    let ips = vec![Prefix { address: [10, 0, 0, 0].into(), len: 8 }, Prefix { address: [0; 16].into(), len: 1 }];
+    let ips = ["10.0.0.0/8", "::/1"].map(|p| p.parse().expect("a prefix")).to_vec();
     SecuritySpec { checks: all, macs, ips, snoop: true }
 }
 
@@ -116,7 +116,7 @@ pub fn run(mut input: &[u8]) {
     let filters = AclNames { ingress: vec!["all".into()], egress: vec!["all".into()] };
     let mut ports = Vec::new();
     for (i, vlan) in modes().into_iter().enumerate() {
-        let spec = PortSpec {
+        let spec = PortPolicy {
             vlan: vlan.clone(),
             priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
             protected: i == 3,
@@ -126,7 +126,7 @@ pub fn run(mut input: &[u8]) {
             storm_fps: [(i == 4).then_some(3), None, Some(5)],
             acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
             security: (i % 3 == 2).then(security),
-            ..PortSpec::new("br0", vlan)
+            ..PortPolicy::new("br0", vlan)
         };
         let name = format!("p{i}");
         ports.push(topology.set_port(&name, spec).expect("it is valid"));

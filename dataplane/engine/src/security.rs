@@ -16,6 +16,8 @@ use std::{
     },
 };
 
+pub use dunlin_model::spec::Checks;
+
 use crate::{
     DropReason, MacAddr,
     acl::Prefix,
@@ -28,23 +30,6 @@ pub(crate) const DHCP_SERVER: u32 = 67;
 const DHCP_CLIENT: u32 = 68;
 pub(crate) const DHCPV6_SERVER: u32 = 547;
 const DHCPV6_CLIENT: u32 = 546;
-
-/// What is looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Checks {
-    /// The source of layer 2 is one of the port's.
-    pub mac: bool,
-    /// So is the source of IPv4 and IPv6.
-    pub ip: bool,
-    /// So are the sender's addresses in ARP.
-    pub arp: bool,
-    /// So are those in neighbour discovery.
-    pub nd: bool,
-    /// It is no DHCP server.
-    pub dhcp_guard: bool,
-    /// It is no router: no advertisements, no redirects.
-    pub ra_guard: bool,
-}
 
 /// One port's.
 #[derive(Clone, Debug, Default)]

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+pub use dunlin_model::spec::MacLimit;
+
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     filter::{Filter, Lists},
@@ -99,15 +101,6 @@ impl Segment {
             _ => (&self.bridge, self.vid),
         }
     }
-}
-
-/// What happens to frames with a new source address above the port's limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MacLimit {
-    /// The most addresses learned at the port.
-    pub limit: u32,
-    /// Drop the frame (with its reason); otherwise it is forwarded and not learned.
-    pub drop: bool,
 }
 
 /// One port's policy, ready for use.

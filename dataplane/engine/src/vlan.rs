@@ -4,107 +4,7 @@
 //! VLAN 0 is "no VLAN": the VLAN of untagged frames on a trunk port. A priority-tagged frame
 //! (VID 0 in its tag) is treated as untagged, and its priority is kept.
 
-/// The TPID of a customer tag (IEEE 802.1Q).
-pub const TPID_8021Q: u16 = 0x8100;
-/// The TPID of a service tag (IEEE 802.1ad).
-pub const TPID_8021AD: u16 = 0x88a8;
-
-/// A set of VLAN ids, 0 to 4095.
-#[derive(Clone, PartialEq, Eq)]
-pub struct VlanSet([u64; 64]);
-
-impl VlanSet {
-    /// No VLAN.
-    pub const EMPTY: VlanSet = VlanSet([0; 64]);
-    /// All 4,096.
-    pub const ALL: VlanSet = VlanSet([u64::MAX; 64]);
-
-    /// Whether `vid` (its low 12 bits) is in the set.
-    #[inline]
-    pub const fn contains(&self, vid: u16) -> bool {
-        self.0[(vid >> 6) as usize & 63] & (1 << (vid & 63)) != 0
-    }
-
-    /// Adds `vid` (its low 12 bits).
-    pub const fn insert(&mut self, vid: u16) {
-        self.0[(vid >> 6) as usize & 63] |= 1 << (vid & 63);
-    }
-
-    /// The ids in rising order.
-    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..4096).filter(|v| self.contains(*v))
-    }
-
-    /// Whether it holds every id.
-    pub fn is_all(&self) -> bool {
-        *self == Self::ALL
-    }
-}
-
-impl std::fmt::Debug for VlanSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.is_all() { f.write_str("all") } else { f.debug_set().entries(self.iter()).finish() }
-    }
-}
-
-impl FromIterator<u16> for VlanSet {
-    fn from_iter<I: IntoIterator<Item = u16>>(iter: I) -> Self {
-        let mut set = Self::EMPTY;
-        iter.into_iter().for_each(|v| set.insert(v));
-        set
-    }
-}
-
-/// Which frames a port carries and how they are tagged on its link.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum VlanMode {
-    /// One VLAN, untagged on the link. A tagged frame is refused, unless its VID is 0.
-    Access {
-        /// The VLAN; 0 is the bridge's untagged traffic.
-        vid: u16,
-    },
-    /// The VLANs of the set, tagged; untagged frames are VLAN 0.
-    Trunk {
-        /// What it carries.
-        vlans: VlanSet,
-    },
-    /// As a trunk, but untagged frames that arrive belong to `native`.
-    NativeTagged {
-        /// The VLAN of untagged frames; carried even if it is not in `vlans`.
-        native: u16,
-        /// What else it carries.
-        vlans: VlanSet,
-    },
-    /// As `NativeTagged`, and frames of `native` leave untagged.
-    NativeUntagged {
-        /// The VLAN of untagged frames, both ways.
-        native: u16,
-        /// What else it carries.
-        vlans: VlanSet,
-    },
-    /// One service VLAN that never shows on the link; the customer's own tags pass through it.
-    Dot1qTunnel {
-        /// The service VLAN.
-        vid: u16,
-        /// The customer VLANs let through; an untagged frame counts as 0.
-        cvlans: VlanSet,
-        /// The TPID that the service tag gets where it shows.
-        tpid: u16,
-    },
-}
-
-/// Whether a frame that leaves without a VLAN gets a priority tag (VID 0): Open vSwitch's
-/// `priority-tags`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PriorityTags {
-    /// Never; the priority is lost there.
-    #[default]
-    Never,
-    /// When the frame has a priority other than 0.
-    IfNonzero,
-    /// Always.
-    Always,
-}
+pub use dunlin_model::vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet};
 
 /// How a frame leaves a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,21 +15,6 @@ pub enum EgressForm {
     Untagged,
     /// With it.
     Tagged,
-}
-
-impl VlanMode {
-    /// The VLANs a port of this mode carries.
-    pub fn carried(&self) -> VlanSet {
-        match self {
-            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => [*vid].into_iter().collect(),
-            VlanMode::Trunk { vlans } => vlans.clone(),
-            VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => {
-                let mut set = vlans.clone();
-                set.insert(*native);
-                set
-            }
-        }
-    }
 }
 
 /// A customer's side of a service VLAN.

@@ -12,7 +12,7 @@ use dunlin_engine::{
     counters::PortTotals,
     frame::HeapFrame,
     security::Checks,
-    topology::{AclNames, PortSpec, SecuritySpec},
+    topology::{AclNames, PortPolicy, SecuritySpec},
     vlan::VlanMode,
 };
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
@@ -143,14 +143,14 @@ fn switch() -> Switch {
     let fourth = list(&mut s, "fourth", &[deny(fragments), (Action::Allow, acked)], Action::Reject);
     let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
     let macs = vec![MacAddr::from_octets(mac(1)), MacAddr::from_octets(mac(2))];
-    let own = |n| [Prefix { address: ip(n).into(), len: 32 }, Prefix { address: ip6(n).into(), len: 128 }];
+    let own = |n| [std::net::IpAddr::from(ip(n)).into(), std::net::IpAddr::from(ip6(n)).into()];
     let ips = [own(1), own(2)].concat();
     let security = Some(SecuritySpec { checks, macs, ips, snoop: false });
     let acls = AclNames { ingress: first, egress: Vec::new() };
-    s.topology.set_port("p0", PortSpec { security, acls, ..access() }).unwrap();
+    s.topology.set_port("p0", PortPolicy { security, acls, ..access() }).unwrap();
     for (name, egress) in [("p1", second), ("p2", third), ("p3", fourth)] {
         let acls = AclNames { ingress: Vec::new(), egress };
-        s.topology.set_port(name, PortSpec { acls, ..access() }).unwrap();
+        s.topology.set_port(name, PortPolicy { acls, ..access() }).unwrap();
     }
     for (station, port) in STATIONS {
         let hello = PacketBuilder::ethernet2(mac(station), mac(8)).ipv4(ip(station), ip(8), 64).udp(1, 2);

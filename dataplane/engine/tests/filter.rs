@@ -4,13 +4,13 @@ mod harness;
 
 use dunlin_engine::{
     DropReason, MacAddr,
-    acl::{Acl, Action, Match, Prefix, Rule, state},
+    acl::{Acl, Action, Match, Rule, state},
     conntrack::{SessionLimits, Settings},
     frame::HeapFrame,
     pipeline::{Context, Now},
     security::Checks,
     snapshot::MacLimit,
-    topology::{AclNames, PortSpec, SecuritySpec},
+    topology::{AclNames, PortPolicy, SecuritySpec},
     trace,
     vlan::VlanMode,
 };
@@ -39,7 +39,7 @@ fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Actio
             names.push(name.to_owned());
         }
     }
-    s.topology.set_port("p1", PortSpec { acls: names, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls: names, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
     s
 }
 
@@ -219,7 +219,7 @@ fn a_flood_of_first_packets_harms_no_connection() {
     // The port's own limits go before.
     let session_limits = SessionLimits { all: Some(200), unanswered: Some(50) };
     let acls = AclNames { ingress: vec!["in".into()], egress: vec!["out".into()] };
-    s.topology.set_port("p1", PortSpec { acls, session_limits, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls, session_limits, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
     let old: Vec<_> = (0..100).map(|i| (5000 + i, open(&mut s, 5000 + i))).collect();
     for i in 0..100_000u32 {
         let [_, x, y, z] = i.to_be_bytes();
@@ -241,9 +241,9 @@ fn a_flood_of_first_packets_harms_no_connection() {
 fn a_station_speaks_as_itself() {
     let mut s = switch(None, None);
     let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
-    let ips = vec![Prefix { address: IPS[1].into(), len: 32 }];
+    let ips = vec![std::net::IpAddr::from(IPS[1]).into()];
     let security = Some(SecuritySpec { checks, macs: vec![MacAddr::from_octets(MACS[1])], ips, snoop: true });
-    s.topology.set_port("p1", PortSpec { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
     let mut expect = |f: HeapFrame, reason: Option<DropReason>| {
         let before = reason.map(|r| s.drops(r));
         assert_eq!(passes(&mut s, 1, f), reason.is_none(), "{reason:?}");
@@ -290,7 +290,7 @@ fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
     let checks = Checks { ip: true, ..Checks::default() };
     let macs = vec![MacAddr::from_octets(MACS[1])];
     let security = Some(SecuritySpec { checks, macs, ips: vec![], snoop: true });
-    s.topology.set_port("p1", PortSpec { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
     assert!(!passes(&mut s, 1, udp(1, (1, 2))));
     let ack = |client: [u8; 6]| {
         let mut m = [0u8; 240].to_vec();
@@ -345,7 +345,7 @@ fn a_trace_says_what_would_happen_and_changes_nothing() {
 fn a_trace_knows_limits() {
     let mut s = switch(None, Some((stateful(), Action::Allow)));
     let limited = |s: &mut Switch| {
-        let spec = PortSpec {
+        let spec = PortPolicy {
             mac_limit: Some(MacLimit { limit: 1, drop: true }),
             storm_fps: [Some(1), None, None],
             ..spec(VlanMode::Access { vid: 1 })
@@ -496,7 +496,7 @@ fn the_same_list_the_other_way_is_another() {
     let mut s = switch(None, Some((stateful(), Action::Deny)));
     let (a, b) = open(&mut s, 4000);
     let acls = AclNames { ingress: vec!["out".into()], egress: vec![] };
-    s.topology.set_port("p1", PortSpec { acls, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
     // Begun from outside, which nothing forbids now.
     assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
     s.topology.set_acl(Acl::new("out", &[], 0, Action::Deny, 1));

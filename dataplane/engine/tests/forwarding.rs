@@ -7,7 +7,7 @@ mod oracle;
 use dunlin_engine::{
     BURST, DropReason,
     frame::HeapFrame,
-    topology::{BridgeSpec, PortSpec, Topology},
+    topology::{BridgeSpec, PortPolicy, Topology},
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
 use harness::{Switch, spec};
@@ -43,9 +43,9 @@ fn modes() -> impl Strategy<Value = VlanMode> {
     })
 }
 
-fn specs() -> impl Strategy<Value = Vec<PortSpec>> {
+fn specs() -> impl Strategy<Value = Vec<PortPolicy>> {
     let one =
-        (modes(), any::<bool>(), 0usize..3, any::<bool>()).prop_map(|(vlan, protected, priority, other)| PortSpec {
+        (modes(), any::<bool>(), 0usize..3, any::<bool>()).prop_map(|(vlan, protected, priority, other)| PortPolicy {
             protected,
             bridge: if other { "br1".into() } else { "br0".into() },
             priority_tags: [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always][priority],

@@ -13,7 +13,7 @@ use dunlin_engine::{
     mac_table::Key,
     security::Checks,
     snapshot,
-    topology::{AclNames, NetworkSpec, OverlaySpec, PortSpec, SecuritySpec, VtepSpec},
+    topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, VtepSpec},
     tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
@@ -41,7 +41,7 @@ fn ip(station: u8) -> IpAddr {
     [10, 0, 0, station].into()
 }
 
-fn access() -> PortSpec {
+fn access() -> PortPolicy {
     spec(VlanMode::Access { vid: 1 })
 }
 
@@ -92,7 +92,7 @@ impl Met {
 }
 
 /// Stations 1 and 2 behind two access ports, and 3 behind a third.
-fn bridge(specs: [PortSpec; 3]) -> Switch {
+fn bridge(specs: [PortPolicy; 3]) -> Switch {
     let mut s = Switch::new(specs.to_vec());
     for port in 0..3 {
         s.run(port, [HeapFrame::new(frame(BROADCAST, mac(port as u8 + 1)))]);
@@ -108,7 +108,7 @@ fn of_bridging(met: &mut Met) {
     met.by(IngressVlan, &mut s, 0, [tagged]);
     met.by(ReservedMulticast, &mut s, 0, [frame([1, 0x80, 0xc2, 0, 0, 0], mac(1))]);
     met.by(SamePort, &mut s, 0, [frame(mac(1), mac(4))]);
-    s.topology.set_port("p1", PortSpec { mtu: 40, ..access() }).unwrap();
+    s.topology.set_port("p1", PortPolicy { mtu: 40, ..access() }).unwrap();
     met.by(MtuExceeded, &mut s, 0, [frame(mac(2), mac(1))]);
     s.topology.set_up("p1", false);
     met.by(LinkDown, &mut s, 0, [frame(mac(2), mac(1))]);
@@ -117,7 +117,7 @@ fn of_bridging(met: &mut Met) {
     s.topology.remove_port("p1");
     met.by(PortGone, &mut s, 1, [frame(mac(1), mac(2))]);
 
-    let protected = || PortSpec { protected: true, ..access() };
+    let protected = || PortPolicy { protected: true, ..access() };
     met.by(Protected, &mut bridge([protected(), protected(), access()]), 0, [frame(mac(2), mac(1))]);
     // From a customer's VLAN that the other end does not take.
     let customer = |cvlans| spec(VlanMode::Dot1qTunnel { vid: 1, cvlans, tpid: 0x88a8 });
@@ -125,9 +125,9 @@ fn of_bridging(met: &mut Met) {
     let tagged = [&frame(mac(3), mac(1))[..12], &[0x81, 0, 0, 5, 0x88, 0xb5], &[0; 46]].concat();
     let mut s = bridge([customer(VlanSet::ALL), access(), customer(untagged)]);
     met.by(EgressVlan, &mut s, 0, [tagged]);
-    let limited = PortSpec { mac_limit: Some(snapshot::MacLimit { limit: 1, drop: true }), ..access() };
+    let limited = PortPolicy { mac_limit: Some(snapshot::MacLimit { limit: 1, drop: true }), ..access() };
     met.by(DropReason::MacLimit, &mut bridge([limited, access(), access()]), 0, [frame(mac(2), mac(7))]);
-    let slow = PortSpec { storm_fps: [Some(1), Some(1), Some(1)], ..access() };
+    let slow = PortPolicy { storm_fps: [Some(1), Some(1), Some(1)], ..access() };
     let mut s = bridge([slow, access(), access()]);
     for (reason, dst) in
         [(StormBroadcast, BROADCAST), (StormMulticast, [1, 0, 0x5e, 0, 0, 9]), (StormUnknownUnicast, mac(8))]
@@ -141,7 +141,7 @@ fn of_security(met: &mut Met) {
     let (macs, ips) = (vec![MacAddr::from_octets(mac(1))], vec![]);
     let security = Some(SecuritySpec { checks, macs, ips, snoop: false });
     let mut s = bridge([access(), access(), access()]);
-    s.topology.set_port("p0", PortSpec { security, ..access() }).unwrap();
+    s.topology.set_port("p0", PortPolicy { security, ..access() }).unwrap();
     let mut arp = [&mac(2)[..], &mac(1), &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac(1), &[10, 0, 0, 9], &mac(2)].concat();
     arp.resize(60, 0);
     let mut advertised = [&[136, 0, 0, 0, 0, 0, 0, 0][..], &[0xfd; 16], &[2, 1], &mac(1)].concat();
@@ -171,8 +171,8 @@ fn of_filters(met: &mut Met) {
         };
         let of_p0 = if ingress { acls.clone() } else { AclNames::default() };
         let of_p1 = if ingress { AclNames::default() } else { acls };
-        s.topology.set_port("p0", PortSpec { acls: of_p0, ..access() }).unwrap();
-        s.topology.set_port("p1", PortSpec { acls: of_p1, ..access() }).unwrap();
+        s.topology.set_port("p0", PortPolicy { acls: of_p0, ..access() }).unwrap();
+        s.topology.set_port("p1", PortPolicy { acls: of_p1, ..access() }).unwrap();
     };
     for (ingress, denied, rejected, unreadable) in
         [(true, AclDenied, AclRejected, Unreadable), (false, EgressAclDenied, EgressAclRejected, EgressUnreadable)]
@@ -197,7 +197,7 @@ fn of_filters(met: &mut Met) {
             if ingress { &mut acls.ingress } else { &mut acls.egress }.push("list".to_owned());
             let session_limits = SessionLimits { all: Some(all), unanswered: Some(unanswered) };
             let name = if ingress { "p0" } else { "p1" };
-            s.topology.set_port(name, PortSpec { acls, session_limits, ..access() }).unwrap();
+            s.topology.set_port(name, PortPolicy { acls, session_limits, ..access() }).unwrap();
             met.by(reason, &mut s, 0, [syn(1, 2, 4000)]);
         }
     }
@@ -206,7 +206,7 @@ fn of_filters(met: &mut Met) {
 /// A host with an uplink (port 0) and a guest (port 1) of a network that goes on at other hosts.
 fn host(number: u8, remotes: &[u8]) -> Switch {
     let trunk = spec(VlanMode::Trunk { vlans: VlanSet::ALL });
-    let mut s = Switch::new(vec![PortSpec { mtu: 1600, ..trunk }]);
+    let mut s = Switch::new(vec![PortPolicy { mtu: 1600, ..trunk }]);
     let (address, mac) = (ip(number), MacAddr::from_octets(mac(100 + number)));
     let vtep = VtepSpec { uplink: "p0".into(), vid: 0, address, mac, udp_port: 4789, ttl: 64 };
     s.topology.set_vtep("vtep0", vtep).unwrap();
@@ -222,7 +222,7 @@ fn host(number: u8, remotes: &[u8]) -> Switch {
         bindings: Default::default(),
     });
     s.topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
-    let joined = PortSpec { network: Some("blue".into()), ..PortSpec::new("", VlanMode::Access { vid: 0 }) };
+    let joined = PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
     s.ports.push(s.topology.set_port("p1", joined).unwrap());
     s.topology.set_up("p1", true);
     s.topology.snapshot().unwrap();
@@ -259,7 +259,7 @@ fn of_tunnels(met: &mut Met) {
     met.by(UnknownVni, &mut s, 0, [with(&[(48, 77)])]);
     // Of IPv4 inside, whose sender has no ECN.
     met.by(Congestion, &mut s, 0, [with(&[(15, 3), (62, 8), (63, 0)])]);
-    let underlay = PortSpec { mtu: 1600, ..spec(VlanMode::Access { vid: 0 }) };
+    let underlay = PortPolicy { mtu: 1600, ..spec(VlanMode::Access { vid: 0 }) };
     s.ports.push(s.topology.set_port("other", underlay).unwrap());
     s.topology.set_up("other", true);
     met.by(NotUplink, &mut s, 2, [good.clone()]);

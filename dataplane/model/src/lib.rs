@@ -4,7 +4,11 @@
 //! * [`meta`] reads the definition for programs: options of the command line, `explain`, a JSON schema.
 //! * [`kinds`] has what every kind needs in code: its word, its name, its place in a file.
 //! * [`check`] holds an object against its definition.
-//! * [`objects`] is a configuration, and changes it: set, delete, rename, with the references between objects.
+//! * [`objects`] are all of them, and are changed: set, delete, rename, with the references between objects.
+//! * [`groups`] has the settings of a port with those of its groups.
+//! * [`spec`] is what objects mean: [`MacAddr`], [`vlan`], [`rule`], and a type for each kind that can't hold a bad value.
+//! * [`configuration`] puts it together: objects, what they mean, and the checks across kinds. Control and dataplane hold
+//!   one each.
 //! * [`plan`] says what one configuration changes of another.
 //!
 //! Starts no threads. **Read next** the proto file.
@@ -12,10 +16,17 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod configuration;
+pub mod groups;
 pub mod kinds;
+pub mod limits;
+pub mod mac;
 pub mod meta;
 pub mod objects;
 pub mod plan;
+pub mod rule;
+pub mod spec;
+pub mod vlan;
 
 /// The generated messages.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -23,7 +34,14 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/dunlin.model.v1.rs"));
 }
 
+/// Default numbers of settings, from the proto file.
+pub mod defaults {
+    include!(concat!(env!("OUT_DIR"), "/defaults.rs"));
+}
+
+pub use configuration::Configuration;
 pub use kinds::Kind;
+pub use mac::MacAddr;
 pub use objects::{Change, Objects};
 
 /// The bridge of a port that names none; it need not be declared.

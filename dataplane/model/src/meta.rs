@@ -59,6 +59,12 @@ pub struct Field {
     pub needs: Option<String>,
     /// The kinds of ports that have it; all, if none is named.
     pub only_for: Vec<String>,
+    /// Of a port: it stays with the host when the VM moves; all else is policy.
+    pub is_attachment: bool,
+    /// Fields of one unit are a port's own, or all of them one group's.
+    pub unit: Option<String>,
+    /// What the groups of a port have is added to its own.
+    pub adds: bool,
     /// What the value is, in usage lines.
     pub value: String,
     /// The name of its option.
@@ -108,11 +114,24 @@ fn read() -> Vec<Definition> {
     let file = set.file.iter().find(|f| f.package() == "dunlin.model.v1").expect("the model");
     let info = file.source_code_info.as_ref().expect("with comments");
     let message = |name: &str| file.message_type.iter().position(|m| m.name() == name);
+    let fields = |at: usize| {
+        let fields = file.message_type[at].field.iter().enumerate();
+        fields.map(move |(i, f)| (f, comment(info, &[4, at as i32, 2, i as i32])))
+    };
     let define = |kind: &Kind| {
         let at = message(kind.message())?;
-        let fields = file.message_type[at].field.iter().enumerate();
-        let fields = fields.map(|(i, f)| field(f, &comment(info, &[4, at as i32, 2, i as i32]))).collect();
-        Some(Definition { kind: *kind, help: words(&comment(info, &[4, at as i32])).0, fields })
+        let about = comment(info, &[4, at as i32]);
+        let (help, marks) = words(&about);
+        let other = marks.iter().find(|(w, _)| *w == "fields-of").and_then(|(_, name)| message(name));
+        // A field that another message defines has no default here: absent, it says nothing.
+        let elsewhere = |f: &prost_types::FieldDescriptorProto| {
+            let (_, about) = fields(other?).find(|(o, _)| o.name() == f.name())?;
+            Some(Field { default: None, ..field(f, &about) })
+        };
+        let one = |(f, about): (&prost_types::FieldDescriptorProto, String)| {
+            Some(&about).filter(|a| a.is_empty()).and_then(|_| elsewhere(f)).unwrap_or_else(|| field(f, &about))
+        };
+        Some(Definition { kind: *kind, help, fields: fields(at).map(one).collect() })
     };
     Kind::ALL.iter().filter_map(define).collect()
 }
@@ -158,6 +177,9 @@ fn field(f: &prost_types::FieldDescriptorProto, comment: &str) -> Field {
         is_owned: mark("owned").is_some(),
         absent_is_only: mark("only").is_some(),
         needs: mark("needs").map(str::to_owned),
+        is_attachment: mark("attachment").is_some(),
+        unit: mark("unit").map(str::to_owned),
+        adds: mark("adds").is_some(),
         only_for: list("for"),
         value: mark("value").map_or_else(|| f.name().to_uppercase(), str::to_owned),
         option: mark("option").map_or_else(|| f.name().replace('_', "-"), str::to_owned),
@@ -236,6 +258,12 @@ mod tests {
         let mtu = of(Kind::Port).field("mtu").unwrap();
         assert_eq!((mtu.default.as_deref(), mtu.range, mtu.is_optional), (Some("1500"), Some((68, 9216)), true));
         assert_eq!(of(Kind::Port).field("ingress_acls").unwrap().names, Some(Kind::Acl));
+        // A group can have every policy setting of ports.
+        let policy = |f: &&Field| !f.is_key && !f.is_attachment && f.name != "groups";
+        for f in of(Kind::Port).fields.iter().filter(policy) {
+            let of_group = of(Kind::Group).field(&f.name).unwrap_or_else(|| panic!("groups have no {}", f.name));
+            assert_eq!((of_group.holds, of_group.range, &of_group.help), (f.holds, f.range, &f.help));
+        }
     }
 
     #[test]

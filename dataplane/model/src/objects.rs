@@ -4,9 +4,13 @@
 //! those that it deletes.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hasher},
     sync::Arc,
 };
+
+use prost::Message;
 
 use serde_json::Value;
 
@@ -24,7 +28,13 @@ pub type Key = (Kind, String);
 
 /// See the module. Clones share their objects.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Objects(BTreeMap<Key, Arc<Object>>);
+pub struct Objects {
+    all: BTreeMap<Key, Arc<Object>>,
+    /// Octets of all, encoded.
+    octets: usize,
+    /// The sum of their hashes.
+    sum: u64,
+}
 
 /// What is to be changed; in this order.
 #[derive(Clone, Debug, Default)]
@@ -49,47 +59,86 @@ struct Reference<'a> {
 impl Objects {
     /// Those of a file or a store, unchecked.
     pub fn of(objects: impl IntoIterator<Item = Object>) -> Self {
-        let keyed = |o: Object| Some(((o.kind()?, o.name()), Arc::new(o)));
-        Objects(objects.into_iter().filter_map(keyed).collect())
+        let mut all = Objects::default();
+        for o in objects {
+            if let Some(kind) = o.kind() {
+                all.put((kind, o.name()), Arc::new(o));
+            }
+        }
+        all
+    }
+
+    fn put(&mut self, key: Key, object: Arc<Object>) {
+        let (octets, hash) = weight(&object);
+        self.take(&key);
+        (self.octets, self.sum) = (self.octets + octets, self.sum.wrapping_add(hash));
+        self.all.insert(key, object);
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Arc<Object>> {
+        let object = self.all.remove(key)?;
+        let (octets, hash) = weight(&object);
+        (self.octets, self.sum) = (self.octets - octets, self.sum.wrapping_sub(hash));
+        Some(object)
+    }
+
+    /// Octets of all objects, encoded.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
+    /// A number that the content alone determines, whatever led to it.
+    pub fn sum(&self) -> u64 {
+        self.sum
     }
 
     /// One of them.
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Arc<Object>> {
-        self.0.get(&(kind, name.to_owned()))
+        self.all.get(&(kind, name.to_owned()))
     }
 
     /// All of them, by kind and name.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Object>)> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// Those of one kind, by name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Arc<Object>)> {
         let from = (kind, String::new());
-        self.0.range(from..).take_while(move |((k, _), _)| *k == kind).map(|((_, n), o)| (n.as_str(), o))
+        self.all.range(from..).take_while(move |((k, _), _)| *k == kind).map(|((_, n), o)| (n.as_str(), o))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The file that has them.
     pub fn config(&self) -> Config {
-        Config::of(self.0.values().map(|o| &**o))
+        Config::of(self.all.values().map(|o| &**o))
     }
 
     /// Keys of objects that are not the same in both.
     pub fn differing<'a>(&'a self, other: &'a Objects) -> BTreeSet<&'a Key> {
-        let differs =
-            |(k, o): &(&Key, &Arc<Object>), in_: &Objects| in_.0.get(*k).is_none_or(|x| !Arc::ptr_eq(x, o) && x != *o);
-        let here = self.0.iter().filter(|x| differs(x, other)).map(|(k, _)| k);
-        here.chain(other.0.iter().filter(|x| differs(x, self)).map(|(k, _)| k)).collect()
+        let (mut here, mut there) = (self.all.iter().peekable(), other.all.iter().peekable());
+        let mut differing = BTreeSet::new();
+        loop {
+            let order = match (here.peek(), there.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return differing,
+            };
+            let a = if order.is_le() { here.next() } else { None };
+            let b = if order.is_ge() { there.next() } else { None };
+            let same = a.zip(b).is_some_and(|((_, a), (_, b))| Arc::ptr_eq(a, b) || a == b);
+            differing.extend(a.or(b).map(|(key, _)| key).filter(|_| !same));
+        }
     }
 
     /// The objects with a change in them.
@@ -104,7 +153,7 @@ impl Objects {
         }
         let mut deleted = BTreeSet::new();
         for (kind, name) in change.delete {
-            match next.0.remove(&(kind, name.clone())) {
+            match next.take(&(kind, name.clone())) {
                 Some(_) => drop(deleted.insert((kind, name))),
                 None => bad.push(next.not_there(kind, &name)),
             }
@@ -119,7 +168,7 @@ impl Objects {
             let key = (o.kind().expect("checked"), o.name());
             if set.insert(key.clone()) {
                 deleted.remove(&key);
-                next.0.insert(key, Arc::new(o));
+                next.put(key, Arc::new(o));
             } else {
                 let why = format!("is declared twice; each {} needs a name of its own", key.0);
                 bad.push(Bad::new(label(key.0, &key.1), "name", why));
@@ -162,12 +211,12 @@ impl Objects {
         if !errors.is_empty() {
             return Err(errors);
         }
-        self.0.remove(&(kind, from.to_owned()));
-        self.0.insert((kind, to.to_owned()), Arc::new(renamed));
+        self.take(&(kind, from.to_owned()));
+        self.put((kind, to.to_owned()), Arc::new(renamed));
         // What names it names it by its new name.
         let users: Vec<Key> = self.users(&(kind, from.to_owned())).map(|(k, _)| k.clone()).collect();
         for key in users {
-            let user = self.0.remove(&key).expect("found above");
+            let user = self.take(&key).expect("found above");
             let fields = user.fields().into_iter().map(|(field, value)| {
                 let definition = meta::of(key.0).field(&field);
                 let names = definition.is_some_and(|f| f.names == Some(kind));
@@ -176,7 +225,7 @@ impl Objects {
             });
             let user =
                 key.0.object(fields.collect()).map_err(|e| one(Bad::new(label(key.0, &key.1), "", e.to_string())))?;
-            self.0.insert((key.0, user.name()), Arc::new(user));
+            self.put((key.0, user.name()), Arc::new(user));
         }
         Ok(())
     }
@@ -186,14 +235,14 @@ impl Objects {
         for gone in deleted {
             let owned = |(k, r): (&Key, Reference<'_>)| r.field.is_owned.then(|| k.clone());
             let owned: Vec<Key> = self.users(gone).filter_map(owned).collect();
-            owned.iter().for_each(|k| drop(self.0.remove(k)));
+            owned.iter().for_each(|k| drop(self.take(k)));
         }
     }
 
     /// How many objects name each.
     pub fn uses(&self) -> BTreeMap<Key, usize> {
         let mut uses = BTreeMap::new();
-        for ((kind, _), o) in &self.0 {
+        for ((kind, _), o) in &self.all {
             let named: BTreeSet<Key> = references(*kind, o).into_iter().map(|r| (r.kind, r.name)).collect();
             named.into_iter().for_each(|k| *uses.entry(k).or_default() += 1);
         }
@@ -209,12 +258,12 @@ impl Objects {
     fn users<'a>(&'a self, of: &'a Key) -> impl Iterator<Item = (&'a Key, Reference<'a>)> {
         let may = |k: Kind| meta::of(k).fields.iter().any(|f| f.names == Some(of.0) || f.mentions == Some(of.0));
         let kinds: BTreeSet<Kind> = Kind::ALL.iter().copied().filter(|k| may(*k)).collect();
-        let all = self.0.iter().filter(move |((k, _), _)| kinds.contains(k));
+        let all = self.all.iter().filter(move |((k, _), _)| kinds.contains(k));
         all.filter_map(|(k, o)| Some((k, references(k.0, o).into_iter().find(|r| (r.kind, &r.name) == (of.0, &of.1))?)))
     }
 
     fn references_to_nothing(&self, key: &Key) -> Vec<Bad> {
-        let Some(o) = self.0.get(key) else { return Vec::new() };
+        let Some(o) = self.all.get(key) else { return Vec::new() };
         let missing = |r: &Reference<'_>| self.get(r.kind, &r.name).is_none();
         let implicit = |r: &Reference<'_>| r.kind.implicit(&r.name).is_some();
         let error = |r: Reference<'_>| {
@@ -237,7 +286,7 @@ impl Objects {
             let only = || {
                 let was_only = before.of_kind(gone.0).count() == 1;
                 let implicit = |(k, o): &(&Key, &Arc<Object>)| was_only && means_the_only(k.0, o, gone.0);
-                self.0.iter().find(implicit).map(|(k, _)| k)
+                self.all.iter().find(implicit).map(|(k, _)| k)
             };
             let user = self.users(gone).map(|(k, _)| k).next().or_else(only)?;
             let why = format!("{} still uses it; change or delete that first", label(user.0, &user.1));
@@ -245,6 +294,14 @@ impl Objects {
         };
         deleted.iter().filter_map(used).collect()
     }
+}
+
+/// Octets of an object, encoded, and its hash.
+fn weight(o: &Object) -> (usize, u64) {
+    let encoded = o.encode_to_vec();
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&encoded);
+    (encoded.len(), hasher.finish())
 }
 
 /// Whether an object names the only one of a kind by naming none.

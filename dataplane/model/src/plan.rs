@@ -54,7 +54,11 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
 
 /// The fields of an object with the defaults of those that are absent.
 pub fn effective(kind: Kind, o: &Object) -> Map<String, Value> {
-    let mut fields = o.fields();
+    with_defaults(kind, o.fields())
+}
+
+/// Fields with the defaults of those that are absent.
+pub fn with_defaults(kind: Kind, mut fields: Map<String, Value>) -> Map<String, Value> {
     for f in &meta::of(kind).fields {
         let default = match (&f.default, f.holds) {
             (Some(d), Type::Number) => d.parse::<u64>().map(Value::from).unwrap_or_else(|_| d.as_str().into()),

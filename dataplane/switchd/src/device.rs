@@ -20,13 +20,14 @@ use dunlin_dpdk::{
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
 use dunlin_engine::MacAddr;
+use dunlin_model::spec::DeviceSpec;
 use parking_lot::Mutex;
 
 use crate::{
     numa,
+    permit::devargs::is_pci_address,
     pools::Pools,
     queues::{RxKind, TxHandle},
-    spec::{DeviceSpec, devargs::is_pci_address},
     switch::GuestQueues,
 };
 
@@ -116,10 +117,14 @@ impl Opener {
 /// Opens what `spec` names for frames of `mtu`.
 pub fn open(o: &Opener, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError> {
     match spec {
-        DeviceSpec::Nic { device, queues, hash, guests } => open_nic(o, device, (*queues, *hash, *guests), mtu),
+        DeviceSpec::Nic { device, queues, hash_fields, guests } => {
+            // Names that the model knows and DPDK does not are not asked for.
+            let hash = HashFields::from_names(hash_fields).unwrap_or(HashFields::DEFAULT);
+            open_nic(o, device, (*queues, hash, *guests), mtu)
+        }
         DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
         DeviceSpec::Tap { interface } => open_tap(o, interface, mtu),
-        DeviceSpec::VhostUser { socket, role } => open_vhost(o, socket, *role),
+        DeviceSpec::VhostUser { socket, server } => open_vhost(o, socket, *server),
     }
 }
 
@@ -269,7 +274,8 @@ fn open_tap(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> 
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })
 }
 
-fn open_vhost(o: &Opener, socket: &str, role: Role) -> Result<Opened, DpdkError> {
+fn open_vhost(o: &Opener, socket: &str, server: bool) -> Result<Opened, DpdkError> {
+    let role = if server { Role::Server } else { Role::Client };
     let what = format!("socket '{socket}'");
     if let Ok(m) = fs::metadata(socket) {
         if m.is_dir() {
@@ -278,7 +284,7 @@ fn open_vhost(o: &Opener, socket: &str, role: Role) -> Result<Opened, DpdkError>
         if !m.file_type().is_socket() {
             return Err(refuse(&what, "exists and is no socket"));
         }
-        if role == Role::Server {
+        if server {
             if std::os::unix::net::UnixStream::connect(socket).is_ok() {
                 return Err(refuse(&what, "another process listens on it"));
             }
@@ -290,13 +296,13 @@ fn open_vhost(o: &Opener, socket: &str, role: Role) -> Result<Opened, DpdkError>
     }
     let changed = o.changed.clone();
     let port = VhostPort::register(&o.eal, socket, role, o.domain.clone(), move || changed())?;
-    if role == Role::Server {
+    if server {
         share(Path::new(socket), o.vhost_group).map_err(|e| refuse(&what, format!("its group and mode: {e}")))?;
     }
     let pool = o.pools.lock().standard(None).clone();
     let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &pool))).collect();
     let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
-    let note = if role == Role::Client { "client, reconnects".into() } else { "server".into() };
+    let note = if server { "server".into() } else { "client, reconnects".into() };
     let device = Device {
         kind: Kind::Vhost(port),
         driver: "vhost-user",

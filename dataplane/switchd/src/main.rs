@@ -11,14 +11,16 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 mod api;
 mod device;
 mod events;
 mod numa;
 mod packet;
+mod permit;
 mod pools;
 mod queues;
-mod spec;
+
 mod steering;
 mod switch;
 mod underlay;
@@ -45,9 +47,9 @@ use parking_lot::Mutex;
 
 use crate::{
     events::Events,
+    permit::Permit,
     pools::Pools,
     queues::Transmitter,
-    spec::permit::{self, Permit},
     switch::{Applier, Options, Parts, Switch},
     underlay::{Mailbox, Underlay},
     worker::{Clock, Worker, WorkerShared},

@@ -56,7 +56,7 @@ pub struct Idle {
 
 impl Default for Idle {
     fn default() -> Self {
-        Idle { max_sleep: Some(Duration::from_micros(100)) }
+        Idle { max_sleep: dunlin_model::spec::DataplaneSpec::default().max_sleep }
     }
 }
 

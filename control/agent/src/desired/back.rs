@@ -91,6 +91,6 @@ impl Desired {
             let why = format!("revision {revision}: is not kept any more; 'dunlin history' lists them");
             return Err(Refused::NotThere(why));
         }
-        self.planned(current, history::back(&current.objects, &records).map_err(Refused::NotThere)?)
+        self.planned(current, history::back(current.objects(), &records).map_err(Refused::NotThere)?)
     }
 }

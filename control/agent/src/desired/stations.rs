@@ -1,36 +1,33 @@
 //! What DHCP gave the stations of ports: kept, stored, and said where it is not known.
 
-use std::collections::BTreeMap;
-
 use dunlin_dataplane_api::v1 as dp;
+use dunlin_model::{configuration::Resolved, spec::PortSpec};
 
 use super::{Desired, blocking};
 use crate::leases::now_s;
 
 impl Desired {
     /// Ports whose running stations lose their network by a change, because it is not known what DHCP gave them.
-    pub(super) fn cut_off_by_snooping(&self, from: &dp::Transaction, to: &dp::Transaction) -> Vec<String> {
-        let snoops = |p: &dp::Port| p.security.as_ref().is_some_and(|s| s.snoop);
-        let before: BTreeMap<&str, &dp::Port> = from.set_ports.iter().map(|p| (p.name.as_str(), p)).collect();
+    pub(super) fn cut_off_by_snooping(&self, from: &Resolved, to: &Resolved) -> Vec<String> {
+        let snoops = |p: &PortSpec| p.policy.security.as_ref().is_some_and(|s| s.snoop);
         let leases = self.leases.lock();
-        let starts = |p: &&dp::Port| {
-            let knows = p.security.as_ref().is_some_and(|s| !s.ips.is_empty()) || leases.has(&p.name, now_s());
-            snoops(p) && !knows && before.get(p.name.as_str()).is_some_and(|b| !snoops(b))
+        let starts = |(name, p): &(&String, &std::sync::Arc<PortSpec>)| {
+            let knows = p.policy.security.as_ref().is_some_and(|s| !s.ips.is_empty()) || leases.has(name, now_s());
+            snoops(p) && !knows && from.ports.get(*name).is_some_and(|b| !snoops(b))
         };
-        let warning = |p: &dp::Port| {
+        let warning = |(name, _): (&String, &std::sync::Arc<PortSpec>)| {
             format!(
-                "port '{}': security: dhcp-snooping does not know the address that a running guest has: until the guest \
+                "port '{name}': security: dhcp-snooping does not know the address that a running guest has: until the guest \
                  asks a DHCP server anew (not only for a renewal), all that it sends is dropped as spoofed_ip. Renew the \
-                 lease in the guest, or name its address in ips",
-                p.name
+                 lease in the guest, or name its address in ips"
             )
         };
-        to.set_ports.iter().filter(starts).map(warning).collect()
+        to.ports.iter().filter(starts).map(warning).collect()
     }
 
     /// Keeps what DHCP gave a port's station, as the dataplane has it now; stored when it returns.
     pub async fn note_leases(&self, port: &str, identity: u64, leases: &[dp::Lease]) {
-        if self.current().identities.get(port) != Some(&identity) {
+        if self.current().identities().get(port) != Some(&identity) {
             return;
         }
         if self.leases.lock().note(port, identity, leases, now_s()) {
@@ -41,7 +38,7 @@ impl Desired {
     /// Forgets those of ports that are gone, or that are others under the same name.
     pub(super) async fn forget_leases(&self) {
         let current = self.current();
-        let forgot = self.leases.lock().retain(|name, identity| current.identities.get(name) == Some(&identity));
+        let forgot = self.leases.lock().retain(|name, identity| current.identities().get(name) == Some(&identity));
         if forgot {
             self.save_leases().await;
         }

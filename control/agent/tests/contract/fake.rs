@@ -13,6 +13,7 @@ use dunlin_dataplane_api::{
     socket::{bind, peer::Access},
     v1::{self, dataplane_server::DataplaneServer},
 };
+use dunlin_model::v1::{Acl, Bridge, Port, object::Spec};
 use tokio::sync::watch;
 use tokio_stream::{Stream, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -32,9 +33,9 @@ pub enum Fate {
 pub struct Held {
     pub generation: u64,
     pub instance: u64,
-    pub ports: BTreeMap<String, v1::Port>,
-    pub acls: BTreeMap<String, v1::Acl>,
-    pub bridges: BTreeMap<String, v1::Bridge>,
+    pub ports: BTreeMap<String, Port>,
+    pub acls: BTreeMap<String, Acl>,
+    pub bridges: BTreeMap<String, Bridge>,
     pub applying: String,
     pub script: VecDeque<Fate>,
     /// Every transaction that came, applied or not.
@@ -43,6 +44,11 @@ pub struct Held {
     pub cores: Vec<u32>,
     /// Ports whose device is missing.
     pub missing: Vec<&'static str>,
+}
+
+/// The ports that a transaction sets.
+pub fn set_ports(t: &v1::Transaction) -> impl Iterator<Item = &Port> {
+    t.set.iter().filter_map(|o| if let Some(Spec::Port(p)) = &o.spec { Some(p) } else { None })
 }
 
 #[derive(Clone)]
@@ -117,12 +123,21 @@ impl Held {
             self.acls.clear();
             self.bridges.clear();
         }
-        t.delete_ports.iter().for_each(|n| drop(self.ports.remove(n)));
-        t.delete_acls.iter().for_each(|n| drop(self.acls.remove(n)));
-        t.delete_bridges.iter().for_each(|n| drop(self.bridges.remove(n)));
-        self.ports.extend(t.set_ports.iter().map(|p| (p.name.clone(), p.clone())));
-        self.acls.extend(t.set_acls.iter().map(|a| (a.name.clone(), a.clone())));
-        self.bridges.extend(t.set_bridges.iter().map(|b| (b.name.clone(), b.clone())));
+        for k in &t.delete {
+            match k.kind.as_str() {
+                "port" => drop(self.ports.remove(&k.name)),
+                "acl" => drop(self.acls.remove(&k.name)),
+                _ => drop(self.bridges.remove(&k.name)),
+            }
+        }
+        for o in &t.set {
+            match &o.spec {
+                Some(Spec::Port(p)) => drop(self.ports.insert(p.name.clone(), p.clone())),
+                Some(Spec::Acl(a)) => drop(self.acls.insert(a.name.clone(), a.clone())),
+                Some(Spec::Bridge(b)) => drop(self.bridges.insert(b.name.clone(), b.clone())),
+                _ => {}
+            }
+        }
         self.generation = t.generation;
     }
 
@@ -179,7 +194,7 @@ impl v1::dataplane_server::Dataplane for Fake {
             None => {}
         }
         let mut h = self.held();
-        let strict = t.set_ports.iter().find(|p| !t.per_object && h.missing.contains(&p.name.as_str()));
+        let strict = set_ports(&t).find(|p| !t.per_object && h.missing.contains(&p.name.as_str()));
         if let Some(p) = strict.filter(|p| !h.ports.contains_key(&p.name)) {
             return Err(Status::invalid_argument(format!("port '{}': there is none of that name", p.name)));
         }

@@ -20,7 +20,7 @@ use dunlin_control_api::{
     parts,
     v1::{Change, ConfigRequest, ConfirmRequest, Plan, RollbackRequest, Status, StatusRequest},
 };
-use fake::{Fake, Fate};
+use fake::{Fake, Fate, set_ports};
 
 struct Control {
     folder: PathBuf,
@@ -193,7 +193,7 @@ async fn a_lost_answer_is_asked_for() {
     fake.next(Fate::LoseAnswer);
     let plan = control.set(ports(&[port("a")])).await;
     assert!(plan.in_force && plan.pending.is_empty(), "{plan:?}");
-    let applied = fake.held().seen.iter().filter(|t| !t.set_ports.is_empty()).count();
+    let applied = fake.held().seen.iter().filter(|t| set_ports(t).next().is_some()).count();
     assert_eq!(applied, 1, "it is not sent again");
 }
 
@@ -244,7 +244,7 @@ async fn a_problem_of_one_port_stops_nothing_else() {
     assert_eq!(problems(&s)[0].name, "pinned");
     assert!(control.log().contains("port 'pinned': workers: core 2 is no worker"), "{}", control.log());
     // It is tried again all the time, alone.
-    let retried = || fake.held().seen.iter().filter(|t| t.per_object && !t.replace && t.set_ports.len() == 1).count();
+    let retried = || fake.held().seen.iter().filter(|t| t.per_object && !t.replace && t.set.len() == 1).count();
     let begun = Instant::now();
     while retried() < 2 {
         assert!(begun.elapsed() < Duration::from_secs(30), "{}", control.log());

@@ -92,6 +92,44 @@ fn a_port_is_taken_down_and_up() {
 }
 
 #[test]
+fn a_group_moves_its_ports_and_a_ports_own_value_wins() {
+    let (a, b) = (Netns::with_address("10.66.0.1/24"), Netns::with_address("10.66.0.2/24"));
+    let mut host = Host::start();
+    host.dunlin("group add web --vlan 10 --mac-limit 4 --mtu 1400");
+    host.add_host("a", &a, "--groups web");
+    host.add_host("b", &b, "--vlan 10");
+    assert!(a.reaches("10.66.0.2", 3));
+    let columns = |port: &str| {
+        let list = host.dunlin("port list --columns name,vlan,mtu,mac_limit");
+        list.lines().find(|l| l.starts_with(port)).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!((columns("a"), columns("b")), ("a 10 1400 4".to_owned(), "b 10 1500".to_owned()));
+    let shown = host.dunlin("port show a");
+    assert!(shown.contains("1400 (group web)") && shown.contains("br0 (default)"), "{shown}");
+    // A static address is in the VLAN that the port has from its group.
+    host.dunlin("mac add 52:54:00:00:00:99 --port a");
+    assert!(host.dunlin("mac list").contains("52:54:00:00:00:99"));
+    let why = host.refused("group set web --vlan 20");
+    assert!(why.contains("'a' does not carry VLAN 10"), "{why}");
+    host.dunlin("mac del 52:54:00:00:00:99");
+    let said = host.dunlin("group set web --vlan 20");
+    assert!(said.contains("~ group web  (vlan: 10 -> 20)"), "{said}");
+    assert!(!a.reaches("10.66.0.2", 1));
+    host.dunlin("port set a --vlan 10");
+    assert!(a.reaches("10.66.0.2", 3));
+    // It is the same after a restart of the dataplane.
+    host.kill_dataplane();
+    host.start_dataplane();
+    host.dunlin("wait-until in-force --timeout 60");
+    assert_eq!(host.port("a")["mtu"], 1400);
+    assert!(a.reaches("10.66.0.2", 5));
+    let why = host.refused("group set web --security ip");
+    assert!(why.contains("port 'a': security: 'ip' lets nothing pass"), "{why}");
+    let why = host.refused("group set web --queues 2");
+    assert!(why.contains("--queues"), "{why}");
+}
+
+#[test]
 fn a_file_is_checked_whole() {
     let host = Host::start();
     for i in 0..6 {

@@ -13,7 +13,7 @@ use dunlin_engine::{
     mac_table::MacTable,
     pipeline::{Context, Now},
     security::Checks,
-    topology::{AclNames, BridgeSpec, PortSpec, SecuritySpec, Topology},
+    topology::{AclNames, BridgeSpec, PortPolicy, SecuritySpec, Topology},
     vlan::{VlanMode, VlanSet},
 };
 
@@ -168,7 +168,7 @@ impl Scenario {
                     None => AclNames::default(),
                 };
                 let security = (kind == Kind::Secure && i == 0).then(|| security(pairs));
-                let spec = PortSpec { acls, security, ..PortSpec::new("br0", vlan) };
+                let spec = PortPolicy { acls, security, ..PortPolicy::new("br0", vlan) };
                 let idx = topology.set_port(&name, spec).expect("a port");
                 topology.set_up(&name, true);
                 idx
@@ -224,7 +224,7 @@ impl Scenario {
 
 /// As whom the stations behind the first port may speak.
 fn security(pairs: u32) -> SecuritySpec {
-    let net = Prefix { address: Ipv4Addr::new(10, 0, 0, 0).into(), len: 9 };
+    let net = "10.0.0.0/9".parse().expect("a prefix");
     let macs = (0..pairs).map(|s| MacAddr::from_bits(0x0200 << 32 | u64::from(s))).collect();
     let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
     SecuritySpec { checks, macs, ips: vec![net], snoop: false }

@@ -74,6 +74,12 @@ pub struct Prefix {
     pub len: u8,
 }
 
+impl From<ipnet::IpNet> for Prefix {
+    fn from(net: ipnet::IpNet) -> Self {
+        Prefix { address: net.network(), len: net.prefix_len() }
+    }
+}
+
 impl Prefix {
     /// Whether the address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -28,6 +28,8 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
+pub use dunlin_model::spec::SessionLimits;
+
 use crate::{
     Frame, MAX_PORTS, PortIdx, SegmentId,
     headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
@@ -86,15 +88,6 @@ impl Default for Settings {
             meets: true,
         }
     }
-}
-
-/// How many connections of one port there may be, where it is not what [`Settings`] say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SessionLimits {
-    /// In all.
-    pub all: Option<u32>,
-    /// That nobody has answered.
-    pub unanswered: Option<u32>,
 }
 
 /// Whose connections: a port's, in one segment.

@@ -13,7 +13,7 @@ use crate::{
         parse::Parsed,
     },
     tunnel::{
-        Address, Kind, Remote, Role, Vtep,
+        Address, Format, Kind, Remote, Role, Vtep,
         ip::{self, Datagram, Inner, Packet},
     },
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},

@@ -2,37 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{PortState, Topology, TopologyError};
+use super::{AclNames, PortState, Topology, TopologyError};
 use crate::{
-    MacAddr,
-    acl::{Acl, Prefix},
+    acl::Acl,
     conntrack::Settings,
     filter::{Filter, Lists},
-    security::{Checks, Security},
+    security::Security,
     snapshot::Segment,
 };
-
-/// Names of lists, each way in their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AclNames {
-    /// Of what comes in.
-    pub ingress: Vec<String>,
-    /// Of what leaves.
-    pub egress: Vec<String>,
-}
-
-/// As whom a port's station may speak.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SecuritySpec {
-    /// What is looked at.
-    pub checks: Checks,
-    /// Its addresses of layer 2.
-    pub macs: Vec<MacAddr>,
-    /// Those of layer 3.
-    pub ips: Vec<Prefix>,
-    /// Whether what DHCP gives it is its own too.
-    pub snoop: bool,
-}
 
 /// What [`Topology`] knows of filters.
 #[derive(Clone, Default)]
@@ -117,7 +94,8 @@ impl Topology {
         let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
         let security = p.spec.security.as_ref().map(|s| {
             let snooped = s.snoop.then(|| p.snooped.clone());
-            Arc::new(Security::new(s.checks, s.macs.clone(), s.ips.clone(), snooped))
+            let ips = s.ips.iter().map(|p| (*p).into()).collect();
+            Arc::new(Security::new(s.checks, s.macs.clone(), ips, snooped))
         });
         let carried = p.spec.vlan.carried();
         let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);

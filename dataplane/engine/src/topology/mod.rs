@@ -10,74 +10,17 @@ mod overlay;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use filter::{AclNames, SecuritySpec};
-pub use overlay::{NetworkSpec, OverlayError, OverlaySpec, RemoteView, VtepSpec, VtepView, is_hidden};
+pub use dunlin_model::spec::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, VtepSpec};
+pub use overlay::{RemoteView, VtepView, is_hidden};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
-    conntrack::SessionLimits,
     security::Snooped,
-    snapshot::{MacLimit, Port, Segment, SegmentMap, Snapshot, untagged},
+    snapshot::{Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
     tunnel::Role,
-    vlan::{PortVlans, PriorityTags, VlanMode, VlanSet},
+    vlan::{PortVlans, VlanMode, VlanSet},
 };
-
-/// A bridge as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgeSpec {
-    /// Seconds after which an unseen address is forgotten.
-    pub ageing_s: u32,
-}
-
-/// A port as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSpec {
-    /// The bridge it belongs to.
-    pub bridge: String,
-    /// The network it is in; bridge and VLAN are its, then.
-    pub network: Option<String>,
-    /// Its VLANs.
-    pub vlan: VlanMode,
-    /// See [`PriorityTags`].
-    pub priority_tags: PriorityTags,
-    /// Of the port whatever its name: another one has none of what this one learned from DHCP.
-    pub identity: u64,
-    /// See [`Port::protected`].
-    pub protected: bool,
-    /// See [`Port::mtu`].
-    pub mtu: u32,
-    /// See [`MacLimit`].
-    pub mac_limit: Option<MacLimit>,
-    /// Broadcast, multicast and unknown unicast limits in frames per second.
-    pub storm_fps: [Option<u64>; 3],
-    /// Its lists, and those of its groups.
-    pub acls: AclNames,
-    /// How many connections are tracked for it.
-    pub session_limits: SessionLimits,
-    /// As whom its station may speak; as anybody, if absent.
-    pub security: Option<SecuritySpec>,
-}
-
-impl PortSpec {
-    /// A port of `bridge` with these VLANs, MTU 1,500, and no limits.
-    pub fn new(bridge: &str, vlan: VlanMode) -> Self {
-        PortSpec {
-            bridge: bridge.to_owned(),
-            network: None,
-            vlan,
-            priority_tags: PriorityTags::Never,
-            identity: 0,
-            protected: false,
-            mtu: 1500,
-            mac_limit: None,
-            storm_fps: [None; 3],
-            acls: AclNames::default(),
-            session_limits: SessionLimits::default(),
-            security: None,
-        }
-    }
-}
 
 /// Why a topology refuses a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,12 +41,12 @@ pub enum TopologyError {
         /// The network it names.
         network: String,
     },
-    /// A port or network names a list that is not there.
+    /// A port or network names an ACL that is not there.
     #[error("{object}: acls: there is no acl '{acl}'")]
     NoSuchAcl {
-        /// Who names it.
+        /// The port or network.
         object: String,
-        /// The list.
+        /// The ACL.
         acl: String,
     },
     /// Ports are still on the bridge.
@@ -120,9 +63,6 @@ pub enum TopologyError {
         /// The port there was no room for.
         port: String,
     },
-    /// See [`OverlayError`].
-    #[error(transparent)]
-    Overlay(#[from] OverlayError),
     /// More (bridge, VLAN) pairs than segment numbers.
     #[error(
         "bridge '{bridge}': more than 65,535 (bridge, VLAN) pairs are carried; restrict the VLANs of its trunk ports"
@@ -133,32 +73,13 @@ pub enum TopologyError {
     },
 }
 
-impl TopologyError {
-    /// Kind ("port", "network" or "vtep") and name of the object without which the rest may fit; `None` if it is no
-    /// single object's fault.
-    pub fn object(&self) -> Option<(&'static str, String)> {
-        match self {
-            TopologyError::NoSuchBridge { port, .. } | TopologyError::NoSuchNetwork { port, .. } => {
-                Some(("port", port.clone()))
-            }
-            TopologyError::NoSuchAcl { object, .. } => {
-                let (kind, name) = object.split_once(" '")?;
-                let kind = if kind == "port" { "port" } else { "network" };
-                Some((kind, name.trim_end_matches('\'').to_owned()))
-            }
-            TopologyError::Overlay(e) => Some(e.object()),
-            TopologyError::BridgeInUse { .. }
-            | TopologyError::TooManyPorts { .. }
-            | TopologyError::TooManySegments { .. } => None,
-        }
-    }
-}
-
 #[derive(Clone)]
 struct PortState {
     idx: PortIdx,
     up: bool,
-    spec: PortSpec,
+    /// See [`Topology::identify`].
+    identity: u64,
+    spec: PortPolicy,
     storm: Arc<StormLimits>,
     snooped: Arc<Snooped>,
 }
@@ -179,7 +100,7 @@ pub struct Topology {
     vteps: BTreeMap<String, overlay::VtepState>,
     filters: filter::Filters,
     /// VLANs of hidden bridges that are free again, and how many were ever made.
-    hidden: Vec<(String, u16)>,
+    hidden: Vec<(Arc<str>, u16)>,
     hidden_made: usize,
     free_ports: Vec<PortIdx>,
     free_segments: Vec<SegmentId>,
@@ -241,7 +162,7 @@ impl Topology {
     }
 
     /// Adds or changes a port; its number stays the same. A new one is down.
-    pub fn set_port(&mut self, name: &str, mut spec: PortSpec) -> Result<PortIdx, TopologyError> {
+    pub fn set_port(&mut self, name: &str, mut spec: PortPolicy) -> Result<PortIdx, TopologyError> {
         if let Some(network) = &spec.network {
             let Some((bridge, vid)) = self.network_place(network) else {
                 return Err(TopologyError::NoSuchNetwork { port: name.to_owned(), network: network.clone() });
@@ -255,16 +176,26 @@ impl Topology {
             if p.spec.storm_fps != spec.storm_fps {
                 p.storm = storm_limits(&spec);
             }
-            if p.spec.identity != spec.identity {
-                p.snooped = Arc::default();
-            }
             p.spec = spec;
             return Ok(p.idx);
         }
         let idx = self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: name.to_owned() })?;
         let storm = storm_limits(&spec);
-        self.ports.insert(name.to_owned(), PortState { idx, up: false, spec, storm, snooped: Arc::default() });
+        self.ports
+            .insert(name.to_owned(), PortState { idx, up: false, identity: 0, spec, storm, snooped: Arc::default() });
         Ok(idx)
+    }
+
+    /// Says what tells a port from others that have or had its name: another one has no snooped addresses.
+    pub fn identify(&mut self, name: &str, identity: u64) {
+        if let Some(p) = self.ports.get_mut(name).filter(|p| p.identity != identity) {
+            (p.identity, p.snooped) = (identity, Arc::default());
+        }
+    }
+
+    /// See [`Topology::identify`]; 0 if there is no such port.
+    pub fn identity(&self, name: &str) -> u64 {
+        self.ports.get(name).map_or(0, |p| p.identity)
     }
 
     /// Removes a port; its number is retired.
@@ -291,7 +222,7 @@ impl Topology {
     }
 
     /// A port's number and specification.
-    pub fn port(&self, name: &str) -> Option<(PortIdx, &PortSpec)> {
+    pub fn port(&self, name: &str) -> Option<(PortIdx, &PortPolicy)> {
         self.ports.get(name).map(|p| (p.idx, &p.spec))
     }
 
@@ -313,8 +244,16 @@ impl Topology {
     }
 
     /// What workers should forward by now. Numbers new VLANs and retires unused ones.
+    ///
+    /// # Errors
+    /// See [`TopologyError`]: the topology is of no use then.
     pub fn snapshot(&mut self) -> Result<Snapshot, TopologyError> {
-        self.check_overlay()?;
+        // Its place may be another network's by now.
+        for (port, p) in &self.ports {
+            if let Some(network) = p.spec.network.as_ref().filter(|n| !self.networks.contains_key(*n)) {
+                return Err(TopologyError::NoSuchNetwork { port: port.clone(), network: network.clone() });
+            }
+        }
         let mut segments = vec![Segment {
             bridge: "".into(),
             vid: 0,
@@ -441,7 +380,7 @@ impl Topology {
     }
 }
 
-fn storm_limits(spec: &PortSpec) -> Arc<StormLimits> {
+fn storm_limits(spec: &PortPolicy) -> Arc<StormLimits> {
     let [broadcast, multicast, unknown_unicast] = spec.storm_fps.map(|f| f.map(RateLimit::new));
     Arc::new(StormLimits { broadcast, multicast, unknown_unicast })
 }

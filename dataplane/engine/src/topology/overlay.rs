@@ -6,93 +6,23 @@ use std::{
     sync::Arc,
 };
 
-use super::{BridgeSpec, Topology, TopologyError};
+use dunlin_model::spec::remote_name;
+
+use super::{BridgeSpec, NetworkSpec, OverlaySpec, Topology, TopologyError, VtepSpec};
 use crate::{
-    MAX_PORTS, MacAddr, PortIdx, SegmentId,
+    MAX_PORTS, PortIdx, SegmentId,
     snapshot::{Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
     tunnel::{Address, Bindings, Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
     vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag, VlanMode},
 };
 
-/// A network as configured: a segment with a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkSpec {
-    /// The bridge and VLAN that it is on this host; one that shows nowhere, without.
-    pub vlan: Option<(String, u16)>,
-    /// What it is in tunnels.
-    pub overlay: Option<OverlaySpec>,
-    /// Its lists, for every port that carries it.
-    pub acls: super::AclNames,
-}
-
-/// How a network goes on at other hosts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverlaySpec {
-    /// How its frames are carried.
-    pub kind: Kind,
-    /// 1 to 2^24 - 1.
-    pub vni: u32,
-    /// The VTEP that it uses.
-    pub vtep: String,
-    /// The other hosts' VTEPs.
-    pub remotes: BTreeSet<IpAddr>,
-    /// A multicast group of the underlay that broadcasts go to, instead of a copy to each of them.
-    pub group: Option<IpAddr>,
-    /// Whether frames keep the VLAN's tag in tunnels; RFC 7348, 6.1, wants them without.
-    pub keep_tags: bool,
-    /// Whether addresses are learned from what they send.
-    pub learn: bool,
-    /// Whether questions for addresses are answered where it is known who has them.
-    pub suppress: bool,
-    /// Who has which address for certain.
-    pub bindings: BTreeMap<IpAddr, MacAddr>,
-}
-
-/// A VTEP as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VtepSpec {
-    /// The port by which tunnels come and go.
-    pub uplink: String,
-    /// The VLAN of the uplink's bridge that is the underlay; 0 for untagged.
-    pub vid: u16,
-    /// Where tunnels end.
-    pub address: IpAddr,
-    /// Its address of layer 2.
-    pub mac: MacAddr,
-    /// The UDP port of VXLAN.
-    pub udp_port: u16,
-    /// TTL or hop limit of what it sends.
-    pub ttl: u8,
-}
-
-/// An object that names another which is not there, or does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} '{name}': {field}: {why}")]
-pub struct OverlayError {
-    kind: &'static str,
-    name: String,
-    field: &'static str,
-    why: String,
-}
-
-impl OverlayError {
-    /// Kind and name of the object.
-    pub fn object(&self) -> (&'static str, String) {
-        (self.kind, self.name.clone())
-    }
-}
-
-fn unfit(kind: &'static str, name: &str, field: &'static str, why: String) -> OverlayError {
-    OverlayError { kind, name: name.to_owned(), field, why }
-}
-
 #[derive(Clone)]
 pub(super) struct NetworkState {
     pub(super) name: Arc<str>,
-    pub(super) spec: NetworkSpec,
+    pub(super) spec: Arc<NetworkSpec>,
     /// Bridge and VLAN; of a hidden bridge if it has none of its own.
-    pub(super) place: (String, u16),
+    pub(super) place: (Arc<str>, u16),
     pub(super) bindings: Arc<Bindings>,
 }
 
@@ -145,35 +75,34 @@ const HIDDEN: &str = "*";
 /// VLANs of one hidden bridge, which hold networks without a VLAN of their own.
 const HIDDEN_VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
 
-impl OverlaySpec {
-    /// Where frames of the network are sent: its remotes, and its group.
-    fn destinations(&self) -> impl Iterator<Item = (IpAddr, Kind)> {
-        self.remotes.iter().copied().chain(self.group).map(|a| (a, self.kind))
-    }
+/// Where frames of a network are sent: its remotes, and its group.
+fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (IpAddr, Kind)> {
+    o.remotes.iter().copied().chain(o.group).map(|a| (a, o.kind))
 }
 
 impl Topology {
     /// Adds or changes a network; its ports are put to where it is. Whether it fits the rest is asked by
     /// [`Topology::snapshot`].
-    pub fn set_network(&mut self, name: &str, spec: NetworkSpec) {
+    pub fn set_network(&mut self, name: &str, spec: impl Into<Arc<NetworkSpec>>) {
+        let spec = spec.into();
         let (before, bindings) = self.networks.remove(name).map(|n| (n.place, n.bindings)).unzip();
         let bindings = bindings.unwrap_or_default();
         let place = match (&spec.vlan, before) {
             (Some(_), before) => {
                 self.hidden.extend(before.filter(|p| is_hidden(&p.0)));
-                spec.vlan.clone().expect("matched")
+                spec.vlan.as_ref().map(|(b, vid)| (b.as_str().into(), *vid)).expect("matched")
             }
             (None, Some(place)) if is_hidden(&place.0) => place,
             (None, _) => self.hidden_place(),
         };
         for p in self.ports.values_mut().filter(|p| p.spec.network.as_deref() == Some(name)) {
-            (p.spec.bridge, p.spec.vlan) = (place.0.clone(), VlanMode::Access { vid: place.1 });
+            (p.spec.bridge, p.spec.vlan) = (place.0.to_string(), VlanMode::Access { vid: place.1 });
         }
         self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, bindings });
     }
 
     /// A VLAN of a hidden bridge that no network has.
-    fn hidden_place(&mut self) -> (String, u16) {
+    fn hidden_place(&mut self) -> (Arc<str>, u16) {
         if let Some(place) = self.hidden.pop() {
             return place;
         }
@@ -184,7 +113,7 @@ impl Topology {
         if n.is_multiple_of(vlans) {
             self.set_bridge(&bridge, BridgeSpec { ageing_s: 300 });
         }
-        (bridge, HIDDEN_VLANS.start() + (n % vlans) as u16)
+        (bridge.into(), HIDDEN_VLANS.start() + (n % vlans) as u16)
     }
 
     /// Removes a network. A port that is still in it is found by [`Topology::snapshot`].
@@ -214,92 +143,6 @@ impl Topology {
         }
     }
 
-    /// Whether networks, VTEPs and ports fit together.
-    pub(super) fn check_overlay(&self) -> Result<(), TopologyError> {
-        for (port, p) in &self.ports {
-            if let Some(network) = p.spec.network.as_ref().filter(|n| !self.networks.contains_key(*n)) {
-                return Err(TopologyError::NoSuchNetwork { port: port.clone(), network: network.clone() });
-            }
-        }
-        let (mut addresses, mut stations) = (BTreeMap::new(), BTreeMap::new());
-        for (name, v) in &self.vteps {
-            let station = (self.bridge_of(&v.spec), v.spec.vid, v.spec.mac.bits());
-            if let Some(other) = stations.insert(station, name) {
-                let why = format!("{} is that of vtep '{other}' in the same underlay", v.spec.mac);
-                return Err(unfit("vtep", name, "mac", why).into());
-            }
-            self.check_vtep(name, &v.spec)?;
-            if let Some(other) = addresses.insert(v.spec.address, name) {
-                return Err(
-                    unfit("vtep", name, "address", format!("{} is vtep '{other}' already", v.spec.address)).into()
-                );
-            }
-        }
-        let mut gre: BTreeMap<(&str, IpAddr), Kind> = BTreeMap::new();
-        let (mut vnis, mut vlans) = (BTreeMap::new(), BTreeMap::new());
-        for (name, n) in &self.networks {
-            if let Some((bridge, vid)) = &n.spec.vlan {
-                if !self.bridges.contains_key(bridge) {
-                    return Err(unfit("network", name, "bridge", format!("there is no bridge '{bridge}'")).into());
-                }
-                if let Some(other) = vlans.insert((bridge, vid), name) {
-                    let why = format!("{vid} of bridge '{bridge}' is network '{other}' already");
-                    return Err(unfit("network", name, "vlan", why).into());
-                }
-            }
-            if let Some(o) = &n.spec.overlay {
-                if let Some(other) = vnis.insert((o.kind, o.vni), name) {
-                    return Err(unfit("network", name, "vni", format!("{} is network '{other}' already", o.vni)).into());
-                }
-                self.check_remotes(name, &n.spec, o)?;
-                // On the wire, the two look alike.
-                for r in o.remotes.iter().filter(|_| matches!(o.kind, Kind::Gre | Kind::Nvgre)) {
-                    if gre.insert((&o.vtep, *r), o.kind).is_some_and(|k| k != o.kind) {
-                        let why = format!("{r} has gre and nvgre already, which can't be told apart");
-                        return Err(unfit("network", name, "tunnel", why).into());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_vtep(&self, name: &str, v: &VtepSpec) -> Result<(), OverlayError> {
-        if Some(v.udp_port) == Kind::Geneve.udp_port(v.udp_port) {
-            return Err(unfit("vtep", name, "udp_port", format!("{} is Geneve's", v.udp_port)));
-        }
-        match self.ports.get(&v.uplink) {
-            None => Err(unfit("vtep", name, "uplink", format!("there is no port '{}'", v.uplink))),
-            Some(p) if !p.spec.vlan.carried().contains(v.vid) => {
-                Err(unfit("vtep", name, "vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
-    fn check_remotes(&self, name: &str, n: &NetworkSpec, o: &OverlaySpec) -> Result<(), OverlayError> {
-        let Some(v) = self.vteps.get(&o.vtep).map(|v| &v.spec) else {
-            return Err(unfit("network", name, "vtep", format!("there is no vtep '{}'", o.vtep)));
-        };
-        if let Some(r) = o.remotes.iter().find(|r| r.is_ipv4() != v.address.is_ipv4()) {
-            let why = format!("{r} can't be reached from {}, which is of the other family", v.address);
-            return Err(unfit("network", name, "remotes", why));
-        }
-        if let Some(g) = o.group.filter(|g| !g.is_multicast() || g.is_ipv4() != v.address.is_ipv4()) {
-            let why = format!("{g} is no multicast group of the family of {}", v.address);
-            return Err(unfit("network", name, "group", why));
-        }
-        if o.remotes.contains(&v.address) {
-            let why = format!("{} is this host's own vtep '{}'", v.address, o.vtep);
-            return Err(unfit("network", name, "remotes", why));
-        }
-        if n.vlan.as_ref().is_some_and(|(b, vid)| self.bridge_of(v) == Some(b) && *vid == v.vid) {
-            let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", o.vtep);
-            return Err(unfit("network", name, "vlan", why));
-        }
-        Ok(())
-    }
-
     fn bridge_of(&self, vtep: &VtepSpec) -> Option<&String> {
         self.ports.get(&vtep.uplink).map(|p| &p.spec.bridge)
     }
@@ -319,14 +162,14 @@ impl Topology {
         self.number_of(name)?;
         let reaches = |n: &NetworkState| {
             let of = |o: &OverlaySpec| o.remotes.iter().any(|r| remote_name(&o.vtep, *r, o.kind) == name);
-            n.place.0 == bridge && n.place.1 == vid && n.spec.overlay.as_ref().is_some_and(of)
+            *n.place.0 == *bridge && n.place.1 == vid && n.spec.overlay.as_ref().is_some_and(of)
         };
         Some(self.networks.values().any(reaches))
     }
 
     /// The bridge and VLAN of a network.
     pub fn network_place(&self, name: &str) -> Option<(&str, u16)> {
-        self.networks.get(name).map(|n| (n.place.0.as_str(), n.place.1))
+        self.networks.get(name).map(|n| (&*n.place.0, n.place.1))
     }
 
     /// Who has which address in a network.
@@ -336,12 +179,12 @@ impl Topology {
 
     /// Name and specification of a network.
     pub fn network(&self, name: &str) -> Option<(&str, &NetworkSpec)> {
-        self.networks.get_key_value(name).map(|(n, s)| (n.as_str(), &s.spec))
+        self.networks.get_key_value(name).map(|(n, s)| (n.as_str(), &*s.spec))
     }
 
     /// Names and specifications of all networks.
     pub fn networks(&self) -> impl Iterator<Item = (&str, &NetworkSpec)> {
-        self.networks.iter().map(|(n, s)| (n.as_str(), &s.spec))
+        self.networks.iter().map(|(n, s)| (n.as_str(), &*s.spec))
     }
 
     /// All VTEPs.
@@ -370,8 +213,8 @@ impl Topology {
         let mut wanted: BTreeMap<String, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
         for o in self.networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
             match wanted.get_mut(&o.vtep) {
-                Some(w) => w.extend(o.destinations()),
-                None => drop(wanted.insert(o.vtep.clone(), o.destinations().collect())),
+                Some(w) => w.extend(destinations(o)),
+                None => drop(wanted.insert(o.vtep.clone(), destinations(o).collect())),
             }
         }
         let names: Vec<String> = self.vteps.keys().cloned().collect();
@@ -499,14 +342,6 @@ impl Topology {
             ports[r.idx.get()] =
                 Some(Arc::new(bare(r.idx, nothing, none, mtu, Role::Remote(Box::new(remote)), &r.name)));
         }
-    }
-}
-
-/// What people call a remote: its VTEP and its address, and its kind unless that is VXLAN.
-fn remote_name(vtep: &str, address: IpAddr, kind: Kind) -> String {
-    match kind {
-        Kind::Vxlan => format!("{vtep}/{address}"),
-        kind => format!("{vtep}/{address}/{}", kind.name()),
     }
 }
 

@@ -31,41 +31,27 @@ use std::{
 
 use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
 pub use bindings::Bindings;
+pub use dunlin_model::spec::Tunnel as Kind;
 pub use ip::{Address, checksum};
 pub use outer::{Outer, OuterSpec};
 
-/// How a frame is carried. All have Ethernet inside, and a number of 24 bits that names the segment.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Kind {
-    /// RFC 7348.
-    #[default]
-    Vxlan,
-    /// RFC 8926.
-    Geneve,
-    /// RFC 2784 and RFC 2890: transparent Ethernet bridging.
-    Gre,
-    /// RFC 7637.
-    Nvgre,
+/// Octets of each encapsulation's header without anything optional.
+pub(crate) const HEADER: usize = 8;
+
+/// The formats.
+pub(crate) trait Format: Sized {
+    /// The UDP port of the encapsulation, where VXLAN's is `vxlan`; `None` for what needs no UDP.
+    fn udp_port(self, vxlan: u16) -> Option<u16>;
+    /// What the header begins with.
+    fn first_word(self) -> [u8; 4];
+    /// What the second word is made of: the VNI moved left by so many bits, and these bits of the flow.
+    fn second_word(self) -> (u32, u16);
+    /// The VNI, and the octets of the header that a payload begins with; `None` if it can't be taken.
+    fn read(self, payload: &[u8]) -> Option<(u32, usize)>;
 }
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Vxlan, Kind::Geneve, Kind::Gre, Kind::Nvgre];
-    /// Octets of each one's header without anything optional.
-    pub(crate) const HEADER: usize = 8;
-
-    /// Its name in the CLI and the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Vxlan => "vxlan",
-            Kind::Geneve => "geneve",
-            Kind::Gre => "gre",
-            Kind::Nvgre => "nvgre",
-        }
-    }
-
-    /// The UDP port it goes to, where VXLAN's is `vxlan`; `None` for what needs no UDP.
-    pub(crate) fn udp_port(self, vxlan: u16) -> Option<u16> {
+impl Format for Kind {
+    fn udp_port(self, vxlan: u16) -> Option<u16> {
         match self {
             Kind::Vxlan => Some(vxlan),
             Kind::Geneve => Some(geneve::UDP_PORT),
@@ -81,7 +67,6 @@ impl Kind {
         }
     }
 
-    /// What the second word is made of: the VNI moved left by so many bits, and these bits of the flow.
     fn second_word(self) -> (u32, u16) {
         match self {
             Kind::Vxlan | Kind::Geneve => (8, 0),
@@ -90,20 +75,19 @@ impl Kind {
         }
     }
 
-    /// The VNI, and the octets of the header that a payload begins with; `None` if it can't be taken.
     #[inline(always)]
-    pub(crate) fn read(self, payload: &[u8]) -> Option<(u32, usize)> {
-        if self == Kind::Vxlan { vxlan::read(payload) } else { self.read_other(payload) }
+    fn read(self, payload: &[u8]) -> Option<(u32, usize)> {
+        if self == Kind::Vxlan { vxlan::read(payload) } else { read_other(self, payload) }
     }
+}
 
-    #[inline(never)]
-    fn read_other(self, payload: &[u8]) -> Option<(u32, usize)> {
-        match self {
-            Kind::Vxlan => vxlan::read(payload),
-            Kind::Geneve => geneve::read(payload),
-            Kind::Gre => gre::read(payload),
-            Kind::Nvgre => gre::read(payload).map(|(key, len)| (key >> 8, len)),
-        }
+#[inline(never)]
+fn read_other(kind: Kind, payload: &[u8]) -> Option<(u32, usize)> {
+    match kind {
+        Kind::Vxlan => vxlan::read(payload),
+        Kind::Geneve => geneve::read(payload),
+        Kind::Gre => gre::read(payload),
+        Kind::Nvgre => gre::read(payload).map(|(key, len)| (key >> 8, len)),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Kind,
+    Format, HEADER, Kind,
     ip::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, GRE, Inner, UDP, UDP_LEN, fold, sum},
 };
 use crate::MacAddr;
@@ -15,10 +15,10 @@ use crate::MacAddr;
 const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Octets of the headers: IPv4 or IPv6, with UDP or with GRE alone.
-const V4_UDP: usize = ETHERNET + 20 + UDP_LEN + Kind::HEADER;
-const V4_GRE: usize = ETHERNET + 20 + Kind::HEADER;
-const V6_UDP: usize = ETHERNET + 40 + UDP_LEN + Kind::HEADER;
-const V6_GRE: usize = ETHERNET + 40 + Kind::HEADER;
+const V4_UDP: usize = ETHERNET + 20 + UDP_LEN + HEADER;
+const V4_GRE: usize = ETHERNET + 20 + HEADER;
+const V6_UDP: usize = ETHERNET + 40 + UDP_LEN + HEADER;
+const V6_GRE: usize = ETHERNET + 40 + HEADER;
 
 /// The headers in front of frames to one remote.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Outer {
         }
         o[at..at + 4].copy_from_slice(&s.kind.first_word());
         let (vni_shift, flow_mask) = s.kind.second_word();
-        Outer { octets: o, len: at + Kind::HEADER, sum: sum(&o[14..34]), vni_shift, flow_mask }
+        Outer { octets: o, len: at + HEADER, sum: sum(&o[14..34]), vni_shift, flow_mask }
     }
 
     /// Octets of the headers.
@@ -109,7 +109,7 @@ impl Outer {
         let Ok(h) = <&mut [u8; N]>::try_from(to) else { return };
         h.copy_from_slice(&self.octets[..N]);
         let be = |n: u16| n.to_be_bytes();
-        let l4 = N - Kind::HEADER - if udp { UDP_LEN } else { 0 };
+        let l4 = N - HEADER - if udp { UDP_LEN } else { 0 };
         let l4_len = (N - l4) as u16 + inner_len as u16;
         h[..6].copy_from_slice(&next_hop.octets());
         if v4 {

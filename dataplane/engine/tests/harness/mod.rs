@@ -10,7 +10,7 @@ use dunlin_engine::{
     frame::{HeapFrame, MAX_PIECES, MacLearned},
     mac_table::MacTable,
     pipeline::{Context, Now},
-    topology::{BridgeSpec, PortSpec, Topology},
+    topology::{BridgeSpec, PortPolicy, Topology},
     vlan::{Class, VlanMode},
 };
 
@@ -67,12 +67,12 @@ pub struct Switch {
     held: u64,
 }
 
-pub fn spec(vlan: VlanMode) -> PortSpec {
-    PortSpec::new("br0", vlan)
+pub fn spec(vlan: VlanMode) -> PortPolicy {
+    PortPolicy::new("br0", vlan)
 }
 
 impl Switch {
-    pub fn new(specs: Vec<PortSpec>) -> Self {
+    pub fn new(specs: Vec<PortPolicy>) -> Self {
         let mut topology = Topology::default();
         topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });
         topology.set_bridge("br1", BridgeSpec { ageing_s: 300 });

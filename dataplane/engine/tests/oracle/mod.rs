@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dunlin_engine::{
-    topology::PortSpec,
+    topology::PortPolicy,
     vlan::{PriorityTags, VlanMode},
 };
 
@@ -24,13 +24,13 @@ struct Inside {
 }
 
 pub struct Oracle {
-    ports: Vec<PortSpec>,
+    ports: Vec<PortPolicy>,
     /// (bridge, VLAN, address) → port.
     learned: HashMap<(String, u16, u8), usize>,
 }
 
 impl Oracle {
-    pub fn new(ports: Vec<PortSpec>) -> Self {
+    pub fn new(ports: Vec<PortPolicy>) -> Self {
         Oracle { ports, learned: HashMap::new() }
     }
 

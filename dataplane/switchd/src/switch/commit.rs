@@ -10,12 +10,18 @@ use dunlin_dpdk::eal::prefer_hugepages;
 use dunlin_engine::{
     PortIdx, SegmentId, Snapshot, acl::Acl, counters::PortTotals, mac_table::Key, topology::Topology, tunnel::Role,
 };
+use dunlin_model::{Configuration, Kind, spec::Place, v1::object::Spec};
 
 use super::{
     PortSide, Switch,
-    plan::{Plan, Refused, WantedPort},
+    plan::{Plan, WantedPort},
 };
-use crate::{device::Opened, events::port_event, queues::RxKind, spec, worker::Command};
+use crate::{
+    device::Opened,
+    events::port_event,
+    queues::RxKind,
+    worker::{Command, Idle},
+};
 
 /// The field of a static address that found no room.
 const MAC_TABLE: &str = "mac_table";
@@ -31,13 +37,17 @@ impl Switch {
         plan: Plan,
         mut opened: BTreeMap<String, Result<Opened, String>>,
         problems: Vec<v1::Problem>,
-    ) -> Result<(), Refused> {
+    ) {
         for (name, ..) in self.closing(&plan) {
             self.close_device(&name);
         }
+        let touched = plan.next.touched;
         let old_topology = std::mem::replace(&mut self.topology, plan.topology);
+        let old_configuration = std::mem::replace(&mut self.configuration, plan.next.configuration);
+        // Links that went up or down since the plan was made.
         for (name, p) in &self.ports {
             self.topology.set_up(name, p.up);
+            plan.snapshot.set_link(p.idx, p.up);
         }
         let mut gone = Vec::new();
         for name in &plan.gone {
@@ -50,15 +60,16 @@ impl Switch {
         for (name, want) in plan.set {
             rx.extend(self.set_port(&name, want, opened.remove(&name)));
         }
-        for p in &t.set_ports {
-            let now_s = self.clock.now().s;
-            let leases = p.security.iter().flat_map(spec::leases);
-            leases.for_each(|(address, left)| self.topology.remember(&p.name, address, now_s.saturating_add(left)));
+        let now_s = self.clock.now().s;
+        for (port, l) in t.ports.iter().flat_map(|p| p.leases.iter().map(move |l| (&p.name, l))) {
+            if let Ok(address) = l.address.parse() {
+                self.topology.remember(port, address, now_s.saturating_add(l.left_s));
+            }
         }
         self.count_overlay();
         self.prepare_sessions();
         let before = self.snapshot.clone();
-        self.publish()?;
+        self.publish(plan.snapshot);
         // No worker counts for them any more.
         for p in gone {
             let counted = self.totals(p.idx).since(&p.base);
@@ -69,52 +80,21 @@ impl Switch {
         self.flush_departed(&before);
         self.flush_untracked(&before);
         drop(before);
-        (self.statics, self.vteps) = (plan.statics, plan.vteps);
-        self.follow_acls(&old_topology, plan.acl_rules);
-        self.keep_problems(t, problems);
+        self.follow_acls(&old_topology, &old_configuration);
+        self.problems.retain(|p| !Kind::from_word(&p.kind).is_some_and(|k| touched.contains(&(k, p.name.clone()))));
+        self.problems.extend(problems);
         self.follow_entries();
         self.end_overlay_counts();
-        self.install_bindings(&t.set_networks);
+        self.install_bindings(touched.iter().filter(|k| k.0 == Kind::Network).map(|k| &k.1));
         self.follow_vteps();
-        if self.settings.idle != plan.settings.idle {
-            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(plan.settings.idle)]));
+        let max_sleep = self.configuration.resolved().dataplane.max_sleep;
+        if old_configuration.resolved().dataplane.max_sleep != max_sleep {
+            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(Idle { max_sleep })]));
         }
-        self.settings = plan.settings;
         self.follow_owners();
         self.follow_guests();
         self.generation = t.generation;
         self.follow_links(true);
-        Ok(())
-    }
-
-    /// What was left out before stays so until it is set again, or deleted.
-    fn keep_problems(&mut self, t: &v1::Transaction, problems: Vec<v1::Problem>) {
-        if t.replace || self.problems.is_empty() {
-            self.problems = problems;
-            return;
-        }
-        let names = |set: Vec<&str>, deleted: &[String]| -> BTreeSet<String> {
-            set.into_iter().map(str::to_owned).chain(deleted.iter().cloned()).collect()
-        };
-        let ports = names(t.set_ports.iter().map(|p| &*p.name).collect(), &t.delete_ports);
-        let acls = names(t.set_acls.iter().map(|a| &*a.name).collect(), &t.delete_acls);
-        let networks = names(t.set_networks.iter().map(|n| &*n.name).collect(), &t.delete_networks);
-        let vteps = names(t.set_vteps.iter().map(|v| &*v.name).collect(), &t.delete_vteps);
-        let bridges = names(t.set_bridges.iter().map(|b| &*b.name).collect(), &t.delete_bridges);
-        let macs: BTreeSet<String> = t.set_macs.iter().chain(&t.delete_macs).map(|m| m.mac.clone()).collect();
-        self.problems.retain(|p| {
-            let decided = match p.kind.as_str() {
-                "port" => &ports,
-                "acl" => &acls,
-                "network" => &networks,
-                "vtep" => &vteps,
-                "bridge" => &bridges,
-                "mac" => &macs,
-                _ => return false,
-            };
-            !decided.contains(&p.name)
-        });
-        self.problems.extend(problems);
     }
 
     fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
@@ -122,8 +102,8 @@ impl Switch {
         let bridge = placed.bridge.clone();
         let kind = match self.ports.get_mut(name) {
             Some(p) => {
-                (p.mtu, p.bridge, p.spec, p.pinned) = (want.spec.mtu, bridge, want.device, want.pinned);
-                p.steered = want.steered;
+                (p.mtu, p.bridge, p.spec, p.pinned) = (want.mtu(), bridge, want.device().clone(), want.pinned);
+                p.steered = want.spec.attachment.vmdq;
                 self.follow_pins(name);
                 v1::port_event::Kind::Changed
             }
@@ -131,13 +111,13 @@ impl Switch {
                 let side = PortSide {
                     idx,
                     bridge,
-                    mtu: want.spec.mtu,
-                    spec: want.device,
+                    mtu: want.mtu(),
+                    spec: want.device().clone(),
                     device: Err("not opened".into()),
                     spare_rx: Vec::new(),
                     complete_checksums: false,
                     pinned: want.pinned,
-                    steered: want.steered,
+                    steered: want.spec.attachment.vmdq,
                     up: false,
                     flaps: Default::default(),
                     guest: (false, false),
@@ -202,10 +182,16 @@ impl Switch {
     /// Brings the entries that are not learned up to date: the operator's, and the VTEPs' own.
     fn follow_entries(&mut self) {
         let mut wanted = BTreeMap::new();
-        for (s, port) in &self.statics {
-            let place = s.place(&self.topology).and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
-            if let (Some(segment), Some(idx)) = (place, self.topology.number_of(port)) {
+        let mut names = BTreeMap::new();
+        for (name, s) in &self.configuration.resolved().macs {
+            let place = match &s.place {
+                Place::Network(network) => self.topology.network_place(network),
+                Place::Vlan(bridge, vid) => Some((bridge.as_str(), *vid)),
+            };
+            let segment = place.and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
+            if let (Some(segment), Some(idx)) = (segment, self.topology.number_of(&s.port)) {
                 wanted.insert(Key::new(s.mac, segment), idx);
+                names.insert(Key::new(s.mac, segment), name);
             }
         }
         for v in self.topology.vteps() {
@@ -222,7 +208,7 @@ impl Switch {
                 let reason = "no room: the mac table is full of static entries (dunlin-dataplane --mac-table-size)";
                 self.problems.push(v1::Problem {
                     kind: "mac".into(),
-                    name: key.mac().to_string(),
+                    name: names.get(key).map_or_else(|| key.mac().to_string(), |n| (*n).clone()),
                     field: MAC_TABLE.into(),
                     reason: reason.into(),
                 });
@@ -288,13 +274,16 @@ impl Switch {
     }
 
     /// After workers have passed on: the new versions of lists count from what the old ones counted.
-    fn follow_acls(&mut self, before: &Topology, rules: BTreeMap<String, Vec<String>>) {
+    fn follow_acls(&mut self, before: &Topology, old: &Configuration) {
         let now: BTreeMap<&str, *const Acl> =
             self.topology.acls().map(|a| (&*a.name, std::sync::Arc::as_ptr(a))).collect();
-        let old = std::mem::replace(&mut self.acl_rules, rules);
+        let rules = |c: &Configuration, name: &str| match c.objects().get(Kind::Acl, name).map(|o| o.spec.clone()) {
+            Some(Some(Spec::Acl(a))) => Some(a.rules),
+            _ => None,
+        };
         for a in before.acls().filter(|a| now.get(&*a.name) != Some(&std::sync::Arc::as_ptr(a))) {
-            let texts = old.get(&*a.name).map_or(&[][..], Vec::as_slice);
-            self.acl_base.follow(a, texts, self.acl_rules.get(&*a.name).map(Vec::as_slice));
+            let (texts, now) = (rules(old, &a.name).unwrap_or_default(), rules(&self.configuration, &a.name));
+            self.acl_base.follow(a, &texts, now.as_deref());
         }
     }
 }

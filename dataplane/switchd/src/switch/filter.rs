@@ -91,7 +91,7 @@ impl Switch {
         for name in self.ports.keys() {
             let leases = self.leases(name);
             if !leases.is_empty() {
-                let identity = self.topology.port(name).map_or(0, |(_, s)| s.identity);
+                let identity = self.topology.identity(name);
                 self.events.send(v1::event::What::Leases(v1::LeaseEvent { port: name.clone(), identity, leases }));
             }
         }

@@ -23,11 +23,11 @@ use dunlin_dpdk::{
     steering::{Destination, Rule},
 };
 use dunlin_engine::{MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
+use dunlin_model::spec::DeviceSpec;
 
 use super::{PortSide, Switch, ask, placement::QueueSide};
 use crate::{
     queues::{LoneCount, RxHandle, RxKind, TxHandle},
-    spec::DeviceSpec,
     worker::{Command, Which},
 };
 

@@ -38,6 +38,7 @@ use dunlin_engine::{
     mac_table::{Key, MacTable},
     topology::Topology,
 };
+use dunlin_model::{Configuration, spec::DeviceSpec};
 use parking_lot::Mutex;
 
 pub use guest_queues::GuestQueues;
@@ -49,7 +50,6 @@ use crate::{
     events::Events,
     pools::Pools,
     queues::{RxHandle, RxKind},
-    spec::{DeviceSpec, Settings, StaticSpec, VtepConf},
     underlay::Underlay,
     worker::{Clock, Command, Which, WorkerShared},
 };
@@ -71,6 +71,8 @@ pub struct Switch {
     instance: u64,
     started: Instant,
     generation: u64,
+    /// What is configured.
+    configuration: Configuration,
     pools: Arc<Mutex<Pools>>,
     domain: Arc<Domain>,
     workers: Vec<WorkerSide>,
@@ -81,8 +83,6 @@ pub struct Switch {
     /// What is configured and not in force, but for devices that are missing.
     problems: Vec<v1::Problem>,
     ports: BTreeMap<String, PortSide>,
-    statics: BTreeMap<StaticSpec, String>,
-    vteps: BTreeMap<String, VtepConf>,
     /// Entries of the mac table that are not learned: the operator's, and the VTEPs' own addresses.
     entries: BTreeMap<Key, PortIdx>,
     /// What was counted at numbers of VTEPs and remotes before they were theirs.
@@ -93,11 +93,8 @@ pub struct Switch {
     sessions_prepared: bool,
     /// The next part of the sessions to look through.
     sweep_part: usize,
-    /// Rules as they were written, by list.
-    acl_rules: BTreeMap<String, Vec<String>>,
     acl_base: filter::AclBase,
     clock: Clock,
-    settings: Settings,
     queue_moves: u64,
     auto_ticks: u32,
     owners: Option<Arc<crate::steering::Owners>>,
@@ -168,6 +165,7 @@ impl Switch {
             instance: p.instance,
             started: Instant::now(),
             generation: 0,
+            configuration: Configuration::default(),
             pools: Arc::new(Mutex::new(p.pools)),
             domain: p.domain,
             workers: p.workers.into_iter().map(side).collect(),
@@ -176,8 +174,6 @@ impl Switch {
             replaced: Vec::new(),
             problems: Vec::new(),
             ports: BTreeMap::new(),
-            statics: BTreeMap::new(),
-            vteps: BTreeMap::new(),
             entries: BTreeMap::new(),
             overlay_base: BTreeMap::new(),
             underlay: p.underlay,
@@ -185,10 +181,8 @@ impl Switch {
             sessions: p.sessions,
             sessions_prepared: false,
             sweep_part: 0,
-            acl_rules: BTreeMap::new(),
             acl_base: filter::AclBase::default(),
             clock: p.clock,
-            settings: Settings::default(),
             queue_moves: 0,
             auto_ticks: 0,
             owners: None,
@@ -201,17 +195,15 @@ impl Switch {
         }
     }
 
-    /// Hands the topology to the workers and waits until none uses the one before.
-    fn publish(&mut self) -> Result<(), dunlin_engine::topology::TopologyError> {
-        let next = Arc::new(self.topology.snapshot()?);
-        let previous = std::mem::replace(&mut self.snapshot, next);
+    /// Hands a snapshot of the topology to the workers and waits until none uses the one before.
+    fn publish(&mut self, next: Snapshot) {
+        let previous = std::mem::replace(&mut self.snapshot, Arc::new(next));
         for w in &self.workers {
             w.shared.tell(Some(self.snapshot.clone()), []);
         }
         self.domain.synchronize();
         self.replaced.push(previous);
         self.free_replaced();
-        Ok(())
     }
 
     /// Frees snapshots that no worker has any more.

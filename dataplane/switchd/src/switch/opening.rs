@@ -8,13 +8,15 @@ use std::{
 };
 
 use dunlin_dpdk::DpdkError;
+use dunlin_model::spec::DeviceSpec;
 use parking_lot::Mutex;
 
-use super::plan::resource;
-use crate::{
-    device::{self, Opened, Opener},
-    spec::DeviceSpec,
-};
+use crate::device::{self, Opened, Opener};
+
+/// What two devices can't have at the same time.
+fn resource(spec: &DeviceSpec) -> &str {
+    spec.resource().1
+}
 
 /// For so long an operator's change waits for a device, and a restore, for which no operator waits.
 pub(super) const CHANGE: Duration = Duration::from_secs(20);

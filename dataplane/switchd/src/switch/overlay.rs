@@ -17,7 +17,7 @@ impl Switch {
     pub(super) fn follow_vteps(&mut self) {
         let mut stations = Vec::new();
         for v in self.topology.vteps() {
-            let conf = &self.vteps[v.name];
+            let conf = &self.configuration.resolved().vteps[v.name];
             let hosts = v.remotes.iter().filter(|r| !r.address.is_multicast());
             stations.push(Station {
                 name: v.name.to_owned(),
@@ -69,8 +69,8 @@ impl Switch {
     }
 
     /// Tells networks that were set who has which address for certain.
-    pub(super) fn install_bindings(&self, set: &[v1::Network]) {
-        for (name, spec) in set.iter().filter_map(|n| self.topology.network(&n.name)) {
+    pub(super) fn install_bindings<'a>(&self, set: impl Iterator<Item = &'a String>) {
+        for (name, spec) in set.filter_map(|n| self.topology.network(n)) {
             if let (Some(o), Some(known)) = (&spec.overlay, self.topology.bindings(name)) {
                 known.install(o.bindings.iter().map(|(a, m)| (*a, *m)));
             }
@@ -96,7 +96,7 @@ impl Switch {
         let of_this = neighbors.iter().filter(|(vtep, _)| vtep == v.name);
         v1::VtepState {
             name: v.name.to_owned(),
-            address: self.vteps[v.name].address.to_string(),
+            address: self.configuration.resolved().vteps[v.name].address.to_string(),
             mac: v.spec.mac.to_string(),
             counters: Some(self.counted(v.idx)),
             remotes: v.remotes.iter().map(remote).collect(),
@@ -117,7 +117,7 @@ impl Switch {
             "" => None,
             text => Some(text.parse().map_err(|_| format!("address: '{text}' is no IP address"))?),
         };
-        if !filter.vtep.is_empty() && !self.vteps.contains_key(&filter.vtep) {
+        if !filter.vtep.is_empty() && !self.configuration.resolved().vteps.contains_key(&filter.vtep) {
             return Err(format!("vtep '{}': there is none of that name", filter.vtep));
         }
         Ok(self.underlay.forget_neighbors(&filter.vtep, address) as u64)

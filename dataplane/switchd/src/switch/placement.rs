@@ -193,7 +193,7 @@ impl Switch {
     /// One tick of the automatic mode.
     pub(super) fn rebalance_automatically(&mut self) {
         self.auto_ticks += 1;
-        if !self.settings.rebalance || self.auto_ticks < AUTO_TICKS {
+        if !self.configuration.resolved().dataplane.rebalance || self.auto_ticks < AUTO_TICKS {
             return;
         }
         self.auto_ticks = 0;

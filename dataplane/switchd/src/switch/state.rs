@@ -155,7 +155,7 @@ impl Switch {
         let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
         let guest_queues = p.guest_queues();
         v1::PortState {
-            identity: self.topology.port(name).map_or(0, |(_, s)| s.identity),
+            identity: self.topology.identity(name),
             leases: self.leases(name),
             guest_queues: guest_queues.map_or_else(Vec::new, |g| self.guest_queue_reports(name, g)),
             sessions,
@@ -289,7 +289,7 @@ impl Switch {
 }
 
 fn parse_mac(s: &str) -> Result<MacAddr, String> {
-    s.parse().map_err(|e: dunlin_engine::types::BadMac| e.to_string())
+    s.parse().map_err(|e: dunlin_model::mac::BadMac| e.to_string())
 }
 
 pub(super) fn counters(t: &PortTotals) -> v1::Counters {

@@ -1,6 +1,6 @@
 //! Applying transactions, one at a time: whole or not at all, but for what `plan.rs` has in its table.
 //!
-//! 1. Lists are compiled, while no other call waits for the switch.
+//! 1. The objects are checked by the model, and ACLs are compiled, while no other call waits for the switch.
 //! 2. The transaction is planned under the switch's lock, against a copy of the topology; the first thing that does not
 //!    fit refuses it, and nothing has happened.
 //! 3. Devices are opened, without the lock, each for a bounded time (`opening.rs`): a device that hangs keeps nothing
@@ -15,17 +15,15 @@ use std::{
 };
 
 use dunlin_dataplane_api::v1;
+use dunlin_model::{Kind, objects::Key, spec::DeviceSpec};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Switch,
     opening::{self, Openings},
-    plan::{ADMIN_DOWN, Plan, Problems, Refused, WantedPort, compile, resource},
+    plan::{Next, Plan, Problems, Refused, WantedPort},
 };
-use crate::{
-    device::{self, Device, Opened, Opener, clean_up},
-    spec::DeviceSpec,
-};
+use crate::device::{self, Device, Opened, Opener, clean_up};
 
 /// For how long a transaction waits for the one before it.
 const TURN: Duration = Duration::from_secs(2);
@@ -82,16 +80,24 @@ impl Applier {
         let busy = || Refused::Busy(self.progress());
         let _turn = self.turn.try_lock_for(TURN).ok_or_else(busy)?;
         let _done = Cleared(&self.progress);
-        self.note("compiling access lists".into());
-        let holds = self.switch.lock().generation;
+        self.note("checking the configuration".into());
+        let (holds, now, again) = {
+            let switch = self.switch.lock();
+            (switch.generation, switch.configuration.clone(), switch.not_in_force())
+        };
         if let Some(base) = t.base_generation.filter(|b| *b != holds) {
             return Err(Refused::Base { holds, base });
         }
         let mut problems = Problems::of(t);
-        let lists = compile(t, self.workers, &mut problems)?;
+        let mut next = Next::of(&now, t, &mut problems)?;
+        if t.replace {
+            next.touched.extend(again);
+        }
+        self.note("compiling access lists".into());
+        let lists = next.compile(self.workers)?;
         let opener = self.switch.lock().opener();
         self.openings.reap(&opener, |spec| self.switch.lock().ports.values().any(|p| p.spec == *spec));
-        let plan = self.switch.lock().plan(t, lists, &mut problems)?;
+        let plan = self.switch.lock().plan(t, next, lists, &mut problems)?;
         let before = self.switch.lock().interfaces(&plan);
         if t.check_only {
             self.check(&plan, &mut problems)?;
@@ -117,7 +123,8 @@ impl Applier {
             switch.to_open(&plan).map(|(n, _)| n).collect()
         };
         let closing = self.switch.lock().closing(&plan);
-        let takes_from = |w: &WantedPort| closing.iter().find(|(_, spec, _)| resource(spec) == resource(&w.device));
+        let takes_from =
+            |w: &WantedPort| closing.iter().find(|(_, spec, _)| spec.resource().1 == w.device().resource().1);
         let (later, first): (Vec<&String>, Vec<&String>) =
             to_open.into_iter().partition(|n| takes_from(&plan.set[*n]).is_some());
         let mut opened = BTreeMap::new();
@@ -145,7 +152,7 @@ impl Applier {
         };
         self.note("handing over to the workers".into());
         let mut switch = self.switch.lock();
-        switch.commit(t, plan, opened, problems.into_list())?;
+        switch.commit(t, plan, opened, problems.into_list());
         // So that the next try is one.
         for (name, before) in refused {
             if let Some(p) = switch.ports.get_mut(&name) {
@@ -160,9 +167,9 @@ impl Applier {
         let switch = self.switch.lock();
         let opener = switch.opener();
         for (name, w) in switch.to_open(plan) {
-            let fits = device::check(&w.device).and_then(|()| opener.prepare(&w.device, w.spec.mtu));
+            let fits = device::check(w.device()).and_then(|()| opener.prepare(w.device(), w.mtu()));
             if let Some(e) = fits.err().filter(|_| !w.waiting) {
-                problems.note("port", name, "device", e.to_string());
+                problems.note((Kind::Port, name), "device", e.to_string());
             }
         }
         Ok(())
@@ -170,12 +177,12 @@ impl Applier {
 
     /// Makes the buffers that running devices will need, before any is stopped.
     fn prepare(&self, plan: &Plan, opener: &Opener, problems: &mut Problems) -> Result<(), Refused> {
-        for (name, w) in plan.set.iter().filter(|(_, w)| w.reopen && !w.waiting && !w.admin_down) {
-            if let Err(mut error) = opener.prepare(&w.device, w.spec.mtu)
+        for (name, w) in plan.set.iter().filter(|(_, w)| w.reopen && !w.waiting && w.without_device().is_none()) {
+            if let Err(mut error) = opener.prepare(w.device(), w.mtu())
                 && !problems.per_object()
             {
                 error.why += "; start the dataplane with more --memory";
-                error.what = format!("mtu: {}: {}", w.spec.mtu, error.what);
+                error.what = format!("mtu: {}: {}", w.mtu(), error.what);
                 return Err(Refused::Device { port: name.clone(), error });
             }
         }
@@ -190,7 +197,7 @@ impl Applier {
         for (i, (name, mtu, has)) in mtus.iter().enumerate() {
             let Some(Err(error)) = device(name).map(|d| d.set_mtu(*mtu)) else { continue };
             if problems.per_object() {
-                problems.note("port", name, "mtu", error.to_string());
+                problems.note((Kind::Port, name), "mtu", error.to_string());
                 refused.push((name.clone(), *has));
                 continue;
             }
@@ -214,13 +221,13 @@ impl Applier {
     ) -> Result<(), Refused> {
         for name in names {
             let want = &plan.set[*name];
-            if want.admin_down {
-                opened.insert((*name).clone(), Err(ADMIN_DOWN.into()));
+            if let Some(why) = want.without_device() {
+                opened.insert((*name).clone(), Err(why.into()));
                 continue;
             }
             self.note(format!("port '{name}': opening its device"));
             let patience = if problems.per_object() { opening::RESTORE } else { opening::CHANGE };
-            match self.openings.open(opener, &want.device, want.spec.mtu, patience) {
+            match self.openings.open(opener, want.device(), want.mtu(), patience) {
                 Ok(o) => drop(opened.insert((*name).clone(), Ok(o))),
                 Err(e) if problems.per_object() || want.waiting => {
                     opened.insert((*name).clone(), Err(e.to_string()));
@@ -237,7 +244,7 @@ impl Applier {
             let made_interface = opened.made_interface;
             opened.close(opener);
             if made_interface {
-                clean_up(&plan.set[&name].device);
+                clean_up(plan.set[&name].device());
             }
         }
     }
@@ -268,7 +275,9 @@ impl Applier {
         };
         let nothing = v1::Transaction { replace: true, ..Default::default() };
         let mut problems = Problems::of(&nothing);
-        let plan = self.switch.lock().plan(&nothing, Vec::new(), &mut problems);
+        let now = self.switch.lock().configuration.clone();
+        let next = Next::of(&now, &nothing, &mut problems);
+        let plan = next.and_then(|next| self.switch.lock().plan(&nothing, next, Vec::new(), &mut problems));
         if let Err(e) = plan.and_then(|plan| self.carry_out(&nothing, plan, problems)) {
             tracing::warn!("closing ports: {e}");
         }
@@ -290,6 +299,13 @@ impl Drop for Cleared<'_> {
 type Interface = (String, DeviceSpec, Option<dunlin_dpdk::tap::TapRemover>);
 
 impl Switch {
+    /// Objects that are configured and not in force, and can be tried again.
+    fn not_in_force(&self) -> Vec<Key> {
+        let key = |p: v1::Problem| Some((Kind::from_word(&p.kind)?, p.name));
+        let is_there = |(kind, name): &Key| self.configuration.objects().get(*kind, name).is_some();
+        self.problems().into_iter().filter_map(key).filter(is_there).collect()
+    }
+
     /// Ports that get a device.
     fn to_open<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = (&'a String, &'a WantedPort)> {
         plan.set.iter().filter(|(n, w)| w.reopen || !self.ports.contains_key(*n))

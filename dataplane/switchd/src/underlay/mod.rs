@@ -21,6 +21,7 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::Mbuf;
 use dunlin_engine::{MacAddr, PortIdx, SegmentId, storm::RateLimit, tunnel::NextHop, vlan::Class};
+use dunlin_model::spec::Route;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
@@ -143,15 +144,6 @@ impl Mailbox {
         }
         posted
     }
-}
-
-/// A route of the underlay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Where to.
-    pub to: IpNet,
-    /// By which neighbours: the first that answers.
-    pub via: Vec<IpAddr>,
 }
 
 /// What this thread needs to know of a VTEP.

@@ -1,5 +1,4 @@
-//! The language of access rules, as operators write them and as they are passed on to the dataplane: control
-//! and dataplane read it by the same code.
+//! The language of ACL rules.
 //!
 //! ```text
 //! RULE     = ACTION [PROTOCOL] CLAUSE…
@@ -14,12 +13,16 @@
 //!          | src-mac MAC[/MASK] | dst-mac MAC[/MASK]
 //!          | ethertype ipv4|ipv6|arp|0xNNNN
 //!          | vlan VID
-//!          | log [N]                        tell of every N-th frame, 1 if absent
+//!          | log [N]                        log every N-th frame, 1 if absent
 //! WHO      = any | ADDRESS[/LENGTH] | @SET
 //! PORTS    = NUMBER | FIRST-LAST, several with ','
 //! ```
 
 use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::MacAddr;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,8 +40,8 @@ pub enum Action {
 /// Addresses of one side.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Who {
-    /// First address and length of a prefix.
-    Prefix(IpAddr, u8),
+    /// A prefix.
+    Prefix(IpNet),
     /// A set's name.
     Set(String),
 }
@@ -65,7 +68,7 @@ const MAX_RANGES: usize = 64;
 const MAX_TEXT: usize = 1024;
 
 /// A MAC address and the bits of it that count.
-pub type MaskedMac = ([u8; 6], [u8; 6]);
+pub type MaskedMac = (MacAddr, MacAddr);
 
 /// A rule, read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,50 +116,37 @@ fn bad<T>(why: impl Into<String>) -> Result<T, BadRule> {
     Err(BadRule(why.into()))
 }
 
-/// A prefix without host bits.
-pub fn prefix(text: &str) -> Result<(IpAddr, u8), BadRule> {
-    let (address, len) = match text.split_once('/') {
-        Some((a, l)) => (a, Some(l)),
-        None => (text, None),
-    };
+/// A prefix without host bits, or an address.
+///
+/// # Errors
+/// It is neither, its length is too large, or bits are set behind it.
+pub fn prefix(text: &str) -> Result<IpNet, BadRule> {
+    let (address, len) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
     let Ok(ip) = address.parse::<IpAddr>() else {
         return bad(format!("'{text}' is no address, prefix (10.0.0.0/8), @SET or 'any'"));
     };
     let most = if ip.is_ipv4() { 32 } else { 128 };
-    let len = match len.map(str::parse::<u8>) {
-        None => most,
-        Some(Ok(n)) if n <= most => n,
-        _ => return bad(format!("'{text}': the length is not in 0 to {most}")),
+    let net = match len.map(str::parse::<u8>) {
+        None => IpNet::from(ip),
+        Some(len) => match len.map(|len| IpNet::new(ip, len)) {
+            Ok(Ok(net)) => net,
+            _ => return bad(format!("'{text}': the length is not in 0 to {most}")),
+        },
     };
-    let bits = match ip {
-        IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
-        IpAddr::V6(a) => a.to_bits(),
-    };
-    if bits.checked_shl(u32::from(len)).unwrap_or(0) != 0 {
-        let first = bits & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-        let first: IpAddr = match ip {
-            IpAddr::V4(_) => std::net::Ipv4Addr::from_bits((first >> 96) as u32).into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::from_bits(first).into(),
-        };
-        return bad(format!("'{text}' has bits set behind its length; the prefix is {first}/{len}"));
+    if net.trunc() != net {
+        return bad(format!("'{text}' has bits set behind its length; the prefix is {}", net.trunc()));
     }
-    Ok((ip, len))
+    Ok(net)
 }
 
-fn mac(text: &str) -> Result<[u8; 6], BadRule> {
-    let octet =
-        |p: &str| u8::from_str_radix(p, 16).ok().filter(|_| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
-    let octets: Option<Vec<u8>> = text.split([':', '-']).map(octet).collect();
-    match octets.and_then(|o| <[u8; 6]>::try_from(o).ok()) {
-        Some(octets) => Ok(octets),
-        None => bad(format!("'{text}' is not six octets as 52:54:00:12:34:56")),
-    }
+fn mac(text: &str) -> Result<MacAddr, BadRule> {
+    text.parse().or_else(|_| bad(format!("'{text}' is not six octets as 52:54:00:12:34:56")))
 }
 
 fn masked_mac(text: &str) -> Result<MaskedMac, BadRule> {
-    let Some((value, mask)) = text.split_once('/') else { return Ok((mac(text)?, [0xff; 6])) };
+    let Some((value, mask)) = text.split_once('/') else { return Ok((mac(text)?, MacAddr::BROADCAST)) };
     let (value, mask) = (mac(value)?, mac(mask)?);
-    if value.iter().zip(mask).any(|(v, m)| v & !m != 0) {
+    if value.bits() & !mask.bits() != 0 {
         return bad(format!("'{text}' has bits set that its mask leaves out"));
     }
     Ok((value, mask))
@@ -210,10 +200,7 @@ impl<'a> Words<'a> {
             match self.value(of)? {
                 "any" => {}
                 set if set.starts_with('@') && set.len() > 1 => put(who, of, Who::Set(set[1..].to_owned()))?,
-                text => {
-                    let (address, len) = prefix(text)?;
-                    put(who, of, Who::Prefix(address, len))?;
-                }
+                text => put(who, of, Who::Prefix(prefix(text)?))?,
             }
         }
         if self.take("port") {
@@ -330,8 +317,8 @@ impl Rule {
         if self.flags.is_some() && !has(&[6]) {
             return bad("flags: only tcp has them");
         }
-        let v4 = |w: &Option<Who>| matches!(w, Some(Who::Prefix(IpAddr::V4(_), _)));
-        let v6 = |w: &Option<Who>| matches!(w, Some(Who::Prefix(IpAddr::V6(_), _)));
+        let v4 = |w: &Option<Who>| matches!(w, Some(Who::Prefix(IpNet::V4(_))));
+        let v6 = |w: &Option<Who>| matches!(w, Some(Who::Prefix(IpNet::V6(_))));
         let (any_v4, any_v6) =
             (v4(&self.from) || v4(&self.to) || has(&[1]), v6(&self.from) || v6(&self.to) || has(&[58]));
         if any_v4 && any_v6 {
@@ -361,7 +348,7 @@ mod tests {
         let r: Rule =
             "allow tcp from 10.0.0.0/8 port 1024-65535 to @web port 80,443 state new log 100".parse().unwrap();
         assert_eq!((r.action, r.protocol, r.states, r.log_every), (Action::Allow, Some(6), 1, 100));
-        assert_eq!(r.from, Some(Who::Prefix("10.0.0.0".parse().unwrap(), 8)));
+        assert_eq!(r.from, Some(Who::Prefix("10.0.0.0/8".parse().unwrap())));
         assert_eq!(
             (r.to, r.from_ports, r.to_ports),
             (Some(Who::Set("web".into())), vec![(1024, 65535)], vec![(80, 80), (443, 443)])

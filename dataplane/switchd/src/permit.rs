@@ -6,7 +6,9 @@ use std::{
     sync::OnceLock,
 };
 
-use super::devargs;
+use dunlin_model::spec::DeviceSpec;
+
+pub mod devargs;
 
 /// The folder of vhost-user sockets unless others are given.
 pub const DEFAULT_VHOST_DIR: &str = "/run/dunlin/vhost";
@@ -31,6 +33,19 @@ impl Permit {
     /// The one that holds; without one, the strictest.
     pub fn get() -> &'static Self {
         PERMIT.get_or_init(|| Permit { any_device: false, vhost_dirs: vec![DEFAULT_VHOST_DIR.into()] })
+    }
+
+    /// Whether a port may have a device.
+    ///
+    /// # Errors
+    ///
+    /// Names what is not allowed.
+    pub fn check(&self, device: &DeviceSpec) -> Result<(), String> {
+        match device {
+            DeviceSpec::Nic { device, .. } => self.device(device),
+            DeviceSpec::VhostUser { socket, .. } => self.socket(socket),
+            DeviceSpec::Host { .. } | DeviceSpec::Tap { .. } => Ok(()),
+        }
     }
 
     /// Whether a port may have the DPDK device `devargs`.

@@ -1,21 +1,18 @@
 //! Every refusal names object, field and value; what is accepted means what it says.
 
+use std::time::Duration;
+
 use super::*;
+use crate::vlan::{VlanMode, VlanSet};
 
-fn config(toml: &str) -> Config {
-    toml::from_str(toml).unwrap()
-}
-
-fn compiled(toml: &str) -> Result<Compiled, Bad> {
-    let set = config(toml).into_objects();
-    let objects = dunlin_model::Objects::default()
-        .changed(dunlin_model::Change { set, ..Default::default() })
-        .map_err(|mut bad| bad.remove(0))?;
-    compile(&objects.config(), &Identities::new())
+fn configured(toml: &str) -> Result<Configuration, Vec<Bad>> {
+    let config: v1::Config = toml::from_str(toml).unwrap();
+    let change = Change { set: config.into_objects(), ..Default::default() };
+    Configuration::default().changed(change).map(|(c, _)| c)
 }
 
 fn refusal(toml: &str) -> String {
-    compiled(toml).err().unwrap().to_string()
+    configured(toml).unwrap_err()[0].to_string()
 }
 
 fn with(fields: &str) -> String {
@@ -61,26 +58,77 @@ fn names_and_devices_are_unique() {
 
 #[test]
 fn defaults_are_filled_in() {
-    let t = compiled(&with("")).unwrap().whole;
-    assert_eq!(t.set_bridges, [dp::Bridge { name: "br0".into(), ageing_s: 300 }]);
-    let p = &t.set_ports[0];
-    assert_eq!((p.bridge.as_str(), p.mtu, p.vlan.as_ref().unwrap().mode()), ("br0", 1500, dp::vlan::Mode::Trunk));
-    assert_eq!(t.settings, Some(dp::Settings { poll: false, max_sleep_us: 100, rebalance: false }));
+    let c = configured(&with("")).unwrap();
+    let r = c.resolved();
+    assert_eq!(r.bridges["br0"].ageing_s, 300);
+    let p = &r.ports["web1"].policy;
+    assert_eq!((p.bridge.as_str(), p.mtu, &p.vlan), ("br0", 1500, &VlanMode::Trunk { vlans: VlanSet::ALL }));
+    assert_eq!((r.dataplane.max_sleep, r.dataplane.rebalance), (Some(Duration::from_micros(100)), false));
+    assert_eq!((r.sessions.tcp_open_s, r.sessions.max, r.sessions.midstream), (86_400, None, true));
 }
 
+/// Whatever led there, the same objects mean the same and have the same sum.
 #[test]
-fn a_difference_leads_from_one_to_the_other() {
-    let a = compiled(&with("vlan = 10")).unwrap();
-    let b = compiled("[[port]]\nname = \"web2\"\nkind = \"tap\"\n").unwrap();
-    let d = difference(&a, &b);
-    assert_eq!((d.delete_ports.as_slice(), d.set_ports.len(), d.replace), (&["web1".to_owned()][..], 1, false));
-    assert_eq!(difference(&a, &a), dp::Transaction::default());
+fn what_a_change_touches_is_resolved_anew() {
+    let base = r#"
+        [[set]]
+        name = "in"
+        addresses = ["10.0.0.0/8"]
+        [[set]]
+        name = "out"
+        addresses = ["@in", "192.0.2.1"]
+        [[acl]]
+        name = "web"
+        rules = ["allow from @out to any"]
+        [[group]]
+        name = "g"
+        mtu = 9000
+        [[port]]
+        name = "up"
+        kind = "tap"
+        [[port]]
+        name = "a"
+        kind = "tap"
+        vlan = 7
+        groups = ["g"]
+        [[vtep]]
+        name = "v"
+        uplink = "up"
+        address = "10.0.0.1/24"
+        [[network]]
+        name = "blue"
+        vni = 5
+        remotes = ["10.0.0.2"]
+        "#;
+    let c = configured(base).unwrap();
+    let touched = |toml: &str| {
+        let config: v1::Config = toml::from_str(toml).unwrap();
+        let (next, touched) = c.changed(Change { set: config.into_objects(), ..Default::default() }).unwrap();
+        let (whole, _) = Configuration::default()
+            .changed(Change { set: next.objects().iter().map(|(_, o)| (**o).clone()).collect(), ..Default::default() })
+            .unwrap();
+        assert_eq!(format!("{:?}", whole.resolved()), format!("{:?}", next.resolved()));
+        assert_eq!((whole.objects().sum(), whole.objects().octets()), (next.objects().sum(), next.objects().octets()));
+        touched.into_iter().map(|(k, n)| format!("{k} {n}")).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(touched("[[set]]\nname = \"in\"\naddresses = [\"10.0.0.0/9\"]"), "set in, set out, acl web");
+    assert_eq!(touched("[[group]]\nname = \"g\"\nmtu = 1400"), "group g, port a");
+    assert_eq!(touched("[[port]]\nname = \"b\"\nkind = \"tap\""), "port b");
+    assert_eq!(touched("[[vtep]]\nname = \"v\"\nuplink = \"up\"\naddress = \"10.0.0.3/24\""), "vtep v, network blue");
+    assert_eq!(touched("[[route]]\nto = \"10.1.0.0/16\"\nvia = [\"10.0.0.9\"]"), "vtep v, route 10.1.0.0/16");
+    let p = &c.resolved().ports["a"].policy;
+    assert_eq!((p.mtu, &p.vlan), (9000, &VlanMode::Access { vid: 7 }));
+    let bad = c.changed(Change {
+        set: vec![v1::Group { name: "g".into(), macs: vec!["52:54:00:00:00:01".into()], ..Default::default() }.into()],
+        ..Default::default()
+    });
+    assert!(bad.unwrap_err()[0].to_string().starts_with("port 'a': macs: is used by no check"));
 }
 
 #[test]
 fn static_addresses_belong_to_a_port_of_their_bridge() {
     let mac = |m: &str| with("vlan = 10") + &format!("[[mac]]\nmac = \"{m}\"\nvlan = 10\nport = \"web1\"\n");
-    assert!(compiled(&mac("52:54:00:00:00:01")).is_ok());
+    assert!(configured(&mac("52:54:00:00:00:01")).is_ok());
     assert!(refusal(&mac("01:00:5e:00:00:01")).contains("is no station's address"));
     assert!(refusal(&mac("52:54:00:00:00:+1")).contains("is not six octets"));
     let other = mac("52:54:00:00:00:01").replacen("vlan = 10", "vlan = 20", 1);
@@ -95,10 +143,11 @@ fn static_addresses_belong_to_a_port_of_their_bridge() {
 #[test]
 fn shipped_examples_compile() {
     let host = include_str!("../../../../configs/host.toml");
-    compiled(include_str!("../../../../configs/demo/demo.toml")).unwrap();
-    let compiled = compiled(host).unwrap().whole;
-    assert_eq!((compiled.set_ports.len(), compiled.set_networks.len(), compiled.set_vteps[0].routes.len()), (8, 1, 2));
-    for d in dunlin_model::meta::all() {
+    configured(include_str!("../../../../configs/demo/demo.toml")).unwrap();
+    let c = configured(host).unwrap();
+    let r = c.resolved();
+    assert_eq!((r.ports.len(), r.networks.len(), r.vteps.values().map(|v| v.routes.len()).sum::<usize>()), (8, 1, 2));
+    for d in crate::meta::all() {
         for f in d.fields.iter().filter(|f| f.name != "description" && f.name != "labels") {
             let name = &f.name;
             assert!(host.contains(&format!("{name} = ")), "configs/host.toml does not show '{name}' of {}", d.kind);
@@ -111,14 +160,14 @@ fn shipped_examples_compile() {
 fn the_dataplanes_limits_are_known() {
     let taps =
         |n: usize| (0..n).map(|i| format!("[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nvlan = 5\n")).collect::<String>();
-    assert!(compiled(&taps(1024)).is_ok());
+    assert!(configured(&taps(1024)).is_ok());
     assert!(refusal(&taps(1025)).contains("one too many: a dataplane holds 1024 ports"));
     let bridges = |n: usize| {
         let one =
             |i| format!("[[bridge]]\nname = \"b{i}\"\n[[port]]\nname = \"t{i}\"\nkind = \"tap\"\nbridge = \"b{i}\"\n");
         (0..n).map(one).collect::<String>()
     };
-    assert!(compiled(&bridges(15)).is_ok());
+    assert!(configured(&bridges(15)).is_ok());
     assert!(refusal(&bridges(17)).contains("(bridge, VLAN) pairs"));
     let addresses: Vec<String> = (0..256).map(|i| format!("\"10.0.{i}.1\"")).collect();
     let set = format!("[[set]]\nname = \"s\"\naddresses = [{}]\n", addresses.join(", "));
@@ -127,9 +176,9 @@ fn the_dataplanes_limits_are_known() {
         set.clone() + &(0..n).map(one).collect::<String>()
     };
     let all_pairs = "\"allow from @s to @s\"";
-    assert!(compiled(&acls(4, all_pairs)).is_ok());
+    assert!(configured(&acls(4, all_pairs)).is_ok());
     let why = refusal(&acls(5, all_pairs));
-    assert!(why.contains("acl 'a4': rule 1: with it all lists have more than 262144 combinations"), "{why}");
+    assert!(why.contains("acl 'a4': rules: with it all lists have more than 262144 combinations"), "{why}");
     let why = refusal(&acls(1, &format!("{all_pairs}, \"deny\"")));
     assert!(why.contains("acl 'a0': rule 2: with it the list has more than 65536 combinations"), "{why}");
 }
@@ -163,7 +212,7 @@ fn overlays_are_refused_by_object_field_and_reason() {
             format!("{good}[[route]]\nvtep = \"w\"\nto = \"10.1.0.0/16\"\n"),
             "route '10.1.0.0/16 w': vtep: there is no vtep 'w'",
         ),
-        (vtep("address = \"10.0.0.1/24\"\nmac = \"zz\""), "vtep 'v': mac: is not six octets"),
+        (vtep("address = \"10.0.0.1/24\"\nmac = \"zz\""), "vtep 'v': mac: 'zz' is not six octets"),
         (
             network("vni = 1\nvlan = 5").replace("address =", "vlan = 5\naddress ="),
             "network 'blue': vlan: is the underlay",
@@ -173,7 +222,7 @@ fn overlays_are_refused_by_object_field_and_reason() {
         (network("vni = 1\nremotes = [\"10.0.0.1\"]"), "network 'blue': remotes: 10.0.0.1 is this host's own vtep 'v'"),
         (
             network("vni = 1\nremotes = [\"fd00::1\"]"),
-            "network 'blue': remotes: 'fd00::1' is no address that 10.0.0.1/24 can reach",
+            "network 'blue': remotes: 'fd00::1' is no address that 10.0.0.1 can reach",
         ),
         (network("remotes = [\"10.0.0.2\"]"), "network 'blue': remotes: needs a vni"),
         (
@@ -193,5 +242,5 @@ fn overlays_are_refused_by_object_field_and_reason() {
         let error = refusal(&toml);
         assert!(error.starts_with(want), "{error}, not {want}");
     }
-    assert_eq!(compiled(&network("vni = 7\nremotes = [\"10.0.0.2\"]")).unwrap().whole.set_networks.len(), 1);
+    assert_eq!(configured(&network("vni = 7\nremotes = [\"10.0.0.2\"]")).unwrap().resolved().networks.len(), 1);
 }

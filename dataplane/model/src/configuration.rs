@@ -1,0 +1,341 @@
+//! A configuration that is checked: objects, and what they mean. Both processes hold one, and change it by the same code:
+//! what control accepts, the dataplane understands.
+//!
+//! A change resolves anew what it touches: its objects, and those that are made of them. What must fit together is looked
+//! at as a whole ([`across`]).
+
+mod across;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    Bad, Change, DEFAULT_BRIDGE, Kind, Objects, SETTINGS,
+    check::label,
+    groups, limits,
+    objects::Key,
+    spec::{
+        self, AclSpec, BridgeSpec, DataplaneSpec, NetworkSpec, PortSpec, SessionsSpec, StaticSpec, Vtep, addresses,
+    },
+    v1::{self, Object, object::Spec},
+};
+
+/// Specifications of one kind, by name.
+pub type Specs<T> = BTreeMap<String, Arc<T>>;
+
+/// What the objects mean.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// Settings of the workers.
+    pub dataplane: DataplaneSpec,
+    /// Connection tracking.
+    pub sessions: SessionsSpec,
+    /// Prefixes of sets, those of the sets that they name included, each once.
+    pub sets: BTreeMap<String, Arc<[IpNet]>>,
+    /// ACLs.
+    pub acls: Specs<AclSpec>,
+    /// Bridges, [`DEFAULT_BRIDGE`] always among them.
+    pub bridges: BTreeMap<String, BridgeSpec>,
+    /// VTEPs with their routes and neighbours.
+    pub vteps: Specs<Vtep>,
+    /// Networks.
+    pub networks: Specs<NetworkSpec>,
+    /// Ports with the settings of their groups.
+    pub ports: Specs<PortSpec>,
+    /// Static MAC addresses.
+    pub macs: Specs<StaticSpec>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Configuration {
+    objects: Objects,
+    resolved: Resolved,
+}
+
+impl Configuration {
+    /// Of the objects of a store.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn of(objects: &Objects) -> Result<Self, Vec<Bad>> {
+        let set = objects.iter().map(|(_, o)| Object::clone(o)).collect();
+        Ok(Configuration::default().changed(Change { set, ..Default::default() })?.0)
+    }
+
+    /// The objects.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// What they mean.
+    pub fn resolved(&self) -> &Resolved {
+        &self.resolved
+    }
+
+    /// The configuration with a change in it, and the keys of all objects that mean something else, are gone, or were set
+    /// again (but not with `replace`).
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn changed(&self, change: Change) -> Result<(Configuration, BTreeSet<Key>), Vec<Bad>> {
+        let named: Vec<Key> = match change.replace {
+            true => Vec::new(),
+            false => change.set.iter().filter_map(|o| Some((o.kind()?, o.name()))).collect(),
+        };
+        let objects = self.objects.changed(change)?;
+        let octets = objects.octets();
+        if octets > limits::OCTETS {
+            return Err(vec![Bad::new("configuration", "size", too_large(octets))]);
+        }
+        let mut touched: BTreeSet<Key> = self.objects.differing(&objects).into_iter().cloned().collect();
+        touched.extend(named);
+        let touched = self.affected(&objects, touched);
+        let mut next = self.resolved.clone();
+        let mut bad = Vec::new();
+        for key in &touched {
+            next.resolve(&objects, key).unwrap_or_else(|e| bad.push(e));
+        }
+        across::check(&next, &mut bad);
+        if bad.is_empty() { Ok((Configuration { objects, resolved: next }, touched)) } else { Err(bad) }
+    }
+
+    /// Objects that mean something else because of `touched`, and those themselves; in the order in which they depend on
+    /// each other.
+    fn affected(&self, objects: &Objects, mut touched: BTreeSet<Key>) -> BTreeSet<Key> {
+        let has = |touched: &BTreeSet<Key>, kind: Kind| {
+            touched.range((kind, String::new())..).next().is_some_and(|k| k.0 == kind)
+        };
+        if has(&touched, Kind::Set) {
+            // Sets in sets, from the inside out.
+            loop {
+                let names = |texts: &[String]| {
+                    texts
+                        .iter()
+                        .filter_map(|t| t.strip_prefix('@'))
+                        .any(|n| touched.contains(&(Kind::Set, n.to_owned())))
+                };
+                let more: Vec<Key> = objects
+                    .of_kind(Kind::Set)
+                    .filter(|(name, _)| !touched.contains(&(Kind::Set, (*name).to_owned())))
+                    .filter(|(_, o)| matches!(&o.spec, Some(Spec::Set(s)) if names(&s.addresses)))
+                    .map(|(name, _)| (Kind::Set, name.to_owned()))
+                    .collect();
+                if more.is_empty() {
+                    break;
+                }
+                touched.extend(more);
+            }
+            let acls = self.resolved.acls.iter();
+            let named = acls.filter(|(_, a)| a.sets.iter().any(|s| touched.contains(&(Kind::Set, s.clone()))));
+            let named: Vec<Key> = named.map(|(name, _)| (Kind::Acl, name.clone())).collect();
+            touched.extend(named);
+        }
+        if has(&touched, Kind::Group) {
+            let in_one = |p: &v1::Port| p.groups.iter().any(|g| touched.contains(&(Kind::Group, g.clone())));
+            let ports =
+                objects.of_kind(Kind::Port).filter(|(_, o)| matches!(&o.spec, Some(Spec::Port(p)) if in_one(p)));
+            let ports: Vec<Key> = ports.map(|(name, _)| (Kind::Port, name.to_owned())).collect();
+            touched.extend(ports);
+        }
+        if [Kind::Vtep, Kind::Route, Kind::Neighbor].into_iter().any(|k| has(&touched, k)) {
+            // Of routes and neighbours it is not known here which VTEP they were of.
+            touched.extend(objects.of_kind(Kind::Vtep).map(|(name, _)| (Kind::Vtep, name.to_owned())));
+        }
+        if has(&touched, Kind::Vtep) {
+            let in_tunnels = |o: &Object| matches!(&o.spec, Some(Spec::Network(n)) if n.vni.is_some());
+            let networks = objects.of_kind(Kind::Network).filter(|(_, o)| in_tunnels(o));
+            let networks: Vec<Key> = networks
+                .filter(|(name, o)| self.network_changes(objects, name, o))
+                .map(|(name, _)| (Kind::Network, name.to_owned()))
+                .collect();
+            touched.extend(networks);
+        }
+        touched
+    }
+
+    /// Whether a network has another VTEP, or one with another address, than it was resolved with.
+    fn network_changes(&self, objects: &Objects, name: &str, o: &Object) -> bool {
+        let Some(Spec::Network(n)) = &o.spec else { return false };
+        let before = self.resolved.networks.get(name).and_then(|n| n.overlay.as_ref()).map(|o| o.vtep.as_str());
+        let Ok(now) = vtep_of(objects, "", &n.vtep) else { return true };
+        let address = |vtep: &str| match objects.get(Kind::Vtep, vtep).map(|o| &o.spec) {
+            Some(Some(Spec::Vtep(v))) => v.address.clone(),
+            _ => String::new(),
+        };
+        let was = self.objects.get(Kind::Vtep, now).and_then(|o| match &o.spec {
+            Some(Spec::Vtep(v)) => Some(v.address.clone()),
+            _ => None,
+        });
+        before != Some(now) || was != Some(address(now))
+    }
+
+    /// What the configuration says and will not work, of the objects that `touched` names.
+    pub fn warnings(&self, touched: &BTreeSet<Key>) -> Vec<String> {
+        across::warnings(&self.resolved, touched)
+    }
+}
+
+/// What is said of a configuration of so many octets.
+pub fn too_large(octets: usize) -> String {
+    let mib = |n: usize| n.div_ceil(1 << 20);
+    format!("the configuration: {} MiB when encoded; at most {} MiB can be held", mib(octets), mib(limits::OCTETS))
+}
+
+/// The VTEP that is named, or the only one.
+fn vtep_of<'a>(objects: &'a Objects, object: &str, named: &'a str) -> Result<&'a str, Bad> {
+    if objects.get(Kind::Vtep, named).is_some() {
+        return Ok(named);
+    }
+    let known: Vec<&str> = objects.of_kind(Kind::Vtep).map(|(n, _)| n).collect();
+    let why = match (named, &known[..]) {
+        ("", [only]) => return Ok(only),
+        ("", []) => "there is no vtep; add one with 'dunlin vtep add'".into(),
+        ("", all) => format!("is missing, because there are several: one of {}; set it first", all.join(", ")),
+        (_, all) => format!("there is no vtep '{named}' (there are: {})", all.join(", ")),
+    };
+    Err(Bad::new(object, "vtep", why))
+}
+
+/// Puts what an object means into a table, or takes it out.
+fn put<T>(all: &mut Specs<T>, name: &str, spec: Option<T>) {
+    match spec {
+        Some(spec) => drop(all.insert(name.to_owned(), Arc::new(spec))),
+        None => drop(all.remove(name)),
+    }
+}
+
+impl Resolved {
+    /// Resolves one object, which may be gone.
+    fn resolve(&mut self, objects: &Objects, (kind, name): &Key) -> Result<(), Bad> {
+        let there = objects.get(*kind, name);
+        let object = label(*kind, name);
+        match (kind, there.and_then(|o| o.spec.as_ref())) {
+            (Kind::Dataplane, Some(Spec::Dataplane(d))) => self.dataplane = d.into(),
+            (Kind::Dataplane, _) => self.dataplane = DataplaneSpec::default(),
+            (Kind::Sessions, Some(Spec::Sessions(s))) => self.sessions = s.into(),
+            (Kind::Sessions, _) => self.sessions = SessionsSpec::default(),
+            (Kind::Bridge, Some(Spec::Bridge(b))) => drop(self.bridges.insert(name.clone(), b.into())),
+            (Kind::Bridge, _) => drop(self.bridges.remove(name)),
+            (Kind::Set, Some(_)) => {
+                let prefixes = flatten(objects, name, &mut vec![name], &mut HashMap::new())?;
+                self.sets.insert(name.clone(), prefixes);
+            }
+            (Kind::Set, None) => drop(self.sets.remove(name)),
+            (Kind::Acl, Some(Spec::Acl(a))) => {
+                let acl = AclSpec::new(&object, a, |set| self.sets.get(set).map(|p| p.len()))?;
+                put(&mut self.acls, name, Some(acl));
+            }
+            (Kind::Acl, _) => put(&mut self.acls, name, None),
+            (Kind::Vtep, Some(Spec::Vtep(v))) => {
+                let vtep = vtep(objects, &object, v)?;
+                put(&mut self.vteps, name, Some(vtep));
+            }
+            (Kind::Vtep, _) => put(&mut self.vteps, name, None),
+            (Kind::Route, Some(Spec::Route(r))) => drop(vtep_of(objects, &object, &r.vtep)?),
+            (Kind::Neighbor, Some(Spec::Neighbor(n))) => drop(vtep_of(objects, &object, &n.vtep)?),
+            (Kind::Network, Some(Spec::Network(n))) => {
+                let named = n.vni.map(|_| vtep_of(objects, &object, &n.vtep)).transpose()?;
+                let vtep = named.and_then(|v| Some((v, &self.vteps.get(v)?.spec)));
+                let network = NetworkSpec::new(&object, n, vtep)?;
+                put(&mut self.networks, name, Some(network));
+            }
+            (Kind::Network, _) => put(&mut self.networks, name, None),
+            (Kind::Port, Some(Spec::Port(p))) => {
+                let port = port(objects, there.expect("matched"), p)?;
+                put(&mut self.ports, name, Some(port));
+            }
+            (Kind::Port, _) => put(&mut self.ports, name, None),
+            (Kind::Mac, Some(Spec::Mac(m))) => {
+                put(&mut self.macs, name, Some(StaticSpec::new(&object, m)?));
+            }
+            (Kind::Mac, _) => put(&mut self.macs, name, None),
+            _ => {}
+        }
+        self.bridges.entry(DEFAULT_BRIDGE.to_owned()).or_default();
+        Ok(())
+    }
+}
+
+/// A port with the settings of its groups.
+fn port(objects: &Objects, o: &Object, p: &v1::Port) -> Result<PortSpec, Bad> {
+    if p.groups.is_empty() {
+        return PortSpec::new(p);
+    }
+    let all = groups::inherited(objects, o).fields;
+    let object = || label(Kind::Port, &p.name);
+    match Kind::Port.object(all).map(|o| o.spec) {
+        Ok(Some(Spec::Port(p))) => PortSpec::new(&p),
+        Ok(_) => Err(Bad::new(object(), "groups", "they do not fit")),
+        Err(e) => Err(Bad::new(object(), "groups", e.to_string())),
+    }
+}
+
+/// A VTEP with its routes and neighbours.
+fn vtep(objects: &Objects, object: &str, v: &v1::Vtep) -> Result<Vtep, Bad> {
+    let mut vtep = Vtep::new(object, v)?;
+    let its = |named: &str| named == v.name || named.is_empty();
+    for (name, o) in objects.of_kind(Kind::Route) {
+        if let Some(Spec::Route(r)) = o.spec.as_ref().filter(|s| matches!(s, Spec::Route(r) if its(&r.vtep))) {
+            let route = spec::route(&label(Kind::Route, name), &vtep, r)?;
+            vtep.routes.push(route);
+        }
+    }
+    for (name, o) in objects.of_kind(Kind::Neighbor) {
+        if let Some(Spec::Neighbor(n)) = o.spec.as_ref().filter(|s| matches!(s, Spec::Neighbor(n) if its(&n.vtep))) {
+            let neighbor = spec::neighbor(&label(Kind::Neighbor, name), &vtep, n)?;
+            vtep.neighbors.push(neighbor);
+        }
+    }
+    Ok(vtep)
+}
+
+/// The prefixes of a set, those of the sets that it names among them; each set is looked at once.
+fn flatten<'a>(
+    objects: &'a Objects,
+    name: &'a str,
+    way: &mut Vec<&'a str>,
+    known: &mut HashMap<&'a str, Arc<[IpNet]>>,
+) -> Result<Arc<[IpNet]>, Bad> {
+    if let Some(prefixes) = known.get(name) {
+        return Ok(prefixes.clone());
+    }
+    let bad = |why: String| Bad::new(label(Kind::Set, name), "addresses", why);
+    let Some(Some(Spec::Set(set))) = objects.get(Kind::Set, name).map(|o| &o.spec) else {
+        return Err(bad("there is none of that name".into()));
+    };
+    let mut prefixes = BTreeSet::new();
+    for text in &set.addresses {
+        let Some(inner) = text.strip_prefix('@') else {
+            prefixes.extend(addresses(&label(Kind::Set, name), "addresses", std::slice::from_ref(text))?);
+            continue;
+        };
+        if way.contains(&inner) {
+            return Err(bad(format!("set '{inner}' names itself: {} -> {inner}", way.join(" -> "))));
+        }
+        if way.len() == limits::DEPTH {
+            return Err(bad(format!("sets in sets, more than {} deep: {}", limits::DEPTH, way.join(" -> "))));
+        }
+        way.push(inner);
+        prefixes.extend(flatten(objects, inner, way, known)?.iter().copied());
+        way.pop();
+    }
+    if prefixes.len() > limits::PREFIXES {
+        return Err(bad(format!("more than {}", limits::PREFIXES)));
+    }
+    let prefixes: Arc<[IpNet]> = prefixes.into_iter().collect();
+    known.insert(name, prefixes.clone());
+    Ok(prefixes)
+}
+
+/// The key of the object of a kind of which there is one.
+pub fn single(kind: Kind) -> Key {
+    (kind, SETTINGS.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! What must fit together across objects, and the sums that have a limit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+};
+
+use super::Resolved;
+use crate::{
+    Bad, Kind,
+    check::label,
+    limits,
+    objects::Key,
+    spec::{NetworkSpec, OverlaySpec, Place, PortPolicy, StaticSpec, Tunnel, VtepSpec, remote_name},
+    vlan::{VlanMode, VlanSet},
+};
+
+/// The UDP port of Geneve: RFC 8926, 3.3.
+const GENEVE_PORT: u16 = 6081;
+
+/// Names every object that does not fit the others. `bad` has those that are wrong by themselves.
+pub(super) fn check(r: &Resolved, bad: &mut Vec<Bad>) {
+    let is_whole = bad.is_empty();
+    sums(r, bad);
+    resources(r, bad);
+    segments(r, bad);
+    vteps(r, bad);
+    networks(r, bad);
+    // Without its port an address would only repeat what is said of that.
+    for (name, m) in r.macs.iter().filter(|_| is_whole) {
+        bad.extend(static_mac(r, m).err().map(|(field, why)| Bad::new(label(Kind::Mac, name), field, why)));
+    }
+}
+
+fn sums(r: &Resolved, bad: &mut Vec<Bad>) {
+    if let Some((name, _)) = r.ports.iter().nth(limits::PORTS) {
+        let why = format!("one too many: a dataplane holds {} ports", limits::PORTS);
+        bad.push(Bad::new(label(Kind::Port, name), "name", why));
+    }
+    let (mut rules, mut combinations) = (0, 0);
+    for (name, acl) in &r.acls {
+        let object = || label(Kind::Acl, name);
+        rules += acl.rules.len();
+        if rules > limits::ALL_RULES {
+            let first = acl.rules.len() + limits::ALL_RULES + 1 - rules;
+            let why = format!("rule {first} is one too many: a host has at most {} in all", limits::ALL_RULES);
+            return bad.push(Bad::new(object(), "rules", why));
+        }
+        combinations += acl.combinations;
+        if combinations > limits::ALL_COMBINATIONS {
+            let most = limits::ALL_COMBINATIONS;
+            let why = format!("with it all lists have more than {most} combinations of addresses and ports");
+            return bad.push(Bad::new(object(), "rules", why));
+        }
+    }
+    let mut prefixes = 0;
+    for (name, set) in &r.sets {
+        prefixes += set.len();
+        if prefixes > limits::ALL_PREFIXES {
+            let why = format!("with it all sets have more than {} prefixes, written out", limits::ALL_PREFIXES);
+            return bad.push(Bad::new(label(Kind::Set, name), "addresses", why));
+        }
+    }
+    let overlays = r.networks.values().filter_map(|n| n.overlay.as_ref());
+    let remotes: BTreeSet<(&str, IpAddr, Tunnel)> = overlays.flat_map(destinations).collect();
+    let (ports, vteps, remotes) = (r.ports.len(), r.vteps.len(), remotes.len());
+    if let Some(v) = r.vteps.keys().next().filter(|_| ports + vteps + remotes > limits::NUMBERED) {
+        let most = limits::NUMBERED;
+        let why = format!("{ports} ports, {vteps} vteps and {remotes} remotes are more than {most}");
+        bad.push(Bad::new(label(Kind::Vtep, v), "remotes", why));
+    }
+}
+
+fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (&str, IpAddr, Tunnel)> {
+    o.remotes.iter().copied().chain(o.group).map(|a| (o.vtep.as_str(), a, o.kind))
+}
+
+/// Two ports on one interface would be a loop, two on one socket would be one guest's.
+fn resources(r: &Resolved, bad: &mut Vec<Bad>) {
+    let mut known: HashMap<&str, &str> = HashMap::new();
+    for (name, p) in &r.ports {
+        let (field, resource) = p.attachment.device.resource();
+        match known.entry(resource) {
+            Entry::Occupied(other) => {
+                let why = format!("'{resource}' belongs to port '{}' already", other.get());
+                bad.push(Bad::new(label(Kind::Port, name), field, why));
+            }
+            Entry::Vacant(free) => drop(free.insert(name)),
+        }
+    }
+}
+
+fn segments(r: &Resolved, bad: &mut Vec<Bad>) {
+    let mut carried: BTreeMap<&str, VlanSet> = BTreeMap::new();
+    for p in r.ports.values().filter(|p| p.policy.network.is_none()) {
+        let of_bridge = carried.entry(&p.policy.bridge).or_insert(VlanSet::EMPTY);
+        match &p.policy.vlan {
+            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => of_bridge.insert(*vid),
+            mode => of_bridge.add(&mode.carried()),
+        }
+    }
+    let mut sum = 0;
+    for n in r.networks.values() {
+        match &n.vlan {
+            Some((bridge, vid)) => carried.entry(bridge).or_insert(VlanSet::EMPTY).insert(*vid),
+            None => sum += 1,
+        }
+    }
+    for (bridge, vlans) in carried {
+        sum += vlans.len();
+        if sum > limits::SEGMENTS {
+            let why = format!("more than {} (bridge, VLAN) pairs and networks; restrict trunks", limits::SEGMENTS);
+            return bad.push(Bad::new(label(Kind::Bridge, bridge), "name", why));
+        }
+    }
+}
+
+fn vteps(r: &Resolved, bad: &mut Vec<Bad>) {
+    let (mut addresses, mut stations) = (HashMap::new(), HashMap::new());
+    for (name, v) in &r.vteps {
+        let mut unfit = |field: &str, why: String| bad.push(Bad::new(label(Kind::Vtep, name), field, why));
+        let (spec, uplink) = (&v.spec, r.ports.get(&v.spec.uplink).map(|p| &p.policy));
+        if let Some((field, why)) = uplink.and_then(|p| unfit_uplink(spec, p)) {
+            unfit(field, why);
+        }
+        if spec.udp_port == GENEVE_PORT {
+            unfit("udp_port", format!("{GENEVE_PORT} is Geneve's"));
+        }
+        if let Some(other) = addresses.insert(spec.address, name) {
+            unfit("address", format!("{} is vtep '{other}' already", v.address));
+        }
+        if let Some(other) = stations.insert((uplink.map(|p| p.bridge.as_str()), spec.vid, spec.mac), name) {
+            unfit("mac", format!("{} is that of vtep '{other}' in the same underlay", spec.mac));
+        }
+    }
+}
+
+fn unfit_uplink(v: &VtepSpec, uplink: &PortPolicy) -> Option<(&'static str, String)> {
+    if let Some(network) = &uplink.network {
+        return Some(("uplink", format!("'{}' is in network '{network}'; an uplink has VLANs", v.uplink)));
+    }
+    (!uplink.carries(v.vid)).then(|| ("vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
+}
+
+fn networks(r: &Resolved, bad: &mut Vec<Bad>) {
+    let (mut vnis, mut vlans) = (HashMap::new(), HashMap::new());
+    let mut gre: HashMap<(&str, IpAddr), Tunnel> = HashMap::new();
+    let underlay = |o: &OverlaySpec| {
+        let v = &r.vteps.get(&o.vtep)?.spec;
+        Some((r.ports.get(&v.uplink)?.policy.bridge.as_str(), v.vid))
+    };
+    for (name, n) in &r.networks {
+        let mut unfit = |field: &str, why: String| bad.push(Bad::new(label(Kind::Network, name), field, why));
+        if let Some((bridge, vid)) = &n.vlan
+            && let Some(other) = vlans.insert((bridge, vid), name)
+        {
+            unfit("vlan", format!("{vid} of bridge '{bridge}' is network '{other}' already"));
+        }
+        let Some(o) = &n.overlay else { continue };
+        if let Some(other) = vnis.insert((o.kind, o.vni), name) {
+            unfit("vni", format!("{} is network '{other}' already", o.vni));
+        }
+        if n.vlan.as_ref().is_some_and(|(b, vid)| underlay(o) == Some((b.as_str(), *vid))) {
+            let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", o.vtep);
+            unfit("vlan", why);
+        }
+        // On the wire, the two look alike.
+        for r in o.remotes.iter().filter(|_| matches!(o.kind, Tunnel::Gre | Tunnel::Nvgre)) {
+            if gre.insert((&o.vtep, *r), o.kind).is_some_and(|k| k != o.kind) {
+                unfit("tunnel", format!("{r} has gre and nvgre already, which can't be told apart"));
+            }
+        }
+    }
+}
+
+fn static_mac(r: &Resolved, m: &StaticSpec) -> Result<(), (&'static str, String)> {
+    let at = &m.port;
+    let port = r.ports.get(at).map(|p| &p.policy);
+    match &m.place {
+        Place::Network(network) => {
+            let overlay = r.networks.get(network).and_then(|n| n.overlay.as_ref());
+            let is_remote = |o: &OverlaySpec| o.remotes.iter().any(|a| remote_name(&o.vtep, *a, o.kind) == *at);
+            if port.is_some_and(|p| p.network.as_ref() == Some(network)) || overlay.is_some_and(is_remote) {
+                return Ok(());
+            }
+            let why = format!("'{at}' is neither a port nor a remote (VTEP/ADDRESS) of network '{network}'");
+            Err(("port", why))
+        }
+        Place::Vlan(bridge, vid) => match port {
+            None => Err(("port", format!("there is no port '{at}'"))),
+            Some(PortPolicy { network: Some(n), .. }) => {
+                Err(("port", format!("'{at}' is in network '{n}', not on bridge '{bridge}'")))
+            }
+            Some(p) if p.bridge != *bridge => {
+                Err(("port", format!("'{at}' is on bridge '{}', not '{bridge}'", p.bridge)))
+            }
+            Some(p) if !p.carries(*vid) => {
+                Err(("vlan", format!("'{at}' does not carry VLAN {vid}; name the right one with vlan")))
+            }
+            Some(_) => Ok(()),
+        },
+    }
+}
+
+/// Ports whose frames can be too large for the tunnels of a network; those that `touched` has to do with.
+pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
+    let is_touched = |kind: Kind, name: &str| touched.contains(&(kind, name.to_owned()));
+    let mut joined: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
+    let mut on_bridge: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
+    for (name, p) in r.ports.iter().map(|(n, p)| (n, &p.policy)) {
+        match &p.network {
+            Some(n) => joined.entry(n).or_default().push((name, p)),
+            None => on_bridge.entry(&p.bridge).or_default().push((name, p)),
+        }
+    }
+    let mut all = Vec::new();
+    for (name, n) in &r.networks {
+        let Some((o, v)) = n.overlay.as_ref().and_then(|o| Some((o, &r.vteps.get(&o.vtep)?.spec))) else { continue };
+        let everywhere =
+            is_touched(Kind::Network, name) || is_touched(Kind::Vtep, &o.vtep) || is_touched(Kind::Port, &v.uplink);
+        let uplink = r.ports.get(&v.uplink).map_or(0, |p| p.policy.mtu);
+        let fits = uplink.saturating_sub(o.kind.octets(v.address.is_ipv4()) + if o.keep_tags { 4 } else { 0 });
+        for (port, p) in members(n, name, &joined, &on_bridge).filter(|(port, p)| **port != v.uplink && p.mtu > fits) {
+            if everywhere || is_touched(Kind::Port, port) {
+                let mtu = p.mtu;
+                all.push(format!(
+                    "port '{port}': mtu: {mtu} is more than the {fits} that fit into the tunnels of network '{name}'"
+                ));
+            }
+        }
+    }
+    all
+}
+
+type Ports<'a> = HashMap<&'a str, Vec<(&'a String, &'a PortPolicy)>>;
+
+/// Ports that carry a network.
+fn members<'a>(
+    n: &'a NetworkSpec,
+    name: &str,
+    joined: &'a Ports<'a>,
+    on_bridge: &'a Ports<'a>,
+) -> impl Iterator<Item = (&'a String, &'a PortPolicy)> {
+    let here = n.vlan.as_ref().and_then(|(bridge, vid)| Some((on_bridge.get(bridge.as_str())?, *vid)));
+    let on_vlan = here.into_iter().flat_map(|(ports, vid)| ports.iter().filter(move |(_, p)| p.carries(vid)));
+    joined.get(name).into_iter().flatten().chain(on_vlan).copied()
+}
