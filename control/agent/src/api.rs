@@ -49,7 +49,7 @@ fn no_answer() -> Status {
     Status::deadline_exceeded(format!("the dataplane does not answer for {} s", ANSWER.as_secs()))
 }
 
-/// A list of the dataplane's, passed on; it ends with an error if no part comes in time.
+/// A list from the dataplane, passed on; it ends with an error if no part comes in time.
 fn passed_on<T: Send + 'static>(list: Response<Streaming<T>>) -> Response<Streamed<T>> {
     let parts = Box::pin(list.into_inner().timeout(ANSWER));
     Response::new(Box::pin(parts.map(|part| part.unwrap_or_else(|_| Err(no_answer())))))
@@ -191,7 +191,7 @@ pub fn service(desired: Arc<Desired>) -> Service {
     InterceptedService::new(service, check_version)
 }
 
-/// Serves on `socket`, to whom `access` lets.
+/// Serves on `socket`, with the roles of `access`.
 pub async fn serve(socket: &Path, access: Access, guard: Guard, desired: Arc<Desired>) -> anyhow::Result<()> {
     let listener = bind(socket, &access).map_err(|e| anyhow::anyhow!("API socket {e}"))?;
     tracing::info!("listening on {}", socket.display());

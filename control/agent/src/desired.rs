@@ -34,7 +34,7 @@ use crate::{
 };
 
 mod back;
-mod stations;
+mod leases;
 
 /// Events kept for the slowest reader.
 const EVENTS_KEPT: usize = 4096;
@@ -87,7 +87,7 @@ impl Current {
         self.target.configuration.objects()
     }
 
-    /// What tells ports of one name apart.
+    /// Identities of ports.
     pub fn identities(&self) -> &Identities {
         &self.target.identities
     }
@@ -499,8 +499,7 @@ fn understood(change: Change) -> Result<objects::Change, Bad> {
     })
 }
 
-/// What tells the ports of `to` from others that have or had their names: a port that stays keeps its own, unless none of
-/// its station's MAC addresses stays.
+/// Identities of the ports of `to`: a port that stays keeps its own, unless none of its MAC addresses stays.
 fn identify(before: &Identities, from: &Objects, to: &Objects) -> Identities {
     // Random, so that no two hosts give the same.
     let new = || RandomState::new().hash_one(now_s()).max(1);

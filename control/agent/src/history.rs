@@ -1,4 +1,4 @@
-//! What was changed, when and by whom; and the way back.
+//! The history of changes, and the way back.
 
 use dunlin_control_api::v1::{Item, Revision};
 use dunlin_model::{

@@ -1,4 +1,4 @@
-//! What DHCP gave stations, as the dataplane saw it last: for a dataplane that was restarted, which did not see it.
+//! DHCP leases of ports as the dataplane snooped them last: a dataplane that was restarted gets them back.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Seconds by which the end of a lease may seem to move from look to look.
 const SAME_S: u64 = 5;
 
-/// What tells ports of one name apart, by name.
+/// Identities of ports by name: a port that is deleted and added again has another one.
 pub type Identities = BTreeMap<String, u64>;
 
 /// By port.

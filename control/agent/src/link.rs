@@ -1,4 +1,4 @@
-//! The dataplane as control reaches it: every call has a deadline, and every answer to a change is told apart.
+//! The dataplane as control reaches it: every call has a deadline, and a refusal, no answer and an unknown outcome are different results.
 //!
 //! No lock is held while an answer is waited for.
 

@@ -185,7 +185,7 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
 type PortCount = (&'static str, &'static str, fn(&dp::PortState) -> u64);
 
 fn counted(p: &dp::PortState) -> &dp::Counters {
-    p.counters.as_ref().expect("the dataplane always tells them")
+    p.counters.as_ref().expect("the dataplane always reports them")
 }
 
 const PORT_COUNTS: &[PortCount] = &[

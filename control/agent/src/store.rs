@@ -31,7 +31,7 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const HISTORY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
 const REVISION: &str = "revision";
 const LEASES: &str = "leases";
-/// What tells ports of one name apart, since schema 2.
+/// Identities of ports, since schema 2.
 const IDENTITIES: &str = "identities";
 /// A change that waits to be confirmed.
 const PENDING: &str = "pending";
@@ -243,7 +243,7 @@ impl Store {
         })
     }
 
-    /// Writes what DHCP gave stations, durably when it returns.
+    /// Writes DHCP leases, durably when it returns.
     ///
     /// # Errors
     /// The file can't be written; it is as before.
@@ -252,7 +252,7 @@ impl Store {
         self.put(LEASES, Some(&octets))
     }
 
-    /// Writes what tells ports apart, durably when it returns.
+    /// Writes identities of ports, durably when it returns.
     ///
     /// # Errors
     /// The file can't be written; it is as before.

@@ -1,4 +1,4 @@
-//! `dunlin history`, `rollback`, `confirm`: what was changed, by whom, and the way back.
+//! `dunlin history`, `rollback`, `confirm`: the history of changes, and the way back.
 
 use dunlin_control_api::v1::{ConfirmRequest, HistoryRequest, Plan, RollbackRequest};
 

@@ -14,8 +14,8 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 }
 
 /// Prints rows under a header; columns from `numbers` on are aligned to the right. Where a row
-/// would be too wide, the widest column but the first is shortened: names stay whole, for whoever
-/// copies or greps them.
+/// would be too wide, the widest column but the first is shortened: names stay whole, so that they
+/// can be copied and searched.
 pub fn table(header: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<String>>) {
     let mut rows: Vec<Vec<String>> = rows.into_iter().collect();
     let width = |rows: &[Vec<String>], i: usize| {

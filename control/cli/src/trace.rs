@@ -17,8 +17,8 @@ use crate::{
     output,
 };
 
-/// Of no station: flooded, unless an address is given.
-const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+/// A MAC address that no host has: flooded, unless an address is given.
+const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
 
 #[derive(clap::Args)]
 pub struct Trace {
@@ -30,10 +30,10 @@ pub struct Trace {
     /// Its sender, as ADDRESS or ADDRESS:PORT [default: the port's first address, port 40000]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// Source of layer 2 [default: the port's first]
+    /// Source MAC address [default: the port's first]
     #[arg(long, value_name = "MAC")]
     src_mac: Option<String>,
-    /// Destination of layer 2 [default: one that nobody has]
+    /// Destination MAC address [default: an unknown one]
     #[arg(long, value_name = "MAC")]
     dst_mac: Option<String>,
     /// With the tag of this VLAN
@@ -124,7 +124,7 @@ impl Trace {
             Some(text) => mac(text).context("--src-mac")?,
             None => [0x02, 0, 0, 0, 0, 0x01],
         };
-        let group = if self.what.arp.is_some() { [0xff; 6] } else { NOBODY };
+        let group = if self.what.arp.is_some() { [0xff; 6] } else { UNKNOWN };
         let dst_mac = self.dst_mac.as_deref().map_or(Ok(group), mac).context("--dst-mac")?;
         let to = match (self.what.tcp.or(self.what.udp), self.what.ping, self.what.arp) {
             (Some(a), ..) => a.ip(),

@@ -1,6 +1,6 @@
-//! gRPC over a Unix socket: who may connect, which version is spoken.
+//! gRPC over a Unix socket: access, and the version of the API.
 //!
-//! * `peer.rs`: who a client is, and its role.
+//! * `peer.rs`: the user of a client, and its role.
 //! * `listen.rs`: connections, within limits.
 //! * `guard.rs`: calls, by role and within limits.
 //! * `limits.rs`: the limits.
@@ -149,7 +149,7 @@ pub fn bind(path: &Path, access: &Access) -> Result<UnixListener, BindError> {
         Ok(_) => fs::remove_file(path).map_err(system)?,
         Err(_) => {}
     }
-    // Nobody but the owner until mode and group are set.
+    // Only the owner has access until mode and group are set.
     let old = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path).map_err(system);
     nix::sys::stat::umask(old);
@@ -171,7 +171,7 @@ pub fn group_id(name: &str) -> Result<GroupId, BindError> {
     }
 }
 
-/// Lets the owner of the socket at `path`, and `group` if one is named, use it, and nobody else.
+/// Gives access to the socket at `path` to its owner, and to `group` if one is named, alone.
 ///
 /// # Errors
 ///

@@ -18,7 +18,7 @@ use crate::{
 /// Everything the stages need to know of the configuration, at one version of it.
 pub struct Snapshot {
     pub(crate) ports: Box<[Option<Arc<Port>>; MAX_PORTS]>,
-    pub(crate) segments: Box<[Segment]>,
+    pub(crate) segments: Arc<[Segment]>,
     /// Whether any port asks something of what leaves by it.
     pub(crate) filters_out: bool,
     /// How connections are kept.
@@ -30,7 +30,7 @@ impl Snapshot {
     pub fn empty() -> Self {
         Snapshot {
             ports: Box::new([const { None }; MAX_PORTS]),
-            segments: Box::new([]),
+            segments: Arc::new([]),
             filters_out: false,
             sessions: Default::default(),
         }
@@ -94,6 +94,28 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The segment of a VLAN of a bridge, which is no network.
+    pub(crate) fn new(
+        (bridge, vid): (Arc<str>, u16),
+        ageing_s: u32,
+        flood: Arc<[PortIdx]>,
+        no_remotes: &Arc<[PortIdx]>,
+    ) -> Self {
+        Segment {
+            bridge,
+            vid,
+            ageing_s,
+            flood,
+            remotes: no_remotes.clone(),
+            vni: None,
+            keeps_tags: false,
+            learns_remote: true,
+            bindings: None,
+            network: None,
+            lists: None,
+        }
+    }
+
     /// What people know it by: bridge and VLAN, or a network that has none and VLAN 0.
     pub fn label(&self) -> (&Arc<str>, u16) {
         match &self.network {

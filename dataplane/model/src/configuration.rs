@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::{
@@ -24,8 +25,10 @@ use crate::{
     v1::{self, Object, object::Spec},
 };
 
+/// Prefixes of sets, by name.
+pub type Sets = OrdMap<String, Arc<[IpNet]>>;
 /// Specifications of one kind, by name.
-pub type Specs<T> = BTreeMap<String, Arc<T>>;
+pub type Specs<T> = OrdMap<String, Arc<T>>;
 
 /// What the objects mean.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +38,7 @@ pub struct Resolved {
     /// Connection tracking.
     pub sessions: SessionsSpec,
     /// Prefixes of sets, those of the sets that they name included, each once.
-    pub sets: BTreeMap<String, Arc<[IpNet]>>,
+    pub sets: Sets,
     /// ACLs.
     pub acls: Specs<AclSpec>,
     /// Bridges, [`DEFAULT_BRIDGE`] always among them.
@@ -48,6 +51,7 @@ pub struct Resolved {
     pub ports: Specs<PortSpec>,
     /// Static MAC addresses.
     pub macs: Specs<StaticSpec>,
+    index: across::Index,
 }
 
 /// See the module.
@@ -97,10 +101,11 @@ impl Configuration {
         let touched = self.affected(&objects, touched);
         let mut next = self.resolved.clone();
         let mut bad = Vec::new();
+        across::leave_index(&mut next, &touched);
         for key in &touched {
             next.resolve(&objects, key).unwrap_or_else(|e| bad.push(e));
         }
-        across::check(&next, &mut bad);
+        across::check(&mut next, &touched, &mut bad);
         if bad.is_empty() { Ok((Configuration { objects, resolved: next }, touched)) } else { Err(bad) }
     }
 

@@ -46,8 +46,8 @@ impl MacAddr {
         self.0 & !0xf == 0x0180_c200_0000
     }
 
-    /// Whether a station can have it: it is no group address and not zero.
-    pub const fn is_station(self) -> bool {
+    /// Whether a host can have it: it is no group address and not zero.
+    pub const fn is_unicast(self) -> bool {
         !self.is_multicast() && self.0 != 0
     }
 }

@@ -4,12 +4,12 @@
 //! those that it deletes.
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hasher},
     sync::Arc,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use prost::Message;
 
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub type Key = (Kind, String);
 /// See the module. Clones share their objects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
-    all: BTreeMap<Key, Arc<Object>>,
+    all: OrdMap<Key, Arc<Object>>,
     /// Octets of all, encoded.
     octets: usize,
     /// The sum of their hashes.
@@ -123,22 +123,12 @@ impl Objects {
         Config::of(self.all.values().map(|o| &**o))
     }
 
-    /// Keys of objects that are not the same in both.
+    /// Keys of objects that are not the same in both. What the two share is not looked at.
     pub fn differing<'a>(&'a self, other: &'a Objects) -> BTreeSet<&'a Key> {
-        let (mut here, mut there) = (self.all.iter().peekable(), other.all.iter().peekable());
-        let mut differing = BTreeSet::new();
-        loop {
-            let order = match (here.peek(), there.peek()) {
-                (Some((a, _)), Some((b, _))) => a.cmp(b),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => return differing,
-            };
-            let a = if order.is_le() { here.next() } else { None };
-            let b = if order.is_ge() { there.next() } else { None };
-            let same = a.zip(b).is_some_and(|((_, a), (_, b))| Arc::ptr_eq(a, b) || a == b);
-            differing.extend(a.or(b).map(|(key, _)| key).filter(|_| !same));
-        }
+        let key = |d| match d {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
+        };
+        self.all.diff(&other.all).map(key).collect()
     }
 
     /// The objects with a change in them.

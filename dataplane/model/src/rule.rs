@@ -31,7 +31,7 @@ pub enum Action {
     Allow,
     /// It is dropped.
     Deny,
-    /// It is dropped, and its sender told.
+    /// It is dropped, and the sender is notified.
     Reject,
     /// It is counted, and the next rule asked.
     Count,
@@ -95,15 +95,15 @@ pub struct Rule {
     pub states: u8,
     /// A fragment, or none.
     pub fragment: Option<bool>,
-    /// Source of layer 2.
+    /// Source MAC address.
     pub src_mac: Option<MaskedMac>,
-    /// Destination of layer 2.
+    /// Destination MAC address.
     pub dst_mac: Option<MaskedMac>,
     /// Behind the tag.
     pub ethertype: Option<u16>,
     /// 1 to 4094.
     pub vlan: Option<u16>,
-    /// One of so many frames is told of; 0 for none.
+    /// One of so many frames is logged; 0 for none.
     pub log_every: u32,
 }
 

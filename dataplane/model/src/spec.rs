@@ -22,16 +22,16 @@ pub(crate) fn bad<T>(object: impl Into<String>, field: &str, why: impl Into<Stri
 }
 
 /// The MAC address of one host or VM.
-pub(crate) fn station_mac(object: &str, field: &str, text: &str) -> Result<MacAddr, Bad> {
+pub(crate) fn unicast_mac(object: &str, field: &str, text: &str) -> Result<MacAddr, Bad> {
     match text.parse::<MacAddr>() {
-        Ok(mac) if mac.is_station() => Ok(mac),
-        Ok(_) => bad(object, field, format!("'{text}' is no station's address")),
+        Ok(mac) if mac.is_unicast() => Ok(mac),
+        Ok(_) => bad(object, field, format!("'{text}' is no unicast MAC address")),
         Err(_) => bad(object, field, format!("'{}' is not six octets as 52:54:00:12:34:56", crate::shown(text))),
     }
 }
 
 /// Whether one host can have the IP address.
-fn is_station(a: IpAddr) -> bool {
+fn is_host(a: IpAddr) -> bool {
     !a.is_unspecified() && !a.is_multicast() && !a.is_loopback() && a != IpAddr::from([255; 4])
 }
 
@@ -99,7 +99,7 @@ pub struct StaticSpec {
 
 impl StaticSpec {
     pub(crate) fn new(object: &str, m: &StaticMac) -> Result<Self, Bad> {
-        let mac = station_mac(object, "mac", &m.mac)?;
+        let mac = unicast_mac(object, "mac", &m.mac)?;
         let bridge = if m.bridge.is_empty() { DEFAULT_BRIDGE } else { &m.bridge };
         let place = match m.network.as_str() {
             "" => Place::Vlan(bridge.to_owned(), m.vlan as u16),

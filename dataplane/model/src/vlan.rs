@@ -31,7 +31,8 @@ impl VlanSet {
 
     /// The ids in rising order.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..4096).filter(|v| self.contains(*v))
+        let words = (0u16..).zip(&self.0).filter(|(_, w)| **w != 0);
+        words.flat_map(|(i, w)| (0..64).filter(move |b| w >> b & 1 != 0).map(move |b| i * 64 + b))
     }
 
     /// Adds all of another set.
@@ -155,13 +156,30 @@ pub enum PriorityTags {
 impl VlanMode {
     /// The VLANs a port of this mode carries.
     pub fn carried(&self) -> VlanSet {
+        let mut set = VlanSet::EMPTY;
+        self.add_to(&mut set);
+        set
+    }
+
+    /// Adds the VLANs that a port of this mode carries.
+    pub fn add_to(&self, set: &mut VlanSet) {
         match self {
-            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => [*vid].into_iter().collect(),
-            VlanMode::Trunk { vlans } => vlans.clone(),
+            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => set.insert(*vid),
+            VlanMode::Trunk { vlans } => set.add(vlans),
             VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => {
-                let mut set = vlans.clone();
                 set.insert(*native);
-                set
+                set.add(vlans);
+            }
+        }
+    }
+
+    /// Whether a port of this mode carries a VLAN.
+    pub fn carries(&self, vid: u16) -> bool {
+        match self {
+            VlanMode::Access { vid: own } | VlanMode::Dot1qTunnel { vid: own, .. } => *own == vid,
+            VlanMode::Trunk { vlans } => vlans.contains(vid),
+            VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => {
+                *native == vid || vlans.contains(vid)
             }
         }
     }

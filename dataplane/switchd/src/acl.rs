@@ -1,19 +1,16 @@
 //! ACLs and connection tracking, from the model to the engine.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use dunlin_engine::{
     acl::{self, Acl, Match, Prefix},
     conntrack,
 };
 use dunlin_model::{
+    configuration::Sets,
     rule::{self, Rule, Who},
     spec::{AclSpec, DefaultAction, SessionsSpec},
 };
-use ipnet::IpNet;
-
-/// Prefixes of sets, by name.
-pub type Sets = BTreeMap<String, Arc<[IpNet]>>;
 
 /// Compiles an ACL, whose rules name some of `sets`, for so many workers.
 ///
@@ -141,7 +138,7 @@ mod tests {
 
     #[test]
     fn no_frame_is_of_two_parts() {
-        let prefix = |text: &str| Prefix::from(text.parse::<IpNet>().unwrap());
+        let prefix = |text: &str| Prefix::from(text.parse::<ipnet::IpNet>().unwrap());
         let set = ["10.1.0.0/16", "10.0.0.0/8", "11.0.0.0/8", "2001:db8::/32", "2001:db8:1::/48", "10.255.0.1/32"];
         let kept = outermost(set.map(prefix).to_vec());
         assert_eq!(kept, ["10.0.0.0/8", "11.0.0.0/8", "2001:db8::/32"].map(prefix));

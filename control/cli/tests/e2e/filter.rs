@@ -511,7 +511,7 @@ fn bad_filters_are_refused_by_name_and_rule_and_change_nothing() {
         ("set add lan 10.0.0.1/9", "set 'lan': addresses: '10.0.0.1/9' has bits set"),
         ("group add g --ingress-acls none", "group 'g': ingress_acls: there is no acl 'none'"),
         ("port add p --kind tap --ingress-acls web,web", "acl 'web' stands there twice"),
-        ("port add p --kind tap --security mac", "'mac' lets nothing pass: name the station's addresses in macs"),
+        ("port add p --kind tap --security mac", "'mac' permits no frame: name the MAC addresses of the guest in macs"),
         ("port add p --kind tap --security bad", "security: 'bad' is none of all, mac"),
         ("port add p --kind tap --macs 02:00:00:00:00:01", "macs: is used by no check"),
         ("session set --tcp-open-s 0", "sessions: tcp_open_s: 0 is not in 1 to 1000000"),

@@ -124,7 +124,7 @@ fn a_group_moves_its_ports_and_a_ports_own_value_wins() {
     assert_eq!(host.port("a")["mtu"], 1400);
     assert!(a.reaches("10.66.0.2", 5));
     let why = host.refused("group set web --security ip");
-    assert!(why.contains("port 'a': security: 'ip' lets nothing pass"), "{why}");
+    assert!(why.contains("port 'a': security: 'ip' permits no frame"), "{why}");
     let why = host.refused("group set web --queues 2");
     assert!(why.contains("--queues"), "{why}");
 }

@@ -55,7 +55,7 @@ pub fn server(limits: Limits) -> Server {
         .timeout(CALL_TIME)
 }
 
-/// Whom something is counted for.
+/// The user that something is counted for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Client {
     /// A user of this host.

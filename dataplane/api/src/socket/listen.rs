@@ -100,7 +100,7 @@ pub fn local(listener: UnixListener, access: Access) -> Incoming<UnixStream> {
     ReceiverStream::new(connections)
 }
 
-/// Connections of remote clients. Their certificates say later who they are.
+/// Connections of remote clients. Their certificates are checked later.
 pub fn remote(listener: TcpListener) -> Incoming<TcpStream> {
     let (tx, connections) = mpsc::channel(16);
     let counts = Arc::new(Counts::default());
@@ -133,7 +133,7 @@ async fn next<T, C, F: Future<Output = io::Result<T>>>(tx: &mpsc::Sender<C>, acc
     }
 }
 
-/// A client above its limit, or without a role, is told why for a moment, if there is room for that.
+/// A client above its limit, or without a role, gets the reason for a moment, if there is room for that.
 fn admit<S>(stream: S, mut caller: Caller, slot: Option<Slot>, counts: &Arc<Counts>) -> Option<Connection<S>> {
     if slot.is_none() && caller.role.is_ok() {
         caller.role = Err(Status::resource_exhausted(format!(

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what it may do.
+//! The client of a connection, and its role.
 
 use std::{ffi::CString, fs};
 
@@ -27,7 +27,7 @@ pub struct Access {
 /// A client.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Whom its connections and calls are counted for.
+    /// The user that its connections and calls are counted for.
     pub client: Client,
     /// What messages call it: "user 'x'".
     pub name: String,
@@ -47,7 +47,7 @@ impl Access {
     }
 
     /// The group of the socket, and its mode. A socket has one group: with two, everybody may connect, and
-    /// who is in neither is refused by its credentials.
+    /// a user of neither is refused by its credentials.
     pub(super) fn owner(&self) -> (Option<Gid>, u32) {
         let operators = self.operators.as_ref().map(|(_, gid)| *gid);
         (operators, if self.readers.is_some() { 0o666 } else { 0o660 })

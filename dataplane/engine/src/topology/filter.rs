@@ -21,12 +21,21 @@ pub(super) struct Filters {
 impl Topology {
     /// Adds or changes a list.
     pub fn set_acl(&mut self, acl: Acl) {
+        self.lists_change();
         self.filters.acls.insert(acl.name.to_string(), Arc::new(acl));
     }
 
     /// Removes a list. That nobody has it any more is known when the snapshot is made.
     pub fn remove_acl(&mut self, name: &str) {
+        self.lists_change();
         self.filters.acls.remove(name);
+    }
+
+    /// Segments have the lists of their networks.
+    fn lists_change(&mut self) {
+        if self.built.as_ref().is_some_and(|b| b.lists) {
+            self.built = None;
+        }
     }
 
     /// All lists.
@@ -61,7 +70,7 @@ impl Topology {
         }
     }
 
-    fn lists(&self, whose: impl Fn() -> String, names: &AclNames) -> Result<Lists, TopologyError> {
+    pub(super) fn lists(&self, whose: impl Fn() -> String, names: &AclNames) -> Result<Lists, TopologyError> {
         let find = |names: &[String]| -> Result<Vec<Arc<Acl>>, TopologyError> {
             let one = |n: &String| {
                 let unknown = || TopologyError::NoSuchAcl { object: whose(), acl: n.clone() };
@@ -70,18 +79,6 @@ impl Topology {
             names.iter().map(one).collect()
         };
         Ok(Lists { ingress: find(&names.ingress)?, egress: find(&names.egress)? })
-    }
-
-    /// Gives their lists to the segments that are networks.
-    pub(super) fn fill_lists(&self, segments: &mut [Segment]) -> Result<(), TopologyError> {
-        for (name, n) in self.networks.iter().filter(|(_, n)| n.spec.acls != AclNames::default()) {
-            let lists = self.lists(|| format!("network '{name}'"), &n.spec.acls)?;
-            let id = self.segment(&n.place.0, n.place.1);
-            if let Some(segment) = id.and_then(|id| segments.get_mut(id.get())) {
-                segment.lists = Some(Arc::new(lists));
-            }
-        }
-        Ok(())
     }
 
     /// What may pass a port, which may carry some of the networks that have lists.
@@ -97,8 +94,7 @@ impl Topology {
             let ips = s.ips.iter().map(|p| (*p).into()).collect();
             Arc::new(Security::new(s.checks, s.macs.clone(), ips, snooped))
         });
-        let carried = p.spec.vlan.carried();
-        let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && carried.contains(s.vid);
+        let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && p.spec.carries(s.vid);
         let networks = networks.iter().filter(its_own).filter_map(|s| s.lists.as_deref());
         Ok(Filter::new(security, lists, networks, p.spec.session_limits).map(Box::new))
     }

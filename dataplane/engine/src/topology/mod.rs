@@ -18,7 +18,7 @@ use crate::{
     security::Snooped,
     snapshot::{Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
-    tunnel::Role,
+    tunnel::{Networks, Role},
     vlan::{PortVlans, VlanMode, VlanSet},
 };
 
@@ -96,9 +96,12 @@ struct BridgeState {
 pub struct Topology {
     bridges: BTreeMap<String, BridgeState>,
     ports: BTreeMap<String, PortState>,
-    networks: BTreeMap<String, overlay::NetworkState>,
+    /// Shares what did not change with the topology before.
+    networks: imbl::OrdMap<String, overlay::NetworkState>,
     vteps: BTreeMap<String, overlay::VtepState>,
     filters: filter::Filters,
+    /// Segments as they are; `None` after a change that may make them others.
+    built: Option<Arc<Built>>,
     /// VLANs of hidden bridges that are free again, and how many were ever made.
     hidden: Vec<(Arc<str>, u16)>,
     hidden_made: usize,
@@ -114,9 +117,10 @@ impl Default for Topology {
         Topology {
             bridges: BTreeMap::new(),
             ports: BTreeMap::new(),
-            networks: BTreeMap::new(),
+            networks: imbl::OrdMap::new(),
             vteps: BTreeMap::new(),
             filters: filter::Filters::default(),
+            built: None,
             hidden: Vec::new(),
             hidden_made: 0,
             free_ports: (0..MAX_PORTS).rev().filter_map(PortIdx::new).collect(),
@@ -126,6 +130,15 @@ impl Default for Topology {
             retired_segments: Vec::new(),
         }
     }
+}
+
+/// Segments and what VTEPs know of them: most changes of a port leave them as they are.
+struct Built {
+    segments: Arc<[Segment]>,
+    /// Segments of the networks of each VTEP.
+    networks: BTreeMap<String, Networks>,
+    /// Whether there are networks with ACLs.
+    lists: bool,
 }
 
 /// Numbers whose objects are gone: purge their mac entries once no worker uses them, then
@@ -141,6 +154,10 @@ pub struct Retired {
 impl Topology {
     /// Adds or changes a bridge.
     pub fn set_bridge(&mut self, name: &str, spec: BridgeSpec) {
+        if self.bridges.get(name).is_some_and(|b| b.spec == spec) {
+            return;
+        }
+        self.built = None;
         match self.bridges.get_mut(name) {
             Some(b) => b.spec = spec,
             None => {
@@ -156,6 +173,7 @@ impl Topology {
             return Err(TopologyError::BridgeInUse { bridge: name.to_owned(), port: port.clone() });
         }
         if let Some(b) = self.bridges.remove(name) {
+            self.built = None;
             self.retired_segments.extend(b.segments.iter().filter(|s| **s != SegmentId::NONE));
         }
         Ok(())
@@ -173,6 +191,9 @@ impl Topology {
             return Err(TopologyError::NoSuchBridge { port: name.to_owned(), bridge: spec.bridge });
         }
         if let Some(p) = self.ports.get_mut(name) {
+            if (&p.spec.bridge, &p.spec.vlan) != (&spec.bridge, &spec.vlan) {
+                self.built = None;
+            }
             if p.spec.storm_fps != spec.storm_fps {
                 p.storm = storm_limits(&spec);
             }
@@ -180,6 +201,7 @@ impl Topology {
             return Ok(p.idx);
         }
         let idx = self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: name.to_owned() })?;
+        self.built = None;
         let storm = storm_limits(&spec);
         self.ports
             .insert(name.to_owned(), PortState { idx, up: false, identity: 0, spec, storm, snooped: Arc::default() });
@@ -201,6 +223,7 @@ impl Topology {
     /// Removes a port; its number is retired.
     pub fn remove_port(&mut self, name: &str) -> Option<PortIdx> {
         let idx = self.ports.remove(name)?.idx;
+        self.built = None;
         self.retired_ports.push(idx);
         Some(idx)
     }
@@ -254,93 +277,101 @@ impl Topology {
                 return Err(TopologyError::NoSuchNetwork { port: port.clone(), network: network.clone() });
             }
         }
-        let mut segments = vec![Segment {
-            bridge: "".into(),
-            vid: 0,
-            ageing_s: 300,
-            flood: Arc::new([]),
-            remotes: Arc::new([]),
-            vni: None,
-            keeps_tags: false,
-            learns_remote: true,
-            bindings: None,
-            network: None,
-            lists: None,
-        }];
-        let names: Vec<String> = self.bridges.keys().cloned().collect();
-        for name in names {
-            self.number_vlans(&name)?;
-            self.fill_segments(&name, &mut segments);
-        }
-        self.fill_lists(&mut segments)?;
-        let filtered: Vec<&Segment> = segments.iter().filter(|s| s.lists.is_some()).collect();
+        let built = match self.built.take() {
+            Some(built) => built,
+            None => Arc::new(self.build()?),
+        };
+        let filtered: Vec<&Segment> = match built.lists {
+            true => built.segments.iter().filter(|s| s.lists.is_some()).collect(),
+            false => Vec::new(),
+        };
         let mut ports = Box::new([const { None }; MAX_PORTS]);
         for (name, p) in &self.ports {
             let filter = self.port_filter(name, p, &filtered)?;
             ports[p.idx.get()] = Some(Arc::new(Port { filter, ..self.port_snapshot(name, p) }));
         }
-        self.number_remotes()?;
-        self.fill_overlay(&mut segments, &mut ports);
+        self.fill_vteps(&built.networks, &mut ports);
         let filters_out = ports.iter().flatten().any(|p| p.filter.as_ref().is_some_and(|f| f.looks_out));
-        Ok(Snapshot { ports, segments: segments.into(), filters_out, sessions: self.filters.sessions })
+        let segments = built.segments.clone();
+        self.built = Some(built);
+        Ok(Snapshot { ports, segments, filters_out, sessions: self.filters.sessions })
     }
 
-    /// Gives each VLAN that a port of the bridge carries its segment.
-    fn number_vlans(&mut self, bridge: &str) -> Result<(), TopologyError> {
-        let mut carried = VlanSet::EMPTY;
-        for p in self.ports.values().filter(|p| p.spec.bridge == bridge) {
-            p.spec.vlan.carried().iter().for_each(|v| carried.insert(v));
+    /// Numbers and fills segments.
+    fn build(&mut self) -> Result<Built, TopologyError> {
+        self.number_vlans()?;
+        self.number_remotes()?;
+        let none: Arc<[PortIdx]> = Arc::new([]);
+        let mut segments = vec![Segment::new(("".into(), 0), BridgeSpec::default().ageing_s, none.clone(), &none)];
+        self.fill_segments(&mut segments);
+        let networks = self.fill_networks(&mut segments)?;
+        self.join_underlays(&mut segments);
+        let lists = segments.iter().any(|s| s.lists.is_some());
+        Ok(Built { segments: segments.into(), networks, lists })
+    }
+
+    /// Gives each VLAN that a port of a bridge carries its segment.
+    fn number_vlans(&mut self) -> Result<(), TopologyError> {
+        let mut carried: BTreeMap<&str, VlanSet> = BTreeMap::new();
+        for p in self.ports.values() {
+            p.spec.vlan.add_to(carried.entry(&p.spec.bridge).or_insert(VlanSet::EMPTY));
         }
-        let b = self.bridges.get_mut(bridge).expect("named by the caller from this map");
-        if (0..4096u16).all(|v| carried.contains(v) == (b.segments[v as usize] != SegmentId::NONE)) {
-            return Ok(());
-        }
-        let map = Arc::make_mut(&mut b.segments);
-        for (vid, s) in (0u16..).zip(map.iter_mut()) {
-            if !carried.contains(vid) && *s != SegmentId::NONE {
-                self.retired_segments.push(std::mem::take(s));
-            } else if carried.contains(vid) && *s == SegmentId::NONE {
-                *s = match self.free_segments.pop() {
-                    Some(free) => free,
-                    None if self.next_segment < u16::MAX => {
-                        self.next_segment += 1;
-                        SegmentId(self.next_segment - 1)
-                    }
-                    None => return Err(TopologyError::TooManySegments { bridge: bridge.to_owned() }),
-                };
+        for (bridge, b) in &mut self.bridges {
+            let carried = carried.remove(bridge.as_str()).unwrap_or(VlanSet::EMPTY);
+            if (0..4096u16).all(|v| carried.contains(v) == (b.segments[v as usize] != SegmentId::NONE)) {
+                continue;
+            }
+            let map = Arc::make_mut(&mut b.segments);
+            for (vid, s) in (0u16..).zip(map.iter_mut()) {
+                if !carried.contains(vid) && *s != SegmentId::NONE {
+                    self.retired_segments.push(std::mem::take(s));
+                } else if carried.contains(vid) && *s == SegmentId::NONE {
+                    *s = match self.free_segments.pop() {
+                        Some(free) => free,
+                        None if self.next_segment < u16::MAX => {
+                            self.next_segment += 1;
+                            SegmentId(self.next_segment - 1)
+                        }
+                        None => return Err(TopologyError::TooManySegments { bridge: bridge.clone() }),
+                    };
+                }
             }
         }
         Ok(())
     }
 
-    fn fill_segments(&self, bridge: &str, segments: &mut Vec<Segment>) {
-        let b = &self.bridges[bridge];
-        let members: Vec<(PortIdx, VlanSet)> =
-            self.ports.values().filter(|p| p.spec.bridge == bridge).map(|p| (p.idx, p.spec.vlan.carried())).collect();
+    fn fill_segments(&self, segments: &mut Vec<Segment>) {
+        // Ports of one VLAN by that; the others are asked for each VLAN.
+        let (mut trunks, mut single) = (BTreeMap::<&str, Vec<_>>::new(), BTreeMap::<(&str, u16), Vec<PortIdx>>::new());
+        for p in self.ports.values() {
+            let bridge = p.spec.bridge.as_str();
+            match &p.spec.vlan {
+                VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => {
+                    single.entry((bridge, *vid)).or_default().push(p.idx);
+                }
+                mode => trunks.entry(bridge).or_default().push((p.idx, mode)),
+            }
+        }
         // Most VLANs of a bridge with trunks have the same ports: one list serves them all.
         let mut last: Arc<[PortIdx]> = Arc::new([]);
-        for (vid, s) in (0u16..).zip(b.segments.iter()).filter(|(_, s)| **s != SegmentId::NONE) {
-            let flood: Vec<PortIdx> = members.iter().filter(|(_, v)| v.contains(vid)).map(|m| m.0).collect();
-            if *flood != *last {
-                last = flood.into();
+        for (name, b) in &self.bridges {
+            let trunks = trunks.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            for (vid, s) in (0u16..).zip(b.segments.iter()).filter(|(_, s)| **s != SegmentId::NONE) {
+                let single = single.get(&(name.as_str(), vid)).into_iter().flatten().copied();
+                let flood: Vec<PortIdx> =
+                    trunks.iter().filter(|(_, v)| v.carries(vid)).map(|m| m.0).chain(single).collect();
+                if *flood != *last {
+                    last = flood.into();
+                }
+                let segment = Segment::new((b.name.clone(), vid), b.spec.ageing_s, last.clone(), &segments[0].remotes);
+                if segments.len() < s.get() {
+                    segments.resize(s.get(), segments[0].clone());
+                }
+                match segments.get_mut(s.get()) {
+                    Some(place) => *place = segment,
+                    None => segments.push(segment),
+                }
             }
-            if segments.len() <= s.get() {
-                segments.resize(s.get() + 1, segments[0].clone());
-            }
-            let (bridge, flood) = (b.name.clone(), last.clone());
-            segments[s.get()] = Segment {
-                bridge,
-                vid,
-                ageing_s: b.spec.ageing_s,
-                flood,
-                remotes: Arc::new([]),
-                vni: None,
-                keeps_tags: false,
-                learns_remote: true,
-                bindings: None,
-                network: None,
-                lists: None,
-            };
         }
     }
 

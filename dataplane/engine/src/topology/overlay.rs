@@ -35,6 +35,12 @@ pub(super) struct VtepState {
     remotes: BTreeMap<(IpAddr, Kind), RemoteState>,
 }
 
+/// The remotes of a network, and where its floods go.
+struct Reached {
+    remotes: Arc<[PortIdx]>,
+    floods: Arc<[PortIdx]>,
+}
+
 #[derive(Clone)]
 struct RemoteState {
     idx: PortIdx,
@@ -85,12 +91,13 @@ impl Topology {
     /// [`Topology::snapshot`].
     pub fn set_network(&mut self, name: &str, spec: impl Into<Arc<NetworkSpec>>) {
         let spec = spec.into();
+        self.built = None;
         let (before, bindings) = self.networks.remove(name).map(|n| (n.place, n.bindings)).unzip();
         let bindings = bindings.unwrap_or_default();
         let place = match (&spec.vlan, before) {
             (Some(_), before) => {
                 self.hidden.extend(before.filter(|p| is_hidden(&p.0)));
-                spec.vlan.as_ref().map(|(b, vid)| (b.as_str().into(), *vid)).expect("matched")
+                self.place(spec.vlan.as_ref().expect("matched"))
             }
             (None, Some(place)) if is_hidden(&place.0) => place,
             (None, _) => self.hidden_place(),
@@ -99,6 +106,10 @@ impl Topology {
             (p.spec.bridge, p.spec.vlan) = (place.0.to_string(), VlanMode::Access { vid: place.1 });
         }
         self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, bindings });
+    }
+
+    fn place(&self, (bridge, vid): &(String, u16)) -> (Arc<str>, u16) {
+        (self.bridges.get(bridge).map_or_else(|| bridge.as_str().into(), |b| b.name.clone()), *vid)
     }
 
     /// A VLAN of a hidden bridge that no network has.
@@ -111,13 +122,15 @@ impl Topology {
         let vlans = HIDDEN_VLANS.len();
         let bridge = format!("{HIDDEN}{}", n / vlans);
         if n.is_multiple_of(vlans) {
-            self.set_bridge(&bridge, BridgeSpec { ageing_s: 300 });
+            self.set_bridge(&bridge, BridgeSpec::default());
         }
-        (bridge.into(), HIDDEN_VLANS.start() + (n % vlans) as u16)
+        let name = self.bridges.get(&bridge).map_or_else(|| bridge.into(), |b| b.name.clone());
+        (name, HIDDEN_VLANS.start() + (n % vlans) as u16)
     }
 
     /// Removes a network. A port that is still in it is found by [`Topology::snapshot`].
     pub fn remove_network(&mut self, name: &str) {
+        self.built = None;
         let place = self.networks.remove(name).map(|n| n.place);
         self.hidden.extend(place.filter(|p| is_hidden(&p.0)));
     }
@@ -125,6 +138,7 @@ impl Topology {
     /// Adds or changes a VTEP; its number stays the same. Whether it fits the rest is asked by
     /// [`Topology::snapshot`].
     pub fn set_vtep(&mut self, name: &str, spec: VtepSpec) -> Result<PortIdx, TopologyError> {
+        self.built = None;
         if let Some(v) = self.vteps.get_mut(name) {
             v.spec = spec;
             return Ok(v.idx);
@@ -138,6 +152,7 @@ impl Topology {
     /// Removes a VTEP; its number and those of its remotes are retired.
     pub fn remove_vtep(&mut self, name: &str) {
         if let Some(v) = self.vteps.remove(name) {
+            self.built = None;
             self.retired_ports.push(v.idx);
             self.retired_ports.extend(v.remotes.values().map(|r| r.idx));
         }
@@ -157,7 +172,7 @@ impl Topology {
     /// Whether a port, or a remote, carries a VLAN of a bridge; `None` if there is none of that name.
     pub fn carries(&self, name: &str, bridge: &str, vid: u16) -> Option<bool> {
         if let Some((_, p)) = self.port(name) {
-            return Some(p.bridge == bridge && p.vlan.carried().contains(vid));
+            return Some(p.bridge == bridge && p.carries(vid));
         }
         self.number_of(name)?;
         let reaches = |n: &NetworkState| {
@@ -209,30 +224,30 @@ impl Topology {
     }
 
     /// Gives every VTEP that networks name as remote a number, and retires those none names any more.
-    pub fn number_remotes(&mut self) -> Result<(), TopologyError> {
-        let mut wanted: BTreeMap<String, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
-        for o in self.networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
-            match wanted.get_mut(&o.vtep) {
-                Some(w) => w.extend(destinations(o)),
-                None => drop(wanted.insert(o.vtep.clone(), destinations(o).collect())),
-            }
+    pub(super) fn number_remotes(&mut self) -> Result<(), TopologyError> {
+        let networks = self.networks.clone();
+        let mut wanted: BTreeMap<&str, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
+        for o in networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
+            wanted.entry(&o.vtep).or_default().extend(destinations(o));
         }
-        let names: Vec<String> = self.vteps.keys().cloned().collect();
-        for name in names {
-            let wanted = wanted.remove(&name).unwrap_or_default();
-            let has: Vec<(IpAddr, Kind)> = self.vteps[&name].remotes.keys().copied().collect();
-            for gone in has.iter().filter(|a| !wanted.contains(a)) {
-                let v = self.vteps.get_mut(&name).expect("named above");
-                self.retired_ports.extend(v.remotes.remove(gone).map(|r| r.idx));
-            }
-            for remote in wanted.into_iter().filter(|a| !has.contains(a)) {
-                let label = remote_name(&name, remote.0, remote.1);
-                let state =
-                    RemoteState { idx: self.free_port(&label)?, name: label.as_str().into(), next_hop: Arc::default() };
-                if remote.0.is_multicast() {
-                    state.next_hop.set(Some(group_mac(remote.0)));
+        for (name, v) in &mut self.vteps {
+            let wanted = wanted.remove(name.as_str()).unwrap_or_default();
+            v.remotes.retain(|at, r| {
+                let stays = wanted.contains(at);
+                self.retired_ports.extend(Some(r.idx).filter(|_| !stays));
+                stays
+            });
+            for (address, kind) in wanted {
+                if v.remotes.contains_key(&(address, kind)) {
+                    continue;
                 }
-                self.vteps.get_mut(&name).expect("named above").remotes.insert(remote, state);
+                let label = remote_name(name, address, kind);
+                let Some(idx) = self.free_ports.pop() else { return Err(TopologyError::TooManyPorts { port: label }) };
+                let state = RemoteState { idx, name: label.as_str().into(), next_hop: Arc::default() };
+                if address.is_multicast() {
+                    state.next_hop.set(Some(group_mac(address)));
+                }
+                v.remotes.insert((address, kind), state);
             }
         }
         Ok(())
@@ -247,42 +262,76 @@ impl Topology {
         self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: port.to_owned() })
     }
 
-    fn segment_at(&self, (bridge, vid): (&str, u16)) -> SegmentId {
-        self.segment(bridge, vid).unwrap_or(SegmentId::NONE)
-    }
-
-    /// Adds VTEPs and remotes to numbered segments and to the ports.
-    pub(super) fn fill_overlay(&self, segments: &mut [Segment], ports: &mut [Option<Arc<Port>>; MAX_PORTS]) {
-        let mut known: BTreeMap<&str, Networks> = BTreeMap::new();
-        for n in self.networks.values() {
-            let id = self.segment_at((&n.place.0, n.place.1));
+    /// Makes networks of numbered segments, with their lists and remotes; the segments of each VTEP by VNI.
+    pub(super) fn fill_networks(&self, segments: &mut [Segment]) -> Result<BTreeMap<String, Networks>, TopologyError> {
+        let mut known: BTreeMap<String, Networks> =
+            self.vteps.keys().map(|v| (v.clone(), Networks::default())).collect();
+        // Most networks are of the bridge, and have the remotes, of the one before: one look-up serves them all.
+        let mut bridge: Option<(&Arc<str>, Option<&Arc<[SegmentId; 4096]>>)> = None;
+        let mut reached: Option<(&OverlaySpec, Reached)> = None;
+        for (name, n) in &self.networks {
+            if bridge.is_none_or(|(b, _)| !Arc::ptr_eq(b, &n.place.0)) {
+                bridge = Some((&n.place.0, self.bridges.get(&*n.place.0).map(|b| &b.segments)));
+            }
+            let id = bridge.and_then(|(_, s)| Some(s?[n.place.1 as usize & 0xfff])).unwrap_or(SegmentId::NONE);
             let Some(segment) = segments.get_mut(id.get()).filter(|_| id != SegmentId::NONE) else { continue };
             segment.network = Some(n.name.clone());
+            if !n.spec.acls.is_empty() {
+                segment.lists = Some(Arc::new(self.lists(|| format!("network '{name}'"), &n.spec.acls)?));
+            }
             let Some(o) = &n.spec.overlay else { continue };
-            let remotes = self.vteps.get(&o.vtep).map(|v| &v.remotes);
-            let number = |at: (IpAddr, Kind)| remotes?.get(&at).map(|r| r.idx);
-            let members = o.remotes.iter().filter_map(|a| number((*a, o.kind)));
-            segment.remotes = members.collect();
-            // Broadcasts go to each of them, or to the group.
-            let group = o.group.and_then(|g| number((g, o.kind)));
-            let floods: &[PortIdx] = group.as_ref().map_or(&segment.remotes, std::slice::from_ref);
-            segment.flood = segment.flood.iter().chain(floods).copied().collect();
+            let same = |(b, _): &(&OverlaySpec, Reached)| {
+                (&b.vtep, b.kind, b.group, &b.remotes) == (&o.vtep, o.kind, o.group, &o.remotes)
+            };
+            if !reached.as_ref().is_some_and(same) {
+                reached = Some((o, self.reached(o)));
+            }
+            let (_, r) = reached.as_ref().expect("set above");
+            segment.remotes = r.remotes.clone();
+            segment.flood = match segment.flood.is_empty() {
+                true => r.floods.clone(),
+                false => segment.flood.iter().chain(r.floods.iter()).copied().collect(),
+            };
             (segment.vni, segment.learns_remote) = (Some(o.vni), o.learn);
             segment.keeps_tags = o.keep_tags;
             segment.bindings = o.suppress.then(|| n.bindings.clone());
             let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1);
-            known.entry(&o.vtep).or_default().insert((o.kind, o.vni), (class, id));
+            if let Some(of_vtep) = known.get_mut(&o.vtep) {
+                of_vtep.insert((o.kind, o.vni), (class, id));
+            }
         }
-        for (name, v) in &self.vteps {
-            let bridge = self.bridge_of(&v.spec).map_or("", |b| b);
-            let id = self.segment_at((bridge, v.spec.vid));
+        Ok(known)
+    }
+
+    fn reached(&self, o: &OverlaySpec) -> Reached {
+        let remotes = self.vteps.get(&o.vtep).map(|v| &v.remotes);
+        let number = |at: (IpAddr, Kind)| remotes?.get(&at).map(|r| r.idx);
+        let all: Arc<[PortIdx]> = o.remotes.iter().filter_map(|a| number((*a, o.kind))).collect();
+        // Broadcasts go to each of them, or to the group.
+        let group = o.group.and_then(|g| number((g, o.kind)));
+        Reached { floods: group.map_or_else(|| all.clone(), |g| [g].into()), remotes: all }
+    }
+
+    fn underlay(&self, v: &VtepState) -> SegmentId {
+        self.bridge_of(&v.spec).and_then(|bridge| self.segment(bridge, v.spec.vid)).unwrap_or(SegmentId::NONE)
+    }
+
+    /// Makes VTEPs stations of the segments of their underlays.
+    pub(super) fn join_underlays(&self, segments: &mut [Segment]) {
+        for v in self.vteps.values() {
+            let id = self.underlay(v);
             if let Some(underlay) = segments.get_mut(id.get()).filter(|_| id != SegmentId::NONE) {
                 underlay.flood = underlay.flood.iter().copied().chain([v.idx]).collect();
             }
-            let networks = known.remove(name.as_str()).unwrap_or_default();
-            let of_vtep = self.networks.values().filter_map(|n| n.spec.overlay.as_ref()).filter(|o| o.vtep == *name);
-            let groups = of_vtep.filter_map(|o| o.group).map(Into::into).collect();
-            self.fill_vtep(v, id, (networks, groups), ports);
+        }
+    }
+
+    /// Adds VTEPs and remotes to the ports.
+    pub(super) fn fill_vteps(&self, known: &BTreeMap<String, Networks>, ports: &mut [Option<Arc<Port>>; MAX_PORTS]) {
+        for (name, v) in &self.vteps {
+            let networks = known.get(name).cloned().unwrap_or_default();
+            let groups = v.remotes.keys().map(|(a, _)| *a).filter(IpAddr::is_multicast).map(Into::into).collect();
+            self.fill_vtep(v, self.underlay(v), (networks, groups), ports);
         }
     }
 

@@ -1,9 +1,13 @@
 //! What must fit together across objects, and the sums that have a limit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
+
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
+use imbl::OrdMap;
 
 use super::Resolved;
 use crate::{
@@ -11,24 +15,63 @@ use crate::{
     check::label,
     limits,
     objects::Key,
-    spec::{NetworkSpec, OverlaySpec, Place, PortPolicy, StaticSpec, Tunnel, VtepSpec, remote_name},
-    vlan::{VlanMode, VlanSet},
+    spec::{NetworkSpec, OverlaySpec, Place, PortPolicy, StaticSpec, Tunnel, Vtep, VtepSpec, remote_name},
+    vlan::VlanSet,
 };
 
 /// The UDP port of Geneve: RFC 8926, 3.3.
 const GENEVE_PORT: u16 = 6081;
 
-/// Names every object that does not fit the others. `bad` has those that are wrong by themselves.
-pub(super) fn check(r: &Resolved, bad: &mut Vec<Bad>) {
+/// What networks may have once only, and how many have each remote: so that a change looks at what it touches alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    vnis: OrdMap<(Tunnel, u32), String>,
+    vlans: OrdMap<(String, u16), String>,
+    /// By VTEP, address and encapsulation.
+    remotes: OrdMap<(String, IpAddr, Tunnel), usize>,
+}
+
+/// Takes networks that are touched out of the index.
+pub(super) fn leave_index(r: &mut Resolved, touched: &BTreeSet<Key>) {
+    for name in of_kind(touched, Kind::Network) {
+        let Some(n) = r.networks.get(name) else { continue };
+        if let Some(vlan) = &n.vlan {
+            r.index.vlans.remove(vlan);
+        }
+        let Some(o) = &n.overlay else { continue };
+        r.index.vnis.remove(&(o.kind, o.vni));
+        for at in destinations(o) {
+            match r.index.remotes.get_mut(&at) {
+                Some(n) if *n > 1 => *n -= 1,
+                _ => drop(r.index.remotes.remove(&at)),
+            }
+        }
+    }
+}
+
+fn of_kind(touched: &BTreeSet<Key>, kind: Kind) -> impl Iterator<Item = &String> {
+    touched.range((kind, String::new())..).take_while(move |k| k.0 == kind).map(|(_, name)| name)
+}
+
+/// Names every object that does not fit the others, and enters networks that are touched into the index. `bad` has the
+/// objects that are wrong by themselves.
+pub(super) fn check(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
     let is_whole = bad.is_empty();
+    let touches = |kinds: &[Kind]| kinds.iter().any(|k| of_kind(touched, *k).next().is_some());
+    networks(r, touched, bad);
     sums(r, bad);
-    resources(r, bad);
-    segments(r, bad);
+    if touches(&[Kind::Port]) {
+        resources(r, bad);
+    }
+    if touches(&[Kind::Port, Kind::Network]) {
+        segments(r, bad);
+    }
     vteps(r, bad);
-    networks(r, bad);
     // Without its port an address would only repeat what is said of that.
-    for (name, m) in r.macs.iter().filter(|_| is_whole) {
-        bad.extend(static_mac(r, m).err().map(|(field, why)| Bad::new(label(Kind::Mac, name), field, why)));
+    if is_whole && touches(&[Kind::Port, Kind::Network, Kind::Vtep, Kind::Mac]) {
+        for (name, m) in &r.macs {
+            bad.extend(static_mac(r, m).err().map(|(field, why)| Bad::new(label(Kind::Mac, name), field, why)));
+        }
     }
 }
 
@@ -61,9 +104,7 @@ fn sums(r: &Resolved, bad: &mut Vec<Bad>) {
             return bad.push(Bad::new(label(Kind::Set, name), "addresses", why));
         }
     }
-    let overlays = r.networks.values().filter_map(|n| n.overlay.as_ref());
-    let remotes: BTreeSet<(&str, IpAddr, Tunnel)> = overlays.flat_map(destinations).collect();
-    let (ports, vteps, remotes) = (r.ports.len(), r.vteps.len(), remotes.len());
+    let (ports, vteps, remotes) = (r.ports.len(), r.vteps.len(), r.index.remotes.len());
     if let Some(v) = r.vteps.keys().next().filter(|_| ports + vteps + remotes > limits::NUMBERED) {
         let most = limits::NUMBERED;
         let why = format!("{ports} ports, {vteps} vteps and {remotes} remotes are more than {most}");
@@ -71,8 +112,8 @@ fn sums(r: &Resolved, bad: &mut Vec<Bad>) {
     }
 }
 
-fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (&str, IpAddr, Tunnel)> {
-    o.remotes.iter().copied().chain(o.group).map(|a| (o.vtep.as_str(), a, o.kind))
+fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (String, IpAddr, Tunnel)> {
+    o.remotes.iter().copied().chain(o.group).map(|a| (o.vtep.clone(), a, o.kind))
 }
 
 /// Two ports on one interface would be a loop, two on one socket would be one guest's.
@@ -94,17 +135,12 @@ fn segments(r: &Resolved, bad: &mut Vec<Bad>) {
     let mut carried: BTreeMap<&str, VlanSet> = BTreeMap::new();
     for p in r.ports.values().filter(|p| p.policy.network.is_none()) {
         let of_bridge = carried.entry(&p.policy.bridge).or_insert(VlanSet::EMPTY);
-        match &p.policy.vlan {
-            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => of_bridge.insert(*vid),
-            mode => of_bridge.add(&mode.carried()),
-        }
+        p.policy.vlan.add_to(of_bridge);
     }
-    let mut sum = 0;
-    for n in r.networks.values() {
-        match &n.vlan {
-            Some((bridge, vid)) => carried.entry(bridge).or_insert(VlanSet::EMPTY).insert(*vid),
-            None => sum += 1,
-        }
+    // Networks without a VLAN are segments of their own.
+    let mut sum = r.networks.len() - r.index.vlans.len().min(r.networks.len());
+    for (bridge, vid) in r.index.vlans.keys() {
+        carried.entry(bridge).or_insert(VlanSet::EMPTY).insert(*vid);
     }
     for (bridge, vlans) in carried {
         sum += vlans.len();
@@ -116,7 +152,7 @@ fn segments(r: &Resolved, bad: &mut Vec<Bad>) {
 }
 
 fn vteps(r: &Resolved, bad: &mut Vec<Bad>) {
-    let (mut addresses, mut stations) = (HashMap::new(), HashMap::new());
+    let (mut addresses, mut macs) = (HashMap::new(), HashMap::new());
     for (name, v) in &r.vteps {
         let mut unfit = |field: &str, why: String| bad.push(Bad::new(label(Kind::Vtep, name), field, why));
         let (spec, uplink) = (&v.spec, r.ports.get(&v.spec.uplink).map(|p| &p.policy));
@@ -129,7 +165,7 @@ fn vteps(r: &Resolved, bad: &mut Vec<Bad>) {
         if let Some(other) = addresses.insert(spec.address, name) {
             unfit("address", format!("{} is vtep '{other}' already", v.address));
         }
-        if let Some(other) = stations.insert((uplink.map(|p| p.bridge.as_str()), spec.vid, spec.mac), name) {
+        if let Some(other) = macs.insert((uplink.map(|p| p.bridge.as_str()), spec.vid, spec.mac), name) {
             unfit("mac", format!("{} is that of vtep '{other}' in the same underlay", spec.mac));
         }
     }
@@ -142,33 +178,38 @@ fn unfit_uplink(v: &VtepSpec, uplink: &PortPolicy) -> Option<(&'static str, Stri
     (!uplink.carries(v.vid)).then(|| ("vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
 }
 
-fn networks(r: &Resolved, bad: &mut Vec<Bad>) {
-    let (mut vnis, mut vlans) = (HashMap::new(), HashMap::new());
-    let mut gre: HashMap<(&str, IpAddr), Tunnel> = HashMap::new();
-    let underlay = |o: &OverlaySpec| {
-        let v = &r.vteps.get(&o.vtep)?.spec;
-        Some((r.ports.get(&v.uplink)?.policy.bridge.as_str(), v.vid))
-    };
-    for (name, n) in &r.networks {
+fn networks(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
+    for name in of_kind(touched, Kind::Network) {
+        let Some(n) = r.networks.get(name).cloned() else { continue };
         let mut unfit = |field: &str, why: String| bad.push(Bad::new(label(Kind::Network, name), field, why));
         if let Some((bridge, vid)) = &n.vlan
-            && let Some(other) = vlans.insert((bridge, vid), name)
+            && let Some(other) = r.index.vlans.insert((bridge.clone(), *vid), name.clone())
         {
             unfit("vlan", format!("{vid} of bridge '{bridge}' is network '{other}' already"));
         }
         let Some(o) = &n.overlay else { continue };
-        if let Some(other) = vnis.insert((o.kind, o.vni), name) {
+        if let Some(other) = r.index.vnis.insert((o.kind, o.vni), name.clone()) {
             unfit("vni", format!("{} is network '{other}' already", o.vni));
         }
-        if n.vlan.as_ref().is_some_and(|(b, vid)| underlay(o) == Some((b.as_str(), *vid))) {
-            let why = format!("is the underlay of vtep '{}': the tunnels would go through themselves", o.vtep);
-            unfit("vlan", why);
+        for at in destinations(o) {
+            *r.index.remotes.entry(at).or_insert(0) += 1;
         }
-        // On the wire, the two look alike.
-        for r in o.remotes.iter().filter(|_| matches!(o.kind, Tunnel::Gre | Tunnel::Nvgre)) {
-            if gre.insert((&o.vtep, *r), o.kind).is_some_and(|k| k != o.kind) {
-                unfit("tunnel", format!("{r} has gre and nvgre already, which can't be told apart"));
-            }
+        let other = match o.kind {
+            Tunnel::Gre => Tunnel::Nvgre,
+            Tunnel::Nvgre => Tunnel::Gre,
+            Tunnel::Vxlan | Tunnel::Geneve => continue,
+        };
+        for a in o.remotes.iter().filter(|a| r.index.remotes.contains_key(&(o.vtep.clone(), **a, other))) {
+            unfit("tunnel", format!("{a} has gre and nvgre already, which look alike on the wire"));
+        }
+    }
+    for (name, v) in &r.vteps {
+        let Some(uplink) = r.ports.get(&v.spec.uplink) else { continue };
+        let Some(network) = r.index.vlans.get(&(uplink.policy.bridge.clone(), v.spec.vid)) else { continue };
+        let is_its = |o: &OverlaySpec| o.vtep == *name;
+        if r.networks.get(network).and_then(|n| n.overlay.as_ref()).is_some_and(is_its) {
+            let why = format!("is the underlay of vtep '{name}': the tunnels would go through themselves");
+            bad.push(Bad::new(label(Kind::Network, network), "vlan", why));
         }
     }
 }
@@ -204,7 +245,10 @@ fn static_mac(r: &Resolved, m: &StaticSpec) -> Result<(), (&'static str, String)
 
 /// Ports whose frames can be too large for the tunnels of a network; those that `touched` has to do with.
 pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
-    let is_touched = |kind: Kind, name: &str| touched.contains(&(kind, name.to_owned()));
+    let some = |kind: Kind| of_kind(touched, kind).map(String::as_str).collect::<HashSet<&str>>();
+    let (networks, vteps, ports) = (some(Kind::Network), some(Kind::Vtep), some(Kind::Port));
+    let of_vtep =
+        |(name, v): (&String, &Arc<Vtep>)| vteps.contains(name.as_str()) || ports.contains(v.spec.uplink.as_str());
     let mut joined: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
     let mut on_bridge: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
     for (name, p) in r.ports.iter().map(|(n, p)| (n, &p.policy)) {
@@ -213,15 +257,25 @@ pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
             None => on_bridge.entry(&p.bridge).or_default().push((name, p)),
         }
     }
+    // All networks, if a VTEP has changed; otherwise those that have, and those of ports that have.
+    let mut names: BTreeSet<&str> = networks.clone().into_iter().collect();
+    if r.vteps.iter().any(of_vtep) {
+        names.extend(r.networks.keys().map(String::as_str));
+    }
+    for p in ports.iter().filter_map(|p| r.ports.get(*p)).map(|p| &p.policy) {
+        names.extend(p.network.as_deref());
+        let carried = r.index.vlans.iter().filter(|((bridge, vid), _)| *bridge == p.bridge && p.carries(*vid));
+        names.extend(carried.map(|(_, name)| name.as_str()));
+    }
     let mut all = Vec::new();
-    for (name, n) in &r.networks {
+    for (name, n) in names.into_iter().filter_map(|name| r.networks.get_key_value(name)) {
         let Some((o, v)) = n.overlay.as_ref().and_then(|o| Some((o, &r.vteps.get(&o.vtep)?.spec))) else { continue };
         let everywhere =
-            is_touched(Kind::Network, name) || is_touched(Kind::Vtep, &o.vtep) || is_touched(Kind::Port, &v.uplink);
+            networks.contains(name.as_str()) || vteps.contains(o.vtep.as_str()) || ports.contains(v.uplink.as_str());
         let uplink = r.ports.get(&v.uplink).map_or(0, |p| p.policy.mtu);
         let fits = uplink.saturating_sub(o.kind.octets(v.address.is_ipv4()) + if o.keep_tags { 4 } else { 0 });
         for (port, p) in members(n, name, &joined, &on_bridge).filter(|(port, p)| **port != v.uplink && p.mtu > fits) {
-            if everywhere || is_touched(Kind::Port, port) {
+            if everywhere || ports.contains(port.as_str()) {
                 let mtu = p.mtu;
                 all.push(format!(
                     "port '{port}': mtu: {mtu} is more than the {fits} that fit into the tunnels of network '{name}'"

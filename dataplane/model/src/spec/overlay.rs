@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{AclNames, bad, is_station, port::check_lists, station_mac};
+use super::{AclNames, bad, is_host, port::check_lists, unicast_mac};
 use crate::{Bad, DEFAULT_BRIDGE, MacAddr, defaults, v1};
 
 /// The encapsulation of a network in tunnels. All carry Ethernet, and a number of 24 bits that names the network.
@@ -145,7 +145,7 @@ fn overlay(object: &str, n: &v1::Network, vni: u32, (vtep, own): (&str, &VtepSpe
             Ok(a) if a == own.address => {
                 return bad(object, "remotes", format!("{a} is this host's own vtep '{vtep}'"));
             }
-            Ok(a) if is_station(a) && own.address.is_ipv4() == a.is_ipv4() => {
+            Ok(a) if is_host(a) && own.address.is_ipv4() == a.is_ipv4() => {
                 if !remotes.insert(a) {
                     return bad(object, "remotes", format!("{a} is named twice"));
                 }
@@ -170,10 +170,10 @@ fn overlay(object: &str, n: &v1::Network, vni: u32, (vtep, own): (&str, &VtepSpe
     }
     let mut bindings = BTreeMap::new();
     for b in &n.bindings {
-        let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_station(*a)) else {
+        let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_host(*a)) else {
             return bad(object, "bindings", format!("'{}' is no address of a host", crate::shown(&b.address)));
         };
-        if bindings.insert(address, station_mac(object, "bindings", &b.mac)?).is_some() {
+        if bindings.insert(address, unicast_mac(object, "bindings", &b.mac)?).is_some() {
             return bad(object, "bindings", format!("{address} is there twice"));
         }
     }
@@ -193,7 +193,7 @@ fn overlay(object: &str, n: &v1::Network, vni: u32, (vtep, own): (&str, &VtepSpe
 impl Vtep {
     /// Of a VTEP without its routes and neighbours.
     pub(crate) fn new(object: &str, v: &v1::Vtep) -> Result<Self, Bad> {
-        let Some(address) = v.address.parse::<IpNet>().ok().filter(|a| is_station(a.addr())) else {
+        let Some(address) = v.address.parse::<IpNet>().ok().filter(|a| is_host(a.addr())) else {
             return bad(
                 object,
                 "address",
@@ -207,7 +207,7 @@ impl Vtep {
             uplink: v.uplink.clone(),
             vid: v.vlan.unwrap_or(0) as u16,
             address: address.addr(),
-            mac: if v.mac.is_empty() { made_of(address.addr()) } else { station_mac(object, "mac", &v.mac)? },
+            mac: if v.mac.is_empty() { made_of(address.addr()) } else { unicast_mac(object, "mac", &v.mac)? },
             udp_port: v.udp_port.unwrap_or(defaults::VTEP_UDP_PORT) as u16,
             ttl: v.ttl.unwrap_or(defaults::VTEP_TTL) as u8,
         };
@@ -268,6 +268,6 @@ pub(crate) fn neighbor(object: &str, vtep: &Vtep, n: &v1::Neighbor) -> Result<(I
     if vtep.neighbors.iter().any(|(a, _)| *a == address) {
         return bad(object, "address", "is there twice for its vtep");
     }
-    let mac = station_mac(object, "mac", &n.mac)?;
+    let mac = unicast_mac(object, "mac", &n.mac)?;
     Ok((address, mac))
 }

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{addresses, bad, station_mac};
+use super::{addresses, bad, unicast_mac};
 use crate::{
     Bad, DEFAULT_BRIDGE, MacAddr,
     check::label,
@@ -72,7 +72,7 @@ impl PortPolicy {
 
     /// Whether the port carries a VLAN of its bridge.
     pub fn carries(&self, vid: u16) -> bool {
-        self.vlan.carried().contains(vid)
+        self.vlan.carries(vid)
     }
 }
 
@@ -101,6 +101,13 @@ pub struct AclNames {
     pub ingress: Vec<String>,
     /// Egress.
     pub egress: Vec<String>,
+}
+
+impl AclNames {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ingress.is_empty() && self.egress.is_empty()
+    }
 }
 
 /// Checks of port security.
@@ -344,7 +351,7 @@ fn security(object: &str, p: &Port) -> Result<Option<SecuritySpec>, Bad> {
         ra_guard: names("ra-guard"),
     };
     let snoop = names(SNOOPING);
-    let macs = p.macs.iter().map(|m| station_mac(object, "macs", m)).collect::<Result<Vec<_>, _>>()?;
+    let macs = p.macs.iter().map(|m| unicast_mac(object, "macs", m)).collect::<Result<Vec<_>, _>>()?;
     let ips = addresses(object, "ips", &p.ips)?;
     if checks == Checks::default() && !snoop {
         if macs.is_empty() && ips.is_empty() {
@@ -355,15 +362,17 @@ fn security(object: &str, p: &Port) -> Result<Option<SecuritySpec>, Bad> {
         return bad(object, field, why);
     }
     if snoop && macs.is_empty() {
-        let why = format!("'{SNOOPING}' can't tell whose address is given: name the station's addresses in macs");
+        let why =
+            format!("'{SNOOPING}' can't know which lease is the guest's: name the MAC addresses of the guest in macs");
         return bad(object, "security", why);
     }
     if checks.mac && macs.is_empty() {
-        return bad(object, "security", "'mac' lets nothing pass: name the station's addresses in macs");
+        return bad(object, "security", "'mac' permits no frame: name the MAC addresses of the guest in macs");
     }
     for (check, on) in [("ip", checks.ip), ("arp", checks.arp), ("nd", checks.nd)] {
         if on && ips.is_empty() && !snoop {
-            let why = format!("'{check}' lets nothing pass: name the station's addresses in ips, or add '{SNOOPING}'");
+            let why =
+                format!("'{check}' permits no frame: name the IP addresses of the guest in ips, or add '{SNOOPING}'");
             return bad(object, "security", why);
         }
     }

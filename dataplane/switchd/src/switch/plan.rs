@@ -233,7 +233,6 @@ impl Switch {
                 None => topology.remove_network(name),
             }
         }
-        topology.number_remotes()?;
         for (name, p) in &set {
             topology.set_port(name, p.spec.policy.clone())?;
         }

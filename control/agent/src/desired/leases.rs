@@ -1,4 +1,4 @@
-//! What DHCP gave the stations of ports: kept, stored, and said where it is not known.
+//! DHCP leases of ports: kept, stored, and warned of where they are not known.
 
 use dunlin_dataplane_api::v1 as dp;
 use dunlin_model::{configuration::Resolved, spec::PortSpec};
@@ -7,7 +7,7 @@ use super::{Desired, blocking};
 use crate::leases::now_s;
 
 impl Desired {
-    /// Ports whose running stations lose their network by a change, because it is not known what DHCP gave them.
+    /// Ports whose running guests lose their network by a change, because their leases are not known.
     pub(super) fn cut_off_by_snooping(&self, from: &Resolved, to: &Resolved) -> Vec<String> {
         let snoops = |p: &PortSpec| p.policy.security.as_ref().is_some_and(|s| s.snoop);
         let leases = self.leases.lock();
@@ -25,7 +25,7 @@ impl Desired {
         to.ports.iter().filter(starts).map(warning).collect()
     }
 
-    /// Keeps what DHCP gave a port's station, as the dataplane has it now; stored when it returns.
+    /// Keeps the leases of a port as the dataplane has them now; stored when it returns.
     pub async fn note_leases(&self, port: &str, identity: u64, leases: &[dp::Lease]) {
         if self.current().identities().get(port) != Some(&identity) {
             return;
