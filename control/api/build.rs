@@ -1,7 +1,7 @@
 //! Makes Rust of the proto file. What is configured is the model's.
 
 /// Messages that the command line prints as JSON.
-const PRINTED: &[&str] = &["Status", "Plan", "Item", "Revision", "Confirmed"];
+const PRINTED: &[&str] = &["Status", "Plan", "Revision", "Confirmed"];
 
 fn main() {
     let mut builder = tonic_prost_build::configure()

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_control_api::v1::{Change, Item, Plan, Status};
+use dunlin_control_api::v1::{Change, Plan, Status};
 use dunlin_dataplane_api::{unix_ms, v1 as dp};
 use dunlin_model::{Bad, Configuration, Kind, Objects, objects, plan, v1::Port};
 use parking_lot::{Mutex, RwLock};
@@ -274,13 +274,7 @@ impl Desired {
         let mut warnings = configuration.warnings(&touched);
         warnings.retain(|w| !said.contains(w));
         warnings.extend(self.cut_off_by_snooping(before.resolved(), configuration.resolved()));
-        let item = |i: plan::Item| Item {
-            action: i.action.into(),
-            object: i.kind.word().into(),
-            name: i.name,
-            fields: i.fields,
-        };
-        let items = plan::items(before.objects(), configuration.objects()).into_iter().map(item).collect();
+        let items = plan::items(before.objects(), configuration.objects());
         let plan = Plan { items, revision: current.revision, warnings, ..Default::default() };
         Ok(Next { target: Arc::new(Target::new(configuration, identities)), plan })
     }

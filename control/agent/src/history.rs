@@ -1,10 +1,11 @@
 //! The history of changes, and the way back.
 
-use dunlin_control_api::v1::{Item, Revision};
+use dunlin_control_api::v1::Revision;
 use dunlin_model::{
     Kind, Objects,
     objects::{Change, Key},
     plan,
+    v1::Item,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,18 +23,9 @@ pub struct Record {
     pub unix_ms: u64,
     pub user: String,
     pub command: String,
-    pub items: Vec<Said>,
+    pub items: Vec<Item>,
     /// What the objects that changed were before; nothing where that is too large to be kept.
     pub before: Option<Vec<Before>>,
-}
-
-/// See [`plan::Item`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Said {
-    action: String,
-    kind: String,
-    name: String,
-    fields: Vec<String>,
 }
 
 /// An object before a change; it was not there without fields.
@@ -63,31 +55,24 @@ impl Record {
         };
         let before: Vec<Before> = from.differing(to).into_iter().map(before).collect();
         let size: usize = before.iter().flat_map(|b| &b.fields).flat_map(|f| f.values()).map(size_of).sum();
-        let said = |i: plan::Item| Said {
-            action: i.action.into(),
-            kind: i.kind.word().into(),
-            name: i.name,
-            fields: i.fields,
-        };
         Record {
             revision,
             unix_ms: dunlin_dataplane_api::unix_ms(),
             user: user.chars().take(MAX_TEXT).collect(),
             command: dunlin_model::shown_up_to(command, MAX_TEXT),
-            items: plan::items(from, to).into_iter().map(said).collect(),
+            items: plan::items(from, to),
             before: (size <= MAX_CHANGES).then_some(before),
         }
     }
 
     /// For the API.
     pub fn message(self) -> Revision {
-        let item = |i: Said| Item { action: i.action, object: i.kind, name: i.name, fields: i.fields };
         Revision {
             revision: self.revision,
             unix_ms: self.unix_ms,
             user: self.user,
             command: self.command,
-            items: self.items.into_iter().map(item).collect(),
+            items: self.items,
         }
     }
 }

@@ -1,16 +1,13 @@
 //! `dunlin acl`: access lists, their rules, and what these counted.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::collections::HashMap;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use dunlin_control_api::{
     dataplane::{AclFilter, AclState},
     model::{
         Kind, Objects, plan,
-        v1::{Acl, Object, object::Spec},
+        v1::{Acl, Key, Object, object::Spec},
     },
     v1::{Change, Plan},
 };
@@ -23,40 +20,9 @@ use crate::{
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Add an access list
-    Add(Add),
-    /// Change an access list; what is not named stays
-    Set(Settings),
     /// Rules of a list
     #[command(subcommand)]
     Rule(Rule),
-}
-
-#[derive(clap::Args)]
-pub struct Add {
-    #[command(flatten)]
-    settings: Settings,
-    /// No error if there is one of that name: it gets these settings
-    #[arg(long)]
-    may_exist: bool,
-}
-
-#[derive(clap::Args)]
-pub struct Settings {
-    /// Name of the list
-    name: String,
-    /// Action for frames that no rule matches [default: deny]
-    #[arg(long, value_parser = ["allow", "deny", "reject", "default"])]
-    default: Option<String>,
-    /// Free text
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Take settings back to their defaults
-    #[arg(long, value_name = "SETTINGS", value_delimiter = ',')]
-    unset: Vec<String>,
-    /// All of its rules: a file with one on each line ('#' begins a comment), '-' for standard input
-    #[arg(long, value_name = "FILE")]
-    rules: Option<PathBuf>,
 }
 
 #[derive(clap::Subcommand)]
@@ -97,71 +63,29 @@ pub enum Rule {
     },
 }
 
-/// The rules of a file.
-fn read(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = match path.as_os_str().to_str() {
-        Some("-") => std::io::read_to_string(std::io::stdin()).context("standard input")?,
-        _ => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-    };
-    let rule = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-    Ok(text.lines().map(rule).filter(|r| !r.is_empty()).collect())
-}
-
 impl Command {
     pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         let plan = match self {
-            Command::Add(a) => settings(s, &a.settings, Some(a.may_exist)).await?,
-            Command::Set(a) => settings(s, &a, None).await?,
             Command::Rule(r) => rule(s, r).await?,
         };
         output::plan(&plan, s.json, false)
     }
 }
 
-/// Changes one list; a new one, if there may be none.
+/// Changes the rules of a list.
 async fn change(
     s: &mut Connection,
     name: &str,
-    new: Option<bool>,
-    edit: impl Fn(&mut Acl) -> anyhow::Result<()>,
+    edit: impl Fn(&mut Vec<String>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Plan> {
-    s.change(|objects| {
-        let mut acl = match (objects.get(Kind::Acl, name).map(|o| &o.spec), new) {
-            (Some(Some(Spec::Acl(acl))), None | Some(true)) => acl.clone(),
-            (Some(_), _) => {
-                bail!("acl '{name}': there is one of that name already; change it with 'dunlin acl set {name}'")
-            }
-            (None, Some(_)) => Acl { name: name.to_owned(), ..Default::default() },
-            (None, None) => bail!("{}", objects.not_there(Kind::Acl, name)),
+    let key = Key { kind: Kind::Acl.word().into(), name: name.to_owned() };
+    s.change_of(vec![key], |objects| {
+        let Some(Some(Spec::Acl(acl))) = objects.get(Kind::Acl, name).map(|o| &o.spec) else {
+            bail!("{}", objects.not_there(Kind::Acl, name));
         };
-        edit(&mut acl)?;
+        let mut acl = acl.clone();
+        edit(&mut acl.rules)?;
         Ok(Change { set: vec![acl.into()], ..Default::default() })
-    })
-    .await
-}
-
-async fn settings(s: &mut Connection, a: &Settings, new: Option<bool>) -> anyhow::Result<Plan> {
-    let rules = a.rules.as_deref().map(read).transpose()?;
-    change(s, &a.name, new, |acl| {
-        if let Some(action) = &a.default {
-            acl.default = if action == "default" { String::new() } else { action.clone() };
-        }
-        if let Some(text) = &a.description {
-            acl.description.clone_from(text);
-        }
-        if let Some(rules) = &rules {
-            acl.rules.clone_from(rules);
-        }
-        for setting in &a.unset {
-            match setting.as_str() {
-                "default" => acl.default.clear(),
-                "rules" => acl.rules.clear(),
-                "description" => acl.description.clear(),
-                "labels" => acl.labels.clear(),
-                other => bail!("acl '{}': there is no setting '{other}'", a.name),
-            }
-        }
-        Ok(())
     })
     .await
 }
@@ -173,16 +97,16 @@ async fn rule(s: &mut Connection, r: Rule) -> anyhow::Result<Plan> {
         Rule::Del { acl, number } => (acl, Some(*number), None),
     };
     let adds = matches!(r, Rule::Add { .. });
-    change(s, acl, None, |a| {
-        let at = number.unwrap_or(a.rules.len() + 1);
-        let most = a.rules.len() + usize::from(adds);
+    change(s, acl, |rules| {
+        let at = number.unwrap_or(rules.len() + 1);
+        let most = rules.len() + usize::from(adds);
         if !(1..=most).contains(&at) {
-            bail!("acl '{acl}': rule {at}: there is none of that number; there are {}", a.rules.len());
+            bail!("acl '{acl}': rule {at}: there is none of that number; there are {}", rules.len());
         }
         match &text {
-            Some(text) if adds => a.rules.insert(at - 1, text.clone()),
-            Some(text) => a.rules[at - 1].clone_from(text),
-            None => drop(a.rules.remove(at - 1)),
+            Some(text) if adds => rules.insert(at - 1, text.clone()),
+            Some(text) => rules[at - 1].clone_from(text),
+            None => drop(rules.remove(at - 1)),
         }
         Ok(())
     })

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use crate::{connection::Connection, object::main_key, output};
 
 /// The largest file, in octets: more is refused by control.
-const MAX_FILE: u64 = 128 << 20;
+pub const MAX_FILE: u64 = 128 << 20;
 /// A file that removes so large a part of the objects, of so many at least, is asked about.
 const MOST: usize = 2;
 const FEW: usize = 4;

@@ -1,6 +1,8 @@
 //! The verbs that every kind has, made of the model's definition: `add`, `set`, `unset`, `del`, `rename`, `list`, `show`.
 //! A noun with further verbs, or others of these names, has a file of its own.
 
+use std::{io::Read, path::Path};
+
 use anyhow::{Context, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, builder::PossibleValue};
 use dunlin_control_api::{
@@ -15,7 +17,7 @@ use dunlin_control_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{connection::Connection, list, output, show};
+use crate::{config::MAX_FILE, connection::Connection, list, output, show};
 
 /// What takes a setting back, in place of a value.
 const DEFAULT: &str = "default";
@@ -123,6 +125,10 @@ fn settings(d: &'static Definition, mut command: clap::Command) -> clap::Command
             }
             Type::Text => arg.value_name(f.value.as_str()).value_parser(values(f)),
             Type::Number => arg.value_name(f.value.as_str()),
+            _ if f.is_file => {
+                let text = format!("{}: a file with one a line ('#' begins a comment), '-' is standard input", help(f));
+                arg.value_name(f.value.as_str()).help(text)
+            }
             Type::Texts | Type::Numbers | Type::Bindings | Type::Labels => {
                 arg.value_name(f.value.as_str()).value_delimiter(',').value_parser(values(f)).num_args(1)
             }
@@ -256,11 +262,29 @@ pub fn with_settings(kind: Kind, object: &Object, m: &ArgMatches) -> anyhow::Res
         fields.remove(&f.name);
     }
     for f in d.settings() {
-        if let Some(given) = many(m, &f.name) {
+        if let Some(mut given) = many(m, &f.name) {
+            if let Some(path) = given.first().filter(|p| f.is_file && *p != DEFAULT) {
+                given = lines(Path::new(path)).with_context(|| format!("{label}: {}", f.name))?;
+            }
             put(&mut fields, f, &given).map_err(|e| anyhow!("{label}: {}: {e}", f.name))?;
         }
     }
     kind.object(fields).with_context(|| label)
+}
+
+/// The lines of a file, without comments and empty ones.
+fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
+    let mut text = String::new();
+    let source: Box<dyn Read> = match path.as_os_str().to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(std::fs::File::open(path).with_context(|| path.display().to_string())?),
+    };
+    source.take(MAX_FILE + 1).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    if text.len() as u64 > MAX_FILE {
+        bail!("{}: larger than {} MiB, which is the most", path.display(), MAX_FILE >> 20);
+    }
+    let line = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    Ok(text.lines().map(line).filter(|l| !l.is_empty()).collect())
 }
 
 async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    Burst, DropReason, MAX_PORTS, MacAddr, Output, Pipeline, PortIdx,
+    Burst, DropReason, Fps, MAX_PORTS, MacAddr, Mtu, Output, Pipeline, PortIdx, Vid, Vni,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::{Conntrack, SessionLimits, Settings},
     counters::{Counters, PortTotals},
@@ -39,12 +39,12 @@ impl Output<HeapFrame> for Sent {
 fn modes() -> [VlanMode; 6] {
     let some: VlanSet = [0, 1, 2, 100].into_iter().collect();
     [
-        VlanMode::Access { vid: 1 },
+        VlanMode::Access { vid: Vid::of::<1>() },
         VlanMode::Trunk { vlans: VlanSet::ALL },
         VlanMode::Trunk { vlans: some.clone() },
-        VlanMode::NativeTagged { native: 1, vlans: some.clone() },
-        VlanMode::NativeUntagged { native: 2, vlans: some.clone() },
-        VlanMode::Dot1qTunnel { vid: 1, cvlans: some, tpid: 0x88a8 },
+        VlanMode::NativeTagged { native: Vid::of::<1>(), vlans: some.clone() },
+        VlanMode::NativeUntagged { native: Vid::of::<2>(), vlans: some.clone() },
+        VlanMode::Dot1qTunnel { vid: Vid::of::<1>(), cvlans: some, tpid: 0x88a8 },
     ]
 }
 
@@ -52,7 +52,7 @@ fn modes() -> [VlanMode; 6] {
 fn add_overlay(topology: &mut Topology) -> PortIdx {
     let vtep = VtepSpec {
         uplink: "p1".into(),
-        vid: 0,
+        vid: Vid::of::<0>(),
         address: [10, 0, 0, 1].into(),
         mac: MacAddr::from_octets([2, 0, 0, 0, 0, 1]),
         udp_port: 4789,
@@ -62,7 +62,7 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
     let remotes = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()].into();
     let overlay = Some(OverlaySpec {
         kind: Kind::Vxlan,
-        vni: 1,
+        vni: Vni::of::<1>(),
         vtep: "vtep0".into(),
         remotes,
         group: None,
@@ -72,7 +72,8 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
         bindings: Default::default(),
     });
     topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
-    let joined = PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
+    let joined =
+        PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() }) };
     let idx = topology.set_port("guest", joined).expect("there is room");
     topology.set_up("guest", true);
     topology.snapshot().expect("few VLANs");
@@ -120,10 +121,10 @@ pub fn run(mut input: &[u8]) {
             vlan: vlan.clone(),
             priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
             protected: i == 3,
-            mtu: 128,
+            mtu: Mtu::of::<128>(),
             session_limits: SessionLimits { all: Some(40), unanswered: Some(9) },
             mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
-            storm_fps: [(i == 4).then_some(3), None, Some(5)],
+            storm_fps: [(i == 4).then_some(Fps::of::<3>()), None, Some(Fps::of::<5>())],
             acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
             security: (i % 3 == 2).then(security),
             ..PortPolicy::new("br0", vlan)
@@ -136,7 +137,7 @@ pub fn run(mut input: &[u8]) {
     let snapshot = topology.snapshot().expect("few VLANs");
     let macs = MacTable::new(MacTable::MIN_CAPACITY, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]);
     let vtep = topology.vteps().next().map(|v| v.idx).expect("one");
-    let underlay = topology.segment("br0", 0).expect("carried");
+    let underlay = topology.segment("br0", 0u16).expect("carried");
     assert!(macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 1]), underlay), vtep));
     let (counters, sessions) =
         (Counters::default(), Conntrack::new(256, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]));

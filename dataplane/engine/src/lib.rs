@@ -34,11 +34,12 @@ pub mod tunnel;
 pub mod types;
 pub mod vlan;
 
+pub use dunlin_model::{Fps, MacAddr, Mtu, Vid, Vni};
 pub use frame::{Frame, Output};
 pub use pipeline::{BURST, Burst, Pipeline};
 pub use reason::DropReason;
 pub use snapshot::Snapshot;
-pub use types::{MacAddr, PortIdx, SegmentId};
+pub use types::{PortIdx, SegmentId};
 
 /// The most ports a dataplane holds, VTEPs and remote ones among them. Fixed so that counters and
 /// tables are flat arrays.

@@ -1,7 +1,5 @@
 //! The small types that tables are keyed by.
 
-pub use dunlin_model::MacAddr;
-
 /// A port's place in every table of one dataplane. It never leaves the dataplane: outside of it
 /// ports have names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -55,13 +55,13 @@ impl PortVlans {
             tagged_out,
         };
         match mode {
-            VlanMode::Access { vid } => plain(*vid, false, *vid, VlanSet::EMPTY),
+            VlanMode::Access { vid } => plain(vid.get(), false, vid.get(), VlanSet::EMPTY),
             VlanMode::Trunk { vlans } => plain(0, true, Self::NONE, vlans.clone()),
-            VlanMode::NativeTagged { native, .. } => plain(*native, true, Self::NONE, mode.carried()),
-            VlanMode::NativeUntagged { native, vlans } => plain(*native, true, *native, vlans.clone()),
+            VlanMode::NativeTagged { native, .. } => plain(native.get(), true, Self::NONE, mode.carried()),
+            VlanMode::NativeUntagged { native, vlans } => plain(native.get(), true, native.get(), vlans.clone()),
             VlanMode::Dot1qTunnel { vid, cvlans, tpid } => {
                 let tunnel = Some(Box::new(Tunnel { cvlans: cvlans.clone(), tpid: *tpid }));
-                PortVlans { tunnel, ..plain(*vid, true, *vid, VlanSet::EMPTY) }
+                PortVlans { tunnel, ..plain(vid.get(), true, vid.get(), VlanSet::EMPTY) }
             }
         }
     }

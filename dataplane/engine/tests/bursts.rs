@@ -6,7 +6,7 @@
 mod harness;
 
 use dunlin_engine::{
-    BURST, DropReason, MacAddr,
+    BURST, DropReason, MacAddr, Vid,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::{Session, Settings, Statistics},
     counters::PortTotals,
@@ -127,7 +127,7 @@ fn list(s: &mut Switch, name: &str, rules: &[(Action, Match)], default: Action) 
 /// The first port's stations speak as themselves; behind the second and third one connections are tracked, of the
 /// third after other rules; the fourth asks for flags and fragments, the fifth for nothing.
 fn switch() -> Switch {
-    let access = || spec(VlanMode::Access { vid: 1 });
+    let access = || spec(VlanMode::Access { vid: Vid::of::<1>() });
     let mut s = Switch::new((0..5).map(|_| access()).collect());
     let of = |states| Match { states, ..Match::default() };
     let tcp_to = |port: u16| Match { protocol: Some(6), dst_ports: Some(port..=port), ..Match::default() };

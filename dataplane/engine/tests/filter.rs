@@ -3,7 +3,7 @@
 mod harness;
 
 use dunlin_engine::{
-    DropReason, MacAddr,
+    DropReason, Fps, MacAddr, Vid,
     acl::{Acl, Action, Match, Rule, state},
     conntrack::{SessionLimits, Settings},
     frame::HeapFrame,
@@ -31,7 +31,10 @@ fn numbered(mut rules: Vec<Rule>) -> Vec<Rule> {
 
 /// Two access ports; the lists are those of the second.
 fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Action)>) -> Switch {
-    let mut s = Switch::new(vec![spec(VlanMode::Access { vid: 1 }), spec(VlanMode::Access { vid: 1 })]);
+    let mut s = Switch::new(vec![
+        spec(VlanMode::Access { vid: Vid::of::<1>() }),
+        spec(VlanMode::Access { vid: Vid::of::<1>() }),
+    ]);
     let mut names = AclNames::default();
     for (name, list, names) in [("in", ingress, &mut names.ingress), ("out", egress, &mut names.egress)] {
         if let Some((rules, default)) = list {
@@ -39,7 +42,7 @@ fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Actio
             names.push(name.to_owned());
         }
     }
-    s.topology.set_port("p1", PortPolicy { acls: names, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls: names, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
     s
 }
 
@@ -219,7 +222,9 @@ fn a_flood_of_first_packets_harms_no_connection() {
     // The port's own limits go before.
     let session_limits = SessionLimits { all: Some(200), unanswered: Some(50) };
     let acls = AclNames { ingress: vec!["in".into()], egress: vec!["out".into()] };
-    s.topology.set_port("p1", PortPolicy { acls, session_limits, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology
+        .set_port("p1", PortPolicy { acls, session_limits, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) })
+        .unwrap();
     let old: Vec<_> = (0..100).map(|i| (5000 + i, open(&mut s, 5000 + i))).collect();
     for i in 0..100_000u32 {
         let [_, x, y, z] = i.to_be_bytes();
@@ -243,7 +248,7 @@ fn a_station_speaks_as_itself() {
     let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
     let ips = vec![std::net::IpAddr::from(IPS[1]).into()];
     let security = Some(SecuritySpec { checks, macs: vec![MacAddr::from_octets(MACS[1])], ips, snoop: true });
-    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
     let mut expect = |f: HeapFrame, reason: Option<DropReason>| {
         let before = reason.map(|r| s.drops(r));
         assert_eq!(passes(&mut s, 1, f), reason.is_none(), "{reason:?}");
@@ -290,7 +295,7 @@ fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
     let checks = Checks { ip: true, ..Checks::default() };
     let macs = vec![MacAddr::from_octets(MACS[1])];
     let security = Some(SecuritySpec { checks, macs, ips: vec![], snoop: true });
-    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
     assert!(!passes(&mut s, 1, udp(1, (1, 2))));
     let ack = |client: [u8; 6]| {
         let mut m = [0u8; 240].to_vec();
@@ -347,8 +352,8 @@ fn a_trace_knows_limits() {
     let limited = |s: &mut Switch| {
         let spec = PortPolicy {
             mac_limit: Some(MacLimit { limit: 1, drop: true }),
-            storm_fps: [Some(1), None, None],
-            ..spec(VlanMode::Access { vid: 1 })
+            storm_fps: [Some(Fps::of::<1>()), None, None],
+            ..spec(VlanMode::Access { vid: Vid::of::<1>() })
         };
         s.topology.set_port("p0", spec).unwrap();
     };
@@ -496,7 +501,7 @@ fn the_same_list_the_other_way_is_another() {
     let mut s = switch(None, Some((stateful(), Action::Deny)));
     let (a, b) = open(&mut s, 4000);
     let acls = AclNames { ingress: vec!["out".into()], egress: vec![] };
-    s.topology.set_port("p1", PortPolicy { acls, ..spec(VlanMode::Access { vid: 1 }) }).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
     // Begun from outside, which nothing forbids now.
     assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, b"x")));
     s.topology.set_acl(Acl::new("out", &[], 0, Action::Deny, 1));

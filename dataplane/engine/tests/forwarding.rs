@@ -5,7 +5,7 @@ mod harness;
 mod oracle;
 
 use dunlin_engine::{
-    BURST, DropReason,
+    BURST, DropReason, Mtu, Vid,
     frame::HeapFrame,
     topology::{BridgeSpec, PortPolicy, Topology},
     vlan::{PriorityTags, VlanMode, VlanSet},
@@ -29,7 +29,7 @@ fn frame(dst: u8, src: u8, tags: &[(u16, u16)]) -> Vec<u8> {
 }
 
 fn modes() -> impl Strategy<Value = VlanMode> {
-    let vid = prop_oneof![Just(1u16), Just(2), Just(3)];
+    let vid = prop_oneof![Just(Vid::of::<1>()), Just(Vid::of::<2>()), Just(Vid::of::<3>())];
     let set = prop_oneof![
         Just(VlanSet::ALL),
         proptest::collection::vec(0u16..4, 1..4).prop_map(|v| v.into_iter().collect::<VlanSet>()),
@@ -145,9 +145,9 @@ fn valid_frames() -> Vec<Vec<u8>> {
 #[test]
 fn every_truncation_has_a_fate() {
     let modes = [
-        VlanMode::Access { vid: 10 },
+        VlanMode::Access { vid: Vid::of::<10>() },
         VlanMode::Trunk { vlans: VlanSet::ALL },
-        VlanMode::Dot1qTunnel { vid: 25, cvlans: VlanSet::ALL, tpid: 0x88a8 },
+        VlanMode::Dot1qTunnel { vid: Vid::of::<25>(), cvlans: VlanSet::ALL, tpid: 0x88a8 },
     ];
     let mut switch = Switch::new(modes.map(spec).to_vec());
     let mut sent = 0;
@@ -167,7 +167,7 @@ fn every_truncation_has_a_fate() {
 #[test]
 fn the_mtu_is_of_the_payload() {
     let mut specs = vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL }); 2];
-    specs[1].mtu = 100;
+    specs[1].mtu = Mtu::of::<100>();
     let mut switch = Switch::new(specs);
     let sized = |n: usize, tags: &[(u16, u16)]| {
         let mut f = frame(0xff, 1, tags);
@@ -187,7 +187,7 @@ fn the_mtu_is_of_the_payload() {
 #[test]
 fn a_flood_copies_once_for_all_ports_of_another_form() {
     let mut specs = vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL })];
-    specs.extend(vec![spec(VlanMode::Access { vid: 10 }); 5]);
+    specs.extend(vec![spec(VlanMode::Access { vid: Vid::of::<10>() }); 5]);
     specs.extend(vec![spec(VlanMode::Trunk { vlans: VlanSet::ALL }); 3]);
     let mut switch = Switch::new(specs);
     let sink = switch.run(0, [HeapFrame::new(frame(0xff, 1, &[(0x8100, 10)]))]);
@@ -198,7 +198,7 @@ fn a_flood_copies_once_for_all_ports_of_another_form() {
 
 #[test]
 fn moves_are_told_and_followed() {
-    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 3]);
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: Vid::of::<1>() }); 3]);
     let first = switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]);
     assert_eq!((first.learned[0].from, first.learned[0].at), (None, switch.ports[0]));
     assert!(switch.run(0, [HeapFrame::new(frame(0xff, 9, &[]))]).learned.is_empty(), "known already");
@@ -210,7 +210,7 @@ fn moves_are_told_and_followed() {
 
 #[test]
 fn a_port_that_is_down_gets_nothing() {
-    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 3]);
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: Vid::of::<1>() }); 3]);
     switch.run(1, [HeapFrame::new(frame(0xff, 9, &[]))]);
     switch.topology.set_up("p1", false);
     assert_eq!(switch.run(0, [HeapFrame::new(frame(9, 8, &[]))]).sent.len(), 0);
@@ -222,27 +222,27 @@ fn a_port_that_is_down_gets_nothing() {
 fn numbers_of_segments_stay_and_come_back() {
     let mut t = Topology::default();
     t.set_bridge("br0", BridgeSpec { ageing_s: 300 });
-    t.set_port("a", spec(VlanMode::Access { vid: 10 })).unwrap();
-    t.set_port("b", spec(VlanMode::Access { vid: 20 })).unwrap();
+    t.set_port("a", spec(VlanMode::Access { vid: Vid::of::<10>() })).unwrap();
+    t.set_port("b", spec(VlanMode::Access { vid: Vid::of::<20>() })).unwrap();
     t.snapshot().unwrap();
-    let (ten, twenty) = (t.segment("br0", 10).unwrap(), t.segment("br0", 20).unwrap());
-    t.set_port("b", spec(VlanMode::Access { vid: 30 })).unwrap();
+    let (ten, twenty) = (t.segment("br0", 10u16).unwrap(), t.segment("br0", 20u16).unwrap());
+    t.set_port("b", spec(VlanMode::Access { vid: Vid::of::<30>() })).unwrap();
     t.snapshot().unwrap();
-    assert_eq!(t.segment("br0", 10), Some(ten));
-    assert_eq!(t.segment("br0", 20), None);
+    assert_eq!(t.segment("br0", 10u16), Some(ten));
+    assert_eq!(t.segment("br0", 20u16), None);
     // Not used again before its addresses are purged.
-    assert_ne!(t.segment("br0", 30), Some(twenty));
+    assert_ne!(t.segment("br0", 30u16), Some(twenty));
     let retired = t.retired();
     assert_eq!(retired.segments, [twenty]);
     t.reclaim(retired);
-    t.set_port("a", spec(VlanMode::Access { vid: 40 })).unwrap();
+    t.set_port("a", spec(VlanMode::Access { vid: Vid::of::<40>() })).unwrap();
     t.snapshot().unwrap();
-    assert_eq!(t.segment("br0", 40), Some(twenty));
+    assert_eq!(t.segment("br0", 40u16), Some(twenty));
 }
 
 #[test]
 fn a_burst_is_more_than_one_frame() {
-    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: 1 }); 2]);
+    let mut switch = Switch::new(vec![spec(VlanMode::Access { vid: Vid::of::<1>() }); 2]);
     switch.run(1, (0..BURST as u8).map(|i| HeapFrame::new(frame(0xff, i + 1, &[]))));
     let sink = switch.run(0, (0..BURST as u8).map(|i| HeapFrame::new(frame(i + 1, 200, &[]))));
     // In their order, each by its own destination.

@@ -5,7 +5,7 @@ mod harness;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use dunlin_engine::{
-    DropReason, Frame, MacAddr,
+    DropReason, Frame, MacAddr, Mtu, Vid, Vni,
     frame::HeapFrame,
     mac_table::Key,
     topology::{NetworkSpec, OverlaySpec, PortPolicy, VtepSpec},
@@ -29,10 +29,10 @@ fn vtep_mac(host: u8) -> MacAddr {
 /// reached.
 fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
     let trunk = PortPolicy::new("br0", VlanMode::Trunk { vlans: VlanSet::ALL });
-    let mut s = Switch::new(vec![PortPolicy { mtu: 1600, ..trunk }]);
+    let mut s = Switch::new(vec![PortPolicy { mtu: Mtu::of::<1600>(), ..trunk }]);
     let vtep = VtepSpec {
         uplink: "p0".into(),
-        vid: 0,
+        vid: Vid::of::<0>(),
         address: ip(number, v6),
         mac: vtep_mac(number),
         udp_port: 4789,
@@ -41,14 +41,17 @@ fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
     s.topology.set_vtep("vtep0", vtep).unwrap();
     set_blue(&mut s, None, remotes, v6);
     for name in ["p1", "p2"] {
-        let joined =
-            PortPolicy { network: Some("blue".into()), mtu: 9000, ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
+        let joined = PortPolicy {
+            network: Some("blue".into()),
+            mtu: Mtu::of::<9000>(),
+            ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() })
+        };
         s.ports.push(s.topology.set_port(name, joined).unwrap());
         s.topology.set_up(name, true);
     }
     s.topology.snapshot().unwrap();
     resolve(&s);
-    let underlay = s.topology.segment("br0", 0).unwrap();
+    let underlay = s.topology.segment("br0", 0u16).unwrap();
     let idx = s.topology.vteps().next().unwrap().idx;
     assert!(s.macs.set_static(Key::new(vtep_mac(number), underlay), idx));
     s
@@ -57,7 +60,7 @@ fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
 fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
     OverlaySpec {
         kind: Kind::Vxlan,
-        vni,
+        vni: Vni::new(vni.into()).expect("a VNI"),
         vtep: "vtep0".into(),
         remotes: remotes.iter().map(|r| ip(*r, v6)).collect(),
         group: None,
@@ -68,7 +71,7 @@ fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
     }
 }
 
-fn set_blue(s: &mut Switch, vlan: Option<(String, u16)>, remotes: &[u8], v6: bool) {
+fn set_blue(s: &mut Switch, vlan: Option<(String, Vid)>, remotes: &[u8], v6: bool) {
     let overlay = Some(overlay(VNI, remotes, v6));
     s.topology.set_network("blue", NetworkSpec { vlan, overlay, acls: Default::default() });
 }
@@ -199,7 +202,7 @@ fn a_network_can_be_a_vlan_too() {
     let trunk = PortPolicy::new("lan", VlanMode::Trunk { vlans: VlanSet::ALL });
     a.ports.push(a.topology.set_port("trunk", trunk).unwrap());
     a.topology.set_up("trunk", true);
-    set_blue(&mut a, Some(("lan".into(), 10)), &[2], false);
+    set_blue(&mut a, Some(("lan".into(), Vid::of::<10>())), &[2], false);
     a.topology.snapshot().unwrap();
     resolve(&a);
     let mut tagged = frame(0xff, 7, 60);
@@ -227,8 +230,10 @@ fn tags_are_kept_where_that_is_wanted() {
         s.ports.push(s.topology.set_port("trunk", trunk).unwrap());
         s.topology.set_up("trunk", true);
         let overlay = Some(OverlaySpec { keep_tags: true, ..overlay(VNI, &[other], false) });
-        s.topology
-            .set_network("blue", NetworkSpec { vlan: Some(("lan".into(), 10)), overlay, acls: Default::default() });
+        s.topology.set_network(
+            "blue",
+            NetworkSpec { vlan: Some(("lan".into(), Vid::of::<10>())), overlay, acls: Default::default() },
+        );
         s.topology.snapshot().unwrap();
         resolve(&s);
         s
@@ -308,7 +313,8 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     v4[15] = 3;
     assert_eq!(outcome(&mut a, 0, fixed(v4)), (0, Some(DropReason::Congestion)));
     // From another port of the underlay.
-    let other = PortPolicy { mtu: 1600, ..PortPolicy::new("br0", VlanMode::Access { vid: 0 }) };
+    let other =
+        PortPolicy { mtu: Mtu::of::<1600>(), ..PortPolicy::new("br0", VlanMode::Access { vid: Vid::of::<0>() }) };
     a.ports.push(a.topology.set_port("other", other).unwrap());
     a.topology.set_up("other", true);
     assert_eq!(outcome(&mut a, 3, good.clone()), (0, Some(DropReason::NotUplink)));
@@ -317,7 +323,8 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
         "red",
         NetworkSpec { vlan: None, overlay: Some(overlay(77, &[3], false)), acls: Default::default() },
     );
-    let joined = PortPolicy { network: Some("red".into()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
+    let joined =
+        PortPolicy { network: Some("red".into()), ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() }) };
     a.ports.push(a.topology.set_port("red1", joined).unwrap());
     a.topology.set_up("red1", true);
     assert_eq!(outcome(&mut a, 0, with(48, 77)), (0, Some(DropReason::UnknownVni)));
@@ -438,8 +445,8 @@ fn what_does_not_fit_carries_no_frames() {
         red(1, None, "vtep9", ip(2, false)),
         red(1, None, "vtep0", ip(1, false)),
         red(1, None, "vtep0", ip(2, true)),
-        red(1, Some(("br0".into(), 0)), "vtep0", ip(2, false)),
-        red(1, Some(("lan".into(), 1)), "vtep0", ip(2, false)),
+        red(1, Some(("br0".into(), Vid::of::<0>())), "vtep0", ip(2, false)),
+        red(1, Some(("lan".into(), Vid::of::<1>())), "vtep0", ip(2, false)),
     ] {
         a.topology.set_network("red", spec);
         a.run(1, [HeapFrame::new(frame(0xff, 7, 60))]);
@@ -461,7 +468,10 @@ fn sixteen_thousand_networks() {
         let overlay = overlay(1_000_000 + n, &[2], false);
         a.topology.set_network(&name, NetworkSpec { vlan: None, overlay: Some(overlay), acls: Default::default() });
         if n % 16 == 0 {
-            let joined = PortPolicy { network: Some(name.clone()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
+            let joined = PortPolicy {
+                network: Some(name.clone()),
+                ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() })
+            };
             a.topology.set_port(&name, joined).unwrap();
         }
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use dunlin_engine::{
     DropReason::{self, *},
-    MacAddr,
+    Fps, MacAddr, Mtu, Vid, Vni,
     acl::{Acl, Action, Match, Rule},
     conntrack::{SessionLimits, Settings},
     frame::HeapFrame,
@@ -42,7 +42,7 @@ fn ip(station: u8) -> IpAddr {
 }
 
 fn access() -> PortPolicy {
-    spec(VlanMode::Access { vid: 1 })
+    spec(VlanMode::Access { vid: Vid::of::<1>() })
 }
 
 fn frame(dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
@@ -108,8 +108,8 @@ fn of_bridging(met: &mut Met) {
     met.by(IngressVlan, &mut s, 0, [tagged]);
     met.by(ReservedMulticast, &mut s, 0, [frame([1, 0x80, 0xc2, 0, 0, 0], mac(1))]);
     met.by(SamePort, &mut s, 0, [frame(mac(1), mac(4))]);
-    s.topology.set_port("p1", PortPolicy { mtu: 40, ..access() }).unwrap();
-    met.by(MtuExceeded, &mut s, 0, [frame(mac(2), mac(1))]);
+    s.topology.set_port("p1", PortPolicy { mtu: Mtu::of::<68>(), ..access() }).unwrap();
+    met.by(MtuExceeded, &mut s, 0, [[&frame(mac(2), mac(1))[..], &[0; 40]].concat()]);
     s.topology.set_up("p1", false);
     met.by(LinkDown, &mut s, 0, [frame(mac(2), mac(1))]);
     s.topology.set_up("p2", false);
@@ -120,14 +120,14 @@ fn of_bridging(met: &mut Met) {
     let protected = || PortPolicy { protected: true, ..access() };
     met.by(Protected, &mut bridge([protected(), protected(), access()]), 0, [frame(mac(2), mac(1))]);
     // From a customer's VLAN that the other end does not take.
-    let customer = |cvlans| spec(VlanMode::Dot1qTunnel { vid: 1, cvlans, tpid: 0x88a8 });
+    let customer = |cvlans| spec(VlanMode::Dot1qTunnel { vid: Vid::of::<1>(), cvlans, tpid: 0x88a8 });
     let untagged: VlanSet = [0].into_iter().collect();
     let tagged = [&frame(mac(3), mac(1))[..12], &[0x81, 0, 0, 5, 0x88, 0xb5], &[0; 46]].concat();
     let mut s = bridge([customer(VlanSet::ALL), access(), customer(untagged)]);
     met.by(EgressVlan, &mut s, 0, [tagged]);
     let limited = PortPolicy { mac_limit: Some(snapshot::MacLimit { limit: 1, drop: true }), ..access() };
     met.by(DropReason::MacLimit, &mut bridge([limited, access(), access()]), 0, [frame(mac(2), mac(7))]);
-    let slow = PortPolicy { storm_fps: [Some(1), Some(1), Some(1)], ..access() };
+    let slow = PortPolicy { storm_fps: [Some(Fps::of::<1>()); 3], ..access() };
     let mut s = bridge([slow, access(), access()]);
     for (reason, dst) in
         [(StormBroadcast, BROADCAST), (StormMulticast, [1, 0, 0x5e, 0, 0, 9]), (StormUnknownUnicast, mac(8))]
@@ -206,13 +206,13 @@ fn of_filters(met: &mut Met) {
 /// A host with an uplink (port 0) and a guest (port 1) of a network that goes on at other hosts.
 fn host(number: u8, remotes: &[u8]) -> Switch {
     let trunk = spec(VlanMode::Trunk { vlans: VlanSet::ALL });
-    let mut s = Switch::new(vec![PortPolicy { mtu: 1600, ..trunk }]);
+    let mut s = Switch::new(vec![PortPolicy { mtu: Mtu::of::<1600>(), ..trunk }]);
     let (address, mac) = (ip(number), MacAddr::from_octets(mac(100 + number)));
-    let vtep = VtepSpec { uplink: "p0".into(), vid: 0, address, mac, udp_port: 4789, ttl: 64 };
+    let vtep = VtepSpec { uplink: "p0".into(), vid: Vid::of::<0>(), address, mac, udp_port: 4789, ttl: 64 };
     s.topology.set_vtep("vtep0", vtep).unwrap();
     let overlay = Some(OverlaySpec {
         kind: Kind::Vxlan,
-        vni: 7,
+        vni: Vni::of::<7>(),
         vtep: "vtep0".into(),
         remotes: remotes.iter().map(|r| ip(*r)).collect(),
         group: None,
@@ -222,7 +222,8 @@ fn host(number: u8, remotes: &[u8]) -> Switch {
         bindings: Default::default(),
     });
     s.topology.set_network("blue", NetworkSpec { vlan: None, overlay, acls: Default::default() });
-    let joined = PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: 0 }) };
+    let joined =
+        PortPolicy { network: Some("blue".into()), ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() }) };
     s.ports.push(s.topology.set_port("p1", joined).unwrap());
     s.topology.set_up("p1", true);
     s.topology.snapshot().unwrap();
@@ -230,7 +231,7 @@ fn host(number: u8, remotes: &[u8]) -> Switch {
         let IpAddr::V4(address) = r.address else { unreachable!() };
         r.next_hop.set(Some(MacAddr::from_octets(self::mac(100 + address.octets()[3]))));
     }
-    let (underlay, idx) = (s.topology.segment("br0", 0).unwrap(), s.topology.vteps().next().unwrap().idx);
+    let (underlay, idx) = (s.topology.segment("br0", 0u16).unwrap(), s.topology.vteps().next().unwrap().idx);
     assert!(s.macs.set_static(Key::new(mac, underlay), idx));
     s
 }
@@ -259,7 +260,7 @@ fn of_tunnels(met: &mut Met) {
     met.by(UnknownVni, &mut s, 0, [with(&[(48, 77)])]);
     // Of IPv4 inside, whose sender has no ECN.
     met.by(Congestion, &mut s, 0, [with(&[(15, 3), (62, 8), (63, 0)])]);
-    let underlay = PortPolicy { mtu: 1600, ..spec(VlanMode::Access { vid: 0 }) };
+    let underlay = PortPolicy { mtu: Mtu::of::<1600>(), ..spec(VlanMode::Access { vid: Vid::of::<0>() }) };
     s.ports.push(s.topology.set_port("other", underlay).unwrap());
     s.topology.set_up("other", true);
     met.by(NotUplink, &mut s, 2, [good.clone()]);

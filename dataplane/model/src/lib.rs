@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod limits;
 pub mod mac;
 pub mod meta;
+pub mod number;
 pub mod objects;
 pub mod plan;
 pub mod rule;
@@ -42,6 +43,7 @@ pub mod defaults {
 pub use configuration::Configuration;
 pub use kinds::Kind;
 pub use mac::MacAddr;
+pub use number::{Fps, Mtu, Vid, Vni};
 pub use objects::{Change, Objects};
 
 /// The bridge of a port that names none; it need not be declared.

@@ -65,6 +65,8 @@ pub struct Field {
     pub unit: Option<String>,
     /// What the groups of a port have is added to its own.
     pub adds: bool,
+    /// Its option names a file with a value a line.
+    pub is_file: bool,
     /// What the value is, in usage lines.
     pub value: String,
     /// The name of its option.
@@ -180,6 +182,7 @@ fn field(f: &prost_types::FieldDescriptorProto, comment: &str) -> Field {
         is_attachment: mark("attachment").is_some(),
         unit: mark("unit").map(str::to_owned),
         adds: mark("adds").is_some(),
+        is_file: mark("file").is_some(),
         only_for: list("for"),
         value: mark("value").map_or_else(|| f.name().to_uppercase(), str::to_owned),
         option: mark("option").map_or_else(|| f.name().replace('_', "-"), str::to_owned),

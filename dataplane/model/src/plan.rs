@@ -7,24 +7,11 @@ use serde_json::{Map, Value};
 use crate::{
     Kind, Objects,
     meta::{self, Type},
-    v1::Object,
+    v1::{Item, Object},
 };
 
 /// Of longer lists only what changed is said, and so much of it.
 const LISTED: usize = 8;
-
-/// One object that differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// "add", "change" or "remove".
-    pub action: &'static str,
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: String,
-    /// For a change, the fields: "vlan: 10 -> 20".
-    pub fields: Vec<String>,
-}
 
 /// What differs between two configurations, by kind. A setting that is written and is the default is none.
 pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
@@ -34,7 +21,9 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
         let empty = kind.implicit(name).filter(|_| kind.is_single());
         let old = from.get(*kind, name).map(|o| &**o).or(empty.as_ref());
         let new = to.get(*kind, name).map(|o| &**o).or(empty.as_ref());
-        let item = |action, fields| Item { action, kind: *kind, name: name.clone(), fields };
+        let item = |action: &str, fields| {
+            (*kind, Item { action: action.into(), object: kind.word().into(), name: name.clone(), fields })
+        };
         match (old, new) {
             (Some(old), Some(new)) => {
                 let fields = differences(&effective(*kind, old), &effective(*kind, new));
@@ -48,8 +37,8 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
         }
     }
     // What goes is said first.
-    items.sort_by_key(|i| (i.kind, i.action != "remove"));
-    items
+    items.sort_by_key(|(kind, i)| (*kind, i.action != "remove"));
+    items.into_iter().map(|(_, i)| i).collect()
 }
 
 /// The fields of an object with the defaults of those that are absent.
@@ -155,7 +144,7 @@ mod tests {
     }
 
     fn said(from: &Objects, to: &Objects) -> Vec<String> {
-        items(from, to).iter().map(|i| format!("{} {} {} {}", i.action, i.kind, i.name, i.fields.join(";"))).collect()
+        items(from, to).iter().map(|i| format!("{} {} {} {}", i.action, i.object, i.name, i.fields.join(";"))).collect()
     }
 
     #[test]

@@ -13,12 +13,18 @@ pub(crate) use overlay::{neighbor, route};
 pub use port::{AclNames, Attachment, Checks, DeviceSpec, MacLimit, PortPolicy, PortSpec, SecuritySpec, SessionLimits};
 
 use crate::{
-    Bad, DEFAULT_BRIDGE, MacAddr, defaults,
+    Bad, DEFAULT_BRIDGE, MacAddr, Vid, defaults,
     v1::{Bridge, Dataplane, StaticMac},
 };
 
 pub(crate) fn bad<T>(object: impl Into<String>, field: &str, why: impl Into<String>) -> Result<T, Bad> {
     Err(Bad::new(object, field, why))
+}
+
+/// A number of the field; the definition has its range.
+pub(crate) fn within<T>(object: &str, field: &str, n: impl Into<u64>, new: fn(u64) -> Option<T>) -> Result<T, Bad> {
+    let n = n.into();
+    new(n).ok_or_else(|| Bad::new(object, field, format!("{n} is out of range")))
 }
 
 /// The MAC address of one host or VM.
@@ -83,7 +89,7 @@ pub enum Place {
     /// In a network.
     Network(String),
     /// In a VLAN of a bridge; 0 is untagged.
-    Vlan(String, u16),
+    Vlan(String, Vid),
 }
 
 /// A static MAC address.
@@ -102,7 +108,7 @@ impl StaticSpec {
         let mac = unicast_mac(object, "mac", &m.mac)?;
         let bridge = if m.bridge.is_empty() { DEFAULT_BRIDGE } else { &m.bridge };
         let place = match m.network.as_str() {
-            "" => Place::Vlan(bridge.to_owned(), m.vlan as u16),
+            "" => Place::Vlan(bridge.to_owned(), within(object, "vlan", m.vlan, Vid::new)?),
             network if !m.bridge.is_empty() || m.vlan != 0 => {
                 return bad(object, "bridge", format!("and vlan are those of network '{network}': leave them out"));
             }

@@ -3,6 +3,8 @@
 //!
 //! VLAN 0 is "no VLAN": the VLAN of untagged frames on a trunk port.
 
+use crate::Vid;
+
 /// The TPID of a customer tag (IEEE 802.1Q).
 pub const TPID_8021Q: u16 = 0x8100;
 /// The TPID of a service tag (IEEE 802.1ad).
@@ -108,7 +110,7 @@ pub enum VlanMode {
     /// One VLAN, untagged on the link. A tagged frame is refused, unless its VID is 0.
     Access {
         /// The VLAN; 0 is the bridge's untagged traffic.
-        vid: u16,
+        vid: Vid,
     },
     /// The VLANs of the set, tagged; untagged frames are VLAN 0.
     Trunk {
@@ -118,21 +120,21 @@ pub enum VlanMode {
     /// As a trunk, but untagged frames that arrive belong to `native`.
     NativeTagged {
         /// The VLAN of untagged frames; carried even if it is not in `vlans`.
-        native: u16,
+        native: Vid,
         /// What else it carries.
         vlans: VlanSet,
     },
     /// As `NativeTagged`, and frames of `native` leave untagged.
     NativeUntagged {
         /// The VLAN of untagged frames, both ways.
-        native: u16,
+        native: Vid,
         /// What else it carries.
         vlans: VlanSet,
     },
     /// One service VLAN that never shows on the link; the customer's own tags pass through it.
     Dot1qTunnel {
         /// The service VLAN.
-        vid: u16,
+        vid: Vid,
         /// The customer VLANs let through; an untagged frame counts as 0.
         cvlans: VlanSet,
         /// The TPID that the service tag gets where it shows.
@@ -164,10 +166,10 @@ impl VlanMode {
     /// Adds the VLANs that a port of this mode carries.
     pub fn add_to(&self, set: &mut VlanSet) {
         match self {
-            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => set.insert(*vid),
+            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => set.insert(vid.get()),
             VlanMode::Trunk { vlans } => set.add(vlans),
             VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => {
-                set.insert(*native);
+                set.insert(native.get());
                 set.add(vlans);
             }
         }
@@ -176,10 +178,10 @@ impl VlanMode {
     /// Whether a port of this mode carries a VLAN.
     pub fn carries(&self, vid: u16) -> bool {
         match self {
-            VlanMode::Access { vid: own } | VlanMode::Dot1qTunnel { vid: own, .. } => *own == vid,
+            VlanMode::Access { vid: own } | VlanMode::Dot1qTunnel { vid: own, .. } => own.get() == vid,
             VlanMode::Trunk { vlans } => vlans.contains(vid),
             VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => {
-                *native == vid || vlans.contains(vid)
+                native.get() == vid || vlans.contains(vid)
             }
         }
     }

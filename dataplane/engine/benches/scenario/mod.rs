@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    BURST, Burst, DropReason, Frame, MacAddr, Output, Pipeline, PortIdx, Snapshot,
+    BURST, Burst, DropReason, Frame, MacAddr, Output, Pipeline, PortIdx, Snapshot, Vid,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::Conntrack,
     counters::Counters,
@@ -156,7 +156,7 @@ impl Scenario {
             .map(|i| {
                 let vlan = match tagged && i == 0 {
                     true => VlanMode::Trunk { vlans: VlanSet::ALL },
-                    false => VlanMode::Access { vid: 10 },
+                    false => VlanMode::Access { vid: Vid::of::<10>() },
                 };
                 let name = format!("p{i}");
                 let acls = match list(kind).filter(|_| i == 0) {

@@ -14,7 +14,7 @@ pub use dunlin_model::spec::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, Por
 pub use overlay::{RemoteView, VtepView, is_hidden};
 
 use crate::{
-    MAX_PORTS, PortIdx, SegmentId,
+    MAX_PORTS, PortIdx, SegmentId, Vid,
     security::Snooped,
     snapshot::{Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
@@ -103,7 +103,7 @@ pub struct Topology {
     /// Segments as they are; `None` after a change that may make them others.
     built: Option<Arc<Built>>,
     /// VLANs of hidden bridges that are free again, and how many were ever made.
-    hidden: Vec<(Arc<str>, u16)>,
+    hidden: Vec<(Arc<str>, Vid)>,
     hidden_made: usize,
     free_ports: Vec<PortIdx>,
     free_segments: Vec<SegmentId>,
@@ -250,8 +250,8 @@ impl Topology {
     }
 
     /// The segment of a VLAN that some port of the bridge carries.
-    pub fn segment(&self, bridge: &str, vid: u16) -> Option<SegmentId> {
-        let s = self.bridges.get(bridge)?.segments[vid as usize & 0xfff];
+    pub fn segment(&self, bridge: &str, vid: impl Into<u16>) -> Option<SegmentId> {
+        let s = self.bridges.get(bridge)?.segments[vid.into() as usize & 0xfff];
         (s != SegmentId::NONE).then_some(s)
     }
 
@@ -347,7 +347,7 @@ impl Topology {
             let bridge = p.spec.bridge.as_str();
             match &p.spec.vlan {
                 VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => {
-                    single.entry((bridge, *vid)).or_default().push(p.idx);
+                    single.entry((bridge, vid.get())).or_default().push(p.idx);
                 }
                 mode => trunks.entry(bridge).or_default().push((p.idx, mode)),
             }
@@ -379,7 +379,9 @@ impl Topology {
         let all = &self.bridges[&p.spec.bridge].segments;
         let carried = p.spec.vlan.carried();
         let segments = match &p.spec.vlan {
-            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => SegmentMap::One(all[*vid as usize & 0xfff]),
+            VlanMode::Access { vid } | VlanMode::Dot1qTunnel { vid, .. } => {
+                SegmentMap::One(all[vid.get() as usize & 0xfff])
+            }
             _ if carried.is_all() => SegmentMap::Table(all.clone()),
             _ => {
                 let mut own = [SegmentId::NONE; 4096];
@@ -392,7 +394,7 @@ impl Topology {
             idx: p.idx,
             link: p.up.into(),
             protected: p.spec.protected,
-            mtu: p.spec.mtu,
+            mtu: p.spec.mtu.get(),
             untagged: untagged(&vlans, &segments),
             tagged: match &segments {
                 SegmentMap::Table(t) if vlans.tagged_in && vlans.tunnel.is_none() => Some(t.clone()),
@@ -412,6 +414,6 @@ impl Topology {
 }
 
 fn storm_limits(spec: &PortPolicy) -> Arc<StormLimits> {
-    let [broadcast, multicast, unknown_unicast] = spec.storm_fps.map(|f| f.map(RateLimit::new));
+    let [broadcast, multicast, unknown_unicast] = spec.storm_fps.map(|f| f.map(|f| RateLimit::new(f.get())));
     Arc::new(StormLimits { broadcast, multicast, unknown_unicast })
 }

@@ -10,7 +10,7 @@ use dunlin_model::spec::remote_name;
 
 use super::{BridgeSpec, NetworkSpec, OverlaySpec, Topology, TopologyError, VtepSpec};
 use crate::{
-    MAX_PORTS, PortIdx, SegmentId,
+    MAX_PORTS, PortIdx, SegmentId, Vid,
     snapshot::{Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
     tunnel::{Address, Bindings, Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
@@ -22,7 +22,7 @@ pub(super) struct NetworkState {
     pub(super) name: Arc<str>,
     pub(super) spec: Arc<NetworkSpec>,
     /// Bridge and VLAN; of a hidden bridge if it has none of its own.
-    pub(super) place: (Arc<str>, u16),
+    pub(super) place: (Arc<str>, Vid),
     pub(super) bindings: Arc<Bindings>,
 }
 
@@ -79,7 +79,7 @@ pub struct RemoteView<'a> {
 /// What names of hidden bridges begin with: no operator can call one so.
 const HIDDEN: &str = "*";
 /// VLANs of one hidden bridge, which hold networks without a VLAN of their own.
-const HIDDEN_VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
+const HIDDEN_VLANS: usize = 4094;
 
 /// Where frames of a network are sent: its remotes, and its group.
 fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (IpAddr, Kind)> {
@@ -108,24 +108,23 @@ impl Topology {
         self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, bindings });
     }
 
-    fn place(&self, (bridge, vid): &(String, u16)) -> (Arc<str>, u16) {
+    fn place(&self, (bridge, vid): &(String, Vid)) -> (Arc<str>, Vid) {
         (self.bridges.get(bridge).map_or_else(|| bridge.as_str().into(), |b| b.name.clone()), *vid)
     }
 
     /// A VLAN of a hidden bridge that no network has.
-    fn hidden_place(&mut self) -> (Arc<str>, u16) {
+    fn hidden_place(&mut self) -> (Arc<str>, Vid) {
         if let Some(place) = self.hidden.pop() {
             return place;
         }
         let n = self.hidden_made;
         self.hidden_made += 1;
-        let vlans = HIDDEN_VLANS.len();
-        let bridge = format!("{HIDDEN}{}", n / vlans);
-        if n.is_multiple_of(vlans) {
+        let bridge = format!("{HIDDEN}{}", n / HIDDEN_VLANS);
+        if n.is_multiple_of(HIDDEN_VLANS) {
             self.set_bridge(&bridge, BridgeSpec::default());
         }
         let name = self.bridges.get(&bridge).map_or_else(|| bridge.into(), |b| b.name.clone());
-        (name, HIDDEN_VLANS.start() + (n % vlans) as u16)
+        (name, Vid::new((n % HIDDEN_VLANS) as u64 + 1).expect("1 to 4094"))
     }
 
     /// Removes a network. A port that is still in it is found by [`Topology::snapshot`].
@@ -177,13 +176,13 @@ impl Topology {
         self.number_of(name)?;
         let reaches = |n: &NetworkState| {
             let of = |o: &OverlaySpec| o.remotes.iter().any(|r| remote_name(&o.vtep, *r, o.kind) == name);
-            *n.place.0 == *bridge && n.place.1 == vid && n.spec.overlay.as_ref().is_some_and(of)
+            *n.place.0 == *bridge && n.place.1.get() == vid && n.spec.overlay.as_ref().is_some_and(of)
         };
         Some(self.networks.values().any(reaches))
     }
 
     /// The bridge and VLAN of a network.
-    pub fn network_place(&self, name: &str) -> Option<(&str, u16)> {
+    pub fn network_place(&self, name: &str) -> Option<(&str, Vid)> {
         self.networks.get(name).map(|n| (&*n.place.0, n.place.1))
     }
 
@@ -267,13 +266,14 @@ impl Topology {
         let mut known: BTreeMap<String, Networks> =
             self.vteps.keys().map(|v| (v.clone(), Networks::default())).collect();
         // Most networks are of the bridge, and have the remotes, of the one before: one look-up serves them all.
-        let mut bridge: Option<(&Arc<str>, Option<&Arc<[SegmentId; 4096]>>)> = None;
+        let (mut bridge, mut numbers): (Option<&Arc<str>>, &[SegmentId]) = (None, &[]);
         let mut reached: Option<(&OverlaySpec, Reached)> = None;
         for (name, n) in &self.networks {
-            if bridge.is_none_or(|(b, _)| !Arc::ptr_eq(b, &n.place.0)) {
-                bridge = Some((&n.place.0, self.bridges.get(&*n.place.0).map(|b| &b.segments)));
+            if bridge.is_none_or(|b| !Arc::ptr_eq(b, &n.place.0)) {
+                let named = self.bridges.get(&*n.place.0);
+                (bridge, numbers) = (Some(&n.place.0), named.map_or(&[][..], |b| &b.segments[..]));
             }
-            let id = bridge.and_then(|(_, s)| Some(s?[n.place.1 as usize & 0xfff])).unwrap_or(SegmentId::NONE);
+            let id = numbers.get(n.place.1.get() as usize).copied().unwrap_or(SegmentId::NONE);
             let Some(segment) = segments.get_mut(id.get()).filter(|_| id != SegmentId::NONE) else { continue };
             segment.network = Some(n.name.clone());
             if !n.spec.acls.is_empty() {
@@ -292,12 +292,12 @@ impl Topology {
                 true => r.floods.clone(),
                 false => segment.flood.iter().chain(r.floods.iter()).copied().collect(),
             };
-            (segment.vni, segment.learns_remote) = (Some(o.vni), o.learn);
+            (segment.vni, segment.learns_remote) = (Some(o.vni.get()), o.learn);
             segment.keeps_tags = o.keep_tags;
             segment.bindings = o.suppress.then(|| n.bindings.clone());
-            let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1);
+            let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1.get());
             if let Some(of_vtep) = known.get_mut(&o.vtep) {
-                of_vtep.insert((o.kind, o.vni), (class, id));
+                of_vtep.insert((o.kind, o.vni.get()), (class, id));
             }
         }
         Ok(known)
@@ -344,7 +344,7 @@ impl Topology {
     ) {
         let s = &v.spec;
         // What leaves by the uplink, leaves whole: nobody on the way may fragment it.
-        let mtu = self.ports.get(&s.uplink).map_or(0, |p| p.spec.mtu);
+        let mtu = self.ports.get(&s.uplink).map_or(0, |p| p.spec.mtu.get());
         let vtep = Vtep {
             mac: s.mac,
             address: s.address.into(),
@@ -386,7 +386,7 @@ impl Topology {
             // Around the inner payload: its own Ethernet header, and all behind the outer one.
             let mtu = mtu.saturating_sub(outer.len() as u32);
             let remote = Remote { vtep: v.idx, outer, next_hop: r.next_hop.clone() };
-            let nothing = PortVlans::new(&VlanMode::Access { vid: 0 });
+            let nothing = PortVlans::new(&VlanMode::Access { vid: Vid::of::<0>() });
             let none = untagged(&nothing, &SegmentMap::One(SegmentId::NONE));
             ports[r.idx.get()] =
                 Some(Arc::new(bare(r.idx, nothing, none, mtu, Role::Remote(Box::new(remote)), &r.name)));

@@ -57,7 +57,7 @@ impl Oracle {
         let priority = outer.map_or(0, |(_, tci)| tci & 0xf000);
         let mode = &self.ports[from].vlan;
         if let VlanMode::Dot1qTunnel { vid: service, cvlans, tpid } = mode {
-            let inside = Inside { vid: *service, priority, tpid: *tpid, payload: wire.tags.clone() };
+            let inside = Inside { vid: service.get(), priority, tpid: *tpid, payload: wire.tags.clone() };
             return cvlans.contains(vid).then_some(inside);
         }
         let payload = wire.tags.iter().skip(1).copied().collect();
@@ -67,7 +67,7 @@ impl Oracle {
         match mode {
             VlanMode::Access { vid: v } => {
                 if vid == 0 {
-                    inside(*v)
+                    inside(v.get())
                 } else {
                     None
                 }
@@ -80,8 +80,8 @@ impl Oracle {
                 }
             }
             VlanMode::NativeTagged { native, vlans } | VlanMode::NativeUntagged { native, vlans } => match vid {
-                0 => inside(*native),
-                v if v == *native || vlans.contains(v) => inside(v),
+                0 => inside(native.get()),
+                v if v == native.get() || vlans.contains(v) => inside(v),
                 _ => None,
             },
             VlanMode::Dot1qTunnel { .. } => unreachable!("done above"),
@@ -91,8 +91,8 @@ impl Oracle {
     fn leave(&self, to: usize, f: &Inside) -> Option<Vec<(u16, u16)>> {
         let port = &self.ports[to];
         let tagged = match &port.vlan {
-            VlanMode::Access { vid } if *vid == f.vid => false,
-            VlanMode::Dot1qTunnel { vid, cvlans, .. } if *vid == f.vid => {
+            VlanMode::Access { vid } if vid.get() == f.vid => false,
+            VlanMode::Dot1qTunnel { vid, cvlans, .. } if vid.get() == f.vid => {
                 if !cvlans.contains(f.payload.first().map_or(0, |(_, tci)| tci & 0xfff)) {
                     return None;
                 }
@@ -107,14 +107,14 @@ impl Oracle {
                 }
             }
             VlanMode::NativeTagged { native, vlans } => {
-                if f.vid == *native || vlans.contains(f.vid) {
+                if f.vid == native.get() || vlans.contains(f.vid) {
                     f.vid != 0
                 } else {
                     return None;
                 }
             }
             VlanMode::NativeUntagged { native, vlans } => match f.vid {
-                v if v == *native => false,
+                v if v == native.get() => false,
                 v if vlans.contains(v) => v != 0,
                 _ => return None,
             },

@@ -11,7 +11,7 @@ use imbl::OrdMap;
 
 use super::Resolved;
 use crate::{
-    Bad, Kind,
+    Bad, Kind, Vid, Vni,
     check::label,
     limits,
     objects::Key,
@@ -25,8 +25,8 @@ const GENEVE_PORT: u16 = 6081;
 /// What networks may have once only, and how many have each remote: so that a change looks at what it touches alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    vnis: OrdMap<(Tunnel, u32), String>,
-    vlans: OrdMap<(String, u16), String>,
+    vnis: OrdMap<(Tunnel, Vni), String>,
+    vlans: OrdMap<(String, Vid), String>,
     /// By VTEP, address and encapsulation.
     remotes: OrdMap<(String, IpAddr, Tunnel), usize>,
 }
@@ -140,7 +140,7 @@ fn segments(r: &Resolved, bad: &mut Vec<Bad>) {
     // Networks without a VLAN are segments of their own.
     let mut sum = r.networks.len() - r.index.vlans.len().min(r.networks.len());
     for (bridge, vid) in r.index.vlans.keys() {
-        carried.entry(bridge).or_insert(VlanSet::EMPTY).insert(*vid);
+        carried.entry(bridge).or_insert(VlanSet::EMPTY).insert(vid.get());
     }
     for (bridge, vlans) in carried {
         sum += vlans.len();
@@ -175,7 +175,7 @@ fn unfit_uplink(v: &VtepSpec, uplink: &PortPolicy) -> Option<(&'static str, Stri
     if let Some(network) = &uplink.network {
         return Some(("uplink", format!("'{}' is in network '{network}'; an uplink has VLANs", v.uplink)));
     }
-    (!uplink.carries(v.vid)).then(|| ("vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
+    (!uplink.carries(v.vid.get())).then(|| ("vlan", format!("port '{}' does not carry VLAN {}", v.uplink, v.vid)))
 }
 
 fn networks(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
@@ -235,7 +235,7 @@ fn static_mac(r: &Resolved, m: &StaticSpec) -> Result<(), (&'static str, String)
             Some(p) if p.bridge != *bridge => {
                 Err(("port", format!("'{at}' is on bridge '{}', not '{bridge}'", p.bridge)))
             }
-            Some(p) if !p.carries(*vid) => {
+            Some(p) if !p.carries(vid.get()) => {
                 Err(("vlan", format!("'{at}' does not carry VLAN {vid}; name the right one with vlan")))
             }
             Some(_) => Ok(()),
@@ -264,7 +264,7 @@ pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
     }
     for p in ports.iter().filter_map(|p| r.ports.get(*p)).map(|p| &p.policy) {
         names.extend(p.network.as_deref());
-        let carried = r.index.vlans.iter().filter(|((bridge, vid), _)| *bridge == p.bridge && p.carries(*vid));
+        let carried = r.index.vlans.iter().filter(|((bridge, vid), _)| *bridge == p.bridge && p.carries(vid.get()));
         names.extend(carried.map(|(_, name)| name.as_str()));
     }
     let mut all = Vec::new();
@@ -272,9 +272,11 @@ pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
         let Some((o, v)) = n.overlay.as_ref().and_then(|o| Some((o, &r.vteps.get(&o.vtep)?.spec))) else { continue };
         let everywhere =
             networks.contains(name.as_str()) || vteps.contains(o.vtep.as_str()) || ports.contains(v.uplink.as_str());
-        let uplink = r.ports.get(&v.uplink).map_or(0, |p| p.policy.mtu);
+        let uplink = r.ports.get(&v.uplink).map_or(0, |p| p.policy.mtu.get());
         let fits = uplink.saturating_sub(o.kind.octets(v.address.is_ipv4()) + if o.keep_tags { 4 } else { 0 });
-        for (port, p) in members(n, name, &joined, &on_bridge).filter(|(port, p)| **port != v.uplink && p.mtu > fits) {
+        for (port, p) in
+            members(n, name, &joined, &on_bridge).filter(|(port, p)| **port != v.uplink && p.mtu.get() > fits)
+        {
             if everywhere || ports.contains(port.as_str()) {
                 let mtu = p.mtu;
                 all.push(format!(
@@ -296,6 +298,6 @@ fn members<'a>(
     on_bridge: &'a Ports<'a>,
 ) -> impl Iterator<Item = (&'a String, &'a PortPolicy)> {
     let here = n.vlan.as_ref().and_then(|(bridge, vid)| Some((on_bridge.get(bridge.as_str())?, *vid)));
-    let on_vlan = here.into_iter().flat_map(|(ports, vid)| ports.iter().filter(move |(_, p)| p.carries(vid)));
+    let on_vlan = here.into_iter().flat_map(|(ports, vid)| ports.iter().filter(move |(_, p)| p.carries(vid.get())));
     joined.get(name).into_iter().flatten().chain(on_vlan).copied()
 }

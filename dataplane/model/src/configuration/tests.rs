@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::vlan::{VlanMode, VlanSet};
+use crate::{
+    Vid,
+    vlan::{VlanMode, VlanSet},
+};
 
 fn configured(toml: &str) -> Result<Configuration, Vec<Bad>> {
     let config: v1::Config = toml::from_str(toml).unwrap();
@@ -62,7 +65,7 @@ fn defaults_are_filled_in() {
     let r = c.resolved();
     assert_eq!(r.bridges["br0"].ageing_s, 300);
     let p = &r.ports["web1"].policy;
-    assert_eq!((p.bridge.as_str(), p.mtu, &p.vlan), ("br0", 1500, &VlanMode::Trunk { vlans: VlanSet::ALL }));
+    assert_eq!((p.bridge.as_str(), p.mtu.get(), &p.vlan), ("br0", 1500, &VlanMode::Trunk { vlans: VlanSet::ALL }));
     assert_eq!((r.dataplane.max_sleep, r.dataplane.rebalance), (Some(Duration::from_micros(100)), false));
     assert_eq!((r.sessions.tcp_open_s, r.sessions.max, r.sessions.midstream), (86_400, None, true));
 }
@@ -117,7 +120,7 @@ fn what_a_change_touches_is_resolved_anew() {
     assert_eq!(touched("[[vtep]]\nname = \"v\"\nuplink = \"up\"\naddress = \"10.0.0.3/24\""), "vtep v, network blue");
     assert_eq!(touched("[[route]]\nto = \"10.1.0.0/16\"\nvia = [\"10.0.0.9\"]"), "vtep v, route 10.1.0.0/16");
     let p = &c.resolved().ports["a"].policy;
-    assert_eq!((p.mtu, &p.vlan), (9000, &VlanMode::Access { vid: 7 }));
+    assert_eq!((p.mtu.get(), &p.vlan), (9000, &VlanMode::Access { vid: Vid::of::<7>() }));
     let bad = c.changed(Change {
         set: vec![v1::Group { name: "g".into(), macs: vec!["52:54:00:00:00:01".into()], ..Default::default() }.into()],
         ..Default::default()

@@ -7,8 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{AclNames, bad, is_host, port::check_lists, unicast_mac};
-use crate::{Bad, DEFAULT_BRIDGE, MacAddr, defaults, v1};
+use super::{AclNames, bad, is_host, port::check_lists, unicast_mac, within};
+use crate::{Bad, DEFAULT_BRIDGE, MacAddr, Vid, Vni, defaults, v1};
 
 /// The encapsulation of a network in tunnels. All carry Ethernet, and a number of 24 bits that names the network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -49,7 +49,7 @@ impl Tunnel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
     /// Bridge and VLAN on this host; none, if the network has no VLAN.
-    pub vlan: Option<(String, u16)>,
+    pub vlan: Option<(String, Vid)>,
     /// The network in tunnels; it stays on this host, if absent.
     pub overlay: Option<OverlaySpec>,
     /// ACLs of every port that carries the network.
@@ -61,8 +61,8 @@ pub struct NetworkSpec {
 pub struct OverlaySpec {
     /// The encapsulation.
     pub kind: Tunnel,
-    /// 1 to 2^24 - 1.
-    pub vni: u32,
+    /// Its number in tunnels.
+    pub vni: Vni,
     /// The VTEP of the tunnels.
     pub vtep: String,
     /// The other hosts' VTEPs.
@@ -94,7 +94,7 @@ pub struct VtepSpec {
     /// The port that carries the tunnels.
     pub uplink: String,
     /// The VLAN of the uplink's bridge that is the underlay; 0 for untagged.
-    pub vid: u16,
+    pub vid: Vid,
     /// Its IP address.
     pub address: IpAddr,
     /// Its MAC address.
@@ -134,7 +134,8 @@ impl NetworkSpec {
         let acls = AclNames { ingress: n.ingress_acls.clone(), egress: n.egress_acls.clone() };
         check_lists(object, &acls)?;
         let overlay = n.vni.zip(vtep).map(|(vni, vtep)| overlay(object, n, vni, vtep)).transpose()?;
-        Ok(NetworkSpec { vlan: n.vlan.map(|v| (bridge.to_owned(), v as u16)), overlay, acls })
+        let vlan = n.vlan.map(|v| Ok((bridge.to_owned(), within(object, "vlan", v, Vid::new)?))).transpose()?;
+        Ok(NetworkSpec { vlan, overlay, acls })
     }
 }
 
@@ -179,7 +180,7 @@ fn overlay(object: &str, n: &v1::Network, vni: u32, (vtep, own): (&str, &VtepSpe
     }
     Ok(OverlaySpec {
         kind: Tunnel::ALL.into_iter().find(|k| k.name() == n.tunnel).unwrap_or_default(),
-        vni,
+        vni: within(object, "vni", vni, Vni::new)?,
         vtep: vtep.to_owned(),
         remotes,
         group,
@@ -205,7 +206,7 @@ impl Vtep {
         }
         let spec = VtepSpec {
             uplink: v.uplink.clone(),
-            vid: v.vlan.unwrap_or(0) as u16,
+            vid: within(object, "vlan", v.vlan.unwrap_or(0), Vid::new)?,
             address: address.addr(),
             mac: if v.mac.is_empty() { made_of(address.addr()) } else { unicast_mac(object, "mac", &v.mac)? },
             udp_port: v.udp_port.unwrap_or(defaults::VTEP_UDP_PORT) as u16,

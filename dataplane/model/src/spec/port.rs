@@ -2,9 +2,9 @@
 
 use ipnet::IpNet;
 
-use super::{addresses, bad, unicast_mac};
+use super::{addresses, bad, unicast_mac, within};
 use crate::{
-    Bad, DEFAULT_BRIDGE, MacAddr,
+    Bad, DEFAULT_BRIDGE, Fps, MacAddr, Mtu, Vid,
     check::label,
     defaults,
     kinds::Kind,
@@ -36,11 +36,11 @@ pub struct PortPolicy {
     /// Frames between two protected ports are dropped.
     pub protected: bool,
     /// The largest payload of a frame in octets, without Ethernet header and tag.
-    pub mtu: u32,
+    pub mtu: Mtu,
     /// See [`MacLimit`].
     pub mac_limit: Option<MacLimit>,
     /// Broadcast, multicast and unknown-unicast limits in frames per second.
-    pub storm_fps: [Option<u64>; 3],
+    pub storm_fps: [Option<Fps>; 3],
     /// Its ACLs, then those of its groups.
     pub acls: AclNames,
     /// How many connections are tracked for it.
@@ -60,7 +60,7 @@ impl PortPolicy {
             vlan,
             priority_tags: PriorityTags::Never,
             protected: false,
-            mtu: defaults::PORT_MTU,
+            mtu: Mtu::default(),
             mac_limit: None,
             storm_fps: [None; 3],
             acls: AclNames::default(),
@@ -222,6 +222,7 @@ fn policy(object: &str, p: &Port) -> Result<PortPolicy, Bad> {
     };
     let acls = AclNames { ingress: p.ingress_acls.clone(), egress: p.egress_acls.clone() };
     check_lists(object, &acls)?;
+    let fps = |field, n: Option<u64>| n.map(|n| within(object, field, n, Fps::new)).transpose();
     Ok(PortPolicy {
         network: Some(p.network.clone()).filter(|n| !n.is_empty()),
         priority_tags: match p.priority_tags.as_str() {
@@ -230,9 +231,13 @@ fn policy(object: &str, p: &Port) -> Result<PortPolicy, Bad> {
             _ => PriorityTags::Never,
         },
         protected: p.protected.unwrap_or_default(),
-        mtu: p.mtu.unwrap_or(defaults::PORT_MTU),
+        mtu: within(object, "mtu", p.mtu.unwrap_or(defaults::PORT_MTU), Mtu::new)?,
         mac_limit: p.mac_limit.map(|limit| MacLimit { limit, drop: p.mac_limit_action != "forward" }),
-        storm_fps: [p.storm_broadcast_fps, p.storm_multicast_fps, p.storm_unknown_unicast_fps],
+        storm_fps: [
+            fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
+            fps("storm_multicast_fps", p.storm_multicast_fps)?,
+            fps("storm_unknown_unicast_fps", p.storm_unknown_unicast_fps)?,
+        ],
         acls,
         session_limits: SessionLimits { all: p.session_limit, unanswered: p.unanswered_limit },
         security: security(object, p)?,
@@ -318,19 +323,20 @@ fn vlan(object: &str, p: &Port) -> Result<VlanMode, Bad> {
         }
     }
     let set = |field, text: &str| text.parse::<VlanSet>().or_else(|why| bad(object, field, why));
+    let vid = |n: u32| within(object, "vlan", n, Vid::new);
     let vlans = set("trunks", &p.trunks)?;
     Ok(match (p.vlan_mode.as_str(), p.vlan) {
         ("" | "trunk", None) => VlanMode::Trunk { vlans },
-        ("" | "access", Some(vid)) => VlanMode::Access { vid: vid as u16 },
+        ("" | "access", Some(v)) => VlanMode::Access { vid: vid(v)? },
         ("trunk", Some(v)) => {
             let why =
                 format!("a trunk has none; {v} belongs in trunks, or the mode is native-tagged or native-untagged");
             return bad(object, "vlan", why);
         }
-        ("native-tagged", Some(v)) => VlanMode::NativeTagged { native: v as u16, vlans },
-        ("native-untagged", Some(v)) => VlanMode::NativeUntagged { native: v as u16, vlans },
+        ("native-tagged", Some(v)) => VlanMode::NativeTagged { native: vid(v)?, vlans },
+        ("native-untagged", Some(v)) => VlanMode::NativeUntagged { native: vid(v)?, vlans },
         (_, Some(v)) => VlanMode::Dot1qTunnel {
-            vid: v as u16,
+            vid: vid(v)?,
             cvlans: set("cvlans", &p.cvlans)?,
             tpid: if p.qinq_ethertype == "802.1q" { TPID_8021Q } else { TPID_8021AD },
         },

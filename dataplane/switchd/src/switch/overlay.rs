@@ -23,7 +23,7 @@ impl Switch {
                 name: v.name.to_owned(),
                 idx: v.idx,
                 uplink: self.topology.number_of(&v.spec.uplink),
-                place: (v.bridge.to_owned(), v.spec.vid),
+                place: (v.bridge.to_owned(), v.spec.vid.get()),
                 mac: v.spec.mac,
                 address: conf.address,
                 ttl: v.spec.ttl,
@@ -126,15 +126,15 @@ impl Switch {
     pub(super) fn network_reports(&self) -> Vec<v1::NetworkState> {
         let report = |(name, spec): (&str, &NetworkSpec)| {
             let (place, known) = (self.topology.network_place(name), self.topology.bindings(name));
-            let (bridge, vid) = place.unwrap_or_default();
-            let segment = self.topology.segment(bridge, vid).and_then(|id| self.snapshot.segment(id));
+            let segment = place.and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
+            let segment = segment.and_then(|id| self.snapshot.segment(id));
             let flood = segment.map_or(&[][..], |s| &s.flood);
             let joined: Vec<_> = flood.iter().filter_map(|i| self.snapshot.port(*i)).collect();
             let tunnel_mtu = joined.iter().filter(|p| !self.ports.contains_key(&*p.name)).map(|p| p.mtu).min();
             let ours = || joined.iter().filter(|p| self.ports.contains_key(&*p.name));
             v1::NetworkState {
                 name: name.to_owned(),
-                vni: spec.overlay.as_ref().map_or(0, |o| o.vni),
+                vni: spec.overlay.as_ref().map_or(0, |o| o.vni.get()),
                 bindings: known.map_or(0, |k| k.len() as u32),
                 suppressed: known.map_or(0, |k| k.answered()),
                 ports: ours().map(|p| p.name.to_string()).collect(),

@@ -179,7 +179,7 @@ impl WantedPort {
     }
 
     pub fn mtu(&self) -> u32 {
-        self.spec.policy.mtu
+        self.spec.policy.mtu.get()
     }
 
     /// Why no device is to be opened for it.
@@ -290,5 +290,5 @@ fn needs_another_device(has: &PortSide, wants: &PortSpec) -> bool {
     let by_mtu = !matches!(has.spec, DeviceSpec::VhostUser { .. });
     has.device.is_err()
         || has.spec != *device
-        || (by_mtu && crate::device::other_device(&has.spec, has.mtu, wants.policy.mtu))
+        || (by_mtu && crate::device::other_device(&has.spec, has.mtu, wants.policy.mtu.get()))
 }
