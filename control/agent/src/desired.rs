@@ -18,7 +18,7 @@ use std::{
 
 use dunlin_control_api::v1::{Change, Plan, Status};
 use dunlin_dataplane_api::{unix_ms, v1 as dp};
-use dunlin_model::{Bad, Configuration, Kind, Objects, objects, plan, v1::Port};
+use dunlin_model::{Bad, Configuration, Kind, Objects, configuration::Resolved, objects, plan, spec::PortSpec};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{Notify, broadcast},
@@ -30,7 +30,7 @@ use crate::{
     leases::{Identities, Leases, now_s},
     link::{ANSWER, Link, Outcome, at_work, fill, no_answer},
     store::{Saved, Store, StoreError, Stored},
-    transaction::{Target, ports},
+    transaction::Target,
 };
 
 mod back;
@@ -131,8 +131,8 @@ impl Desired {
     /// The store can't be read, or holds a configuration that can't be.
     pub fn load(store: Store, link: Link) -> anyhow::Result<Self> {
         let Stored { objects, revision, identities: known, leases, pending } = store.load()?;
-        let identities = identify(&known, &objects, &objects);
-        let configuration = Configuration::of(&objects).map_err(Refused::Bad)?;
+        let (configuration, left_out) = restored(objects)?;
+        let identities = identify(&known, configuration.resolved(), configuration.resolved());
         if identities != known {
             store.save_identities(&identities)?;
         }
@@ -153,7 +153,7 @@ impl Desired {
             events: broadcast::channel(EVENTS_KEPT).0,
             leases: Mutex::new(leases),
             saving_leases: tokio::sync::Mutex::new(()),
-            warnings: Mutex::default(),
+            warnings: Mutex::new(left_out.into_iter().map(|w| ("store", w)).collect()),
             started: Instant::now(),
         })
     }
@@ -268,11 +268,8 @@ impl Desired {
     fn planned(&self, current: &Current, change: objects::Change) -> Result<Next, Refused> {
         let before = &current.target.configuration;
         let (configuration, touched) = before.changed(change).map_err(Refused::Bad)?;
-        let identities = identify(current.identities(), before.objects(), configuration.objects());
-        // Those that the change brings; the others were said before.
-        let said = before.warnings(&touched);
-        let mut warnings = configuration.warnings(&touched);
-        warnings.retain(|w| !said.contains(w));
+        let identities = identify(current.identities(), before.resolved(), configuration.resolved());
+        let mut warnings = configuration.warnings(before, &touched);
         warnings.extend(self.cut_off_by_snooping(before.resolved(), configuration.resolved()));
         let items = plan::items(before.objects(), configuration.objects());
         let plan = Plan { items, revision: current.revision, warnings, ..Default::default() };
@@ -494,14 +491,34 @@ fn understood(change: Change) -> Result<objects::Change, Bad> {
 }
 
 /// Identities of the ports of `to`: a port that stays keeps its own, unless none of its MAC addresses stays.
-fn identify(before: &Identities, from: &Objects, to: &Objects) -> Identities {
+fn identify(before: &Identities, from: &Resolved, to: &Resolved) -> Identities {
     // Random, so that no two hosts give the same.
     let new = || RandomState::new().hash_one(now_s()).max(1);
-    let old: BTreeMap<&str, &Vec<String>> = ports(from).map(|(name, p)| (name, &p.macs)).collect();
-    let identity = |p: &Port| {
-        let macs = old.get(p.name.as_str());
-        let moved = macs.is_some_and(|old| !old.is_empty() && !old.iter().any(|m| p.macs.contains(m)));
-        before.get(&p.name).copied().filter(|_| !moved).unwrap_or_else(new)
+    let macs = |p: &PortSpec| p.policy.security.as_ref().map_or(&[][..], |s| &s.macs).to_vec();
+    let identity = |name: &String, p: &PortSpec| {
+        let (old, now) = (from.ports.get(name).map(|p| macs(p)).unwrap_or_default(), macs(p));
+        let moved = !old.is_empty() && !old.iter().any(|m| now.contains(m));
+        before.get(name).copied().filter(|_| !moved).unwrap_or_else(new)
     };
-    ports(to).map(|(name, p)| (name.to_owned(), identity(p))).collect()
+    to.ports.iter().map(|(name, p)| (name.clone(), identity(name, p))).collect()
+}
+
+/// What the store has. An object that an earlier release accepted and this one does not is left out, and named: the rest
+/// of the host must not be without its configuration.
+///
+/// # Errors
+/// The rest can't be, either.
+fn restored(objects: Objects) -> Result<(Configuration, Option<String>), Refused> {
+    let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
+    let change = objects::Change { set, ..Default::default() };
+    let possible = Configuration::default().changed_as_far_as_possible(&change).map_err(Refused::Bad)?;
+    let left_out: Vec<String> = possible.left_out.iter().map(|(_, why)| why.to_string()).collect();
+    let warning = (!left_out.is_empty()).then(|| {
+        let objects = left_out.join("; ");
+        format!(
+            "the store has objects that this release does not accept, and that are left out; set them again: {objects}"
+        )
+    });
+    warning.iter().for_each(|w| tracing::error!("{w}"));
+    Ok((possible.configuration, warning))
 }

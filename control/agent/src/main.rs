@@ -30,7 +30,7 @@ use clap::Parser;
 use dunlin_dataplane_api::socket::{guard::Guard, limits, peer::Access};
 
 use crate::{
-    desired::Desired,
+    desired::{Desired, Refused},
     link::Link,
     store::{Store, StoreError},
 };
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
         Err(e) => {
             eprintln!("dunlin-control: {e:#}");
             // What only a person can mend (EX_CONFIG of sysexits.h) is not tried again and again.
-            let permanent = e.downcast_ref::<StoreError>().is_some_and(|e| e.permanent);
+            let permanent = e.downcast_ref::<StoreError>().is_some_and(|e| e.permanent)
+                || matches!(e.downcast_ref::<Refused>(), Some(Refused::Bad(_)));
             ExitCode::from(if permanent { 78 } else { 1 })
         }
     }

@@ -193,6 +193,9 @@ fn note_problems(problems: &[dp::Problem], said: &mut Said) {
 /// Sends the objects that are not in force again.
 async fn retry(desired: &Desired, client: &Client, problems: &[dp::Problem]) {
     let again = desired.again(problems);
+    if again.set.is_empty() {
+        return;
+    }
     let generation = again.generation;
     if let Outcome::Refused(why) = fill(client, again, generation).await {
         tracing::warn!("trying again what is not in force: {why}");

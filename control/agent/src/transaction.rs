@@ -8,8 +8,8 @@ use std::{
 
 use dunlin_dataplane_api::v1 as dp;
 use dunlin_model::{
-    Configuration, Kind, Objects,
-    v1::{Key, Object, object::Spec},
+    Configuration, Kind,
+    v1::{Key, Object},
 };
 
 use crate::leases::{Identities, Leases, now_s};
@@ -91,14 +91,6 @@ impl Target {
         };
         ports.into_iter().filter_map(one).collect()
     }
-}
-
-/// The ports of a configuration by name.
-pub fn ports(objects: &Objects) -> impl Iterator<Item = (&str, &dunlin_model::v1::Port)> {
-    objects.of_kind(Kind::Port).filter_map(|(name, o)| match &o.spec {
-        Some(Spec::Port(p)) => Some((name, p)),
-        _ => None,
-    })
 }
 
 /// A problem in a sentence.

@@ -106,7 +106,7 @@ pub async fn show(objects: &Objects, o: &Object, s: &mut Connection) -> anyhow::
     problems.retain(|p| p.kind == "port" && p.name == *name);
     let state = state.ports.into_iter().find(|p| p.name == *name);
     if s.json {
-        let Inherited { fields, from } = groups::inherited(objects, o);
+        let Inherited { fields, from, .. } = groups::inherited(objects, o);
         let effective = plan::with_defaults(Kind::Port, fields);
         return output::json(&serde_json::json!({
             "config": port, "effective": effective, "from_groups": from, "state": state, "problems": problems,

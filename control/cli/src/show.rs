@@ -36,7 +36,7 @@ pub async fn run(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Resu
 /// The settings of an object, a line each: what is configured, with the groups that it comes from, then what holds by
 /// default.
 pub fn settings(objects: &Objects, kind: Kind, o: &Object) -> Vec<(&'static str, String)> {
-    let Inherited { fields, from } = groups::inherited(objects, o);
+    let Inherited { fields, from, .. } = groups::inherited(objects, o);
     let (own, effective) = (o.fields(), plan::with_defaults(kind, fields.clone()));
     let line = |f: &'static meta::Field| {
         let text = plan::text(effective.get(&f.name)?);

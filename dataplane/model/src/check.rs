@@ -11,6 +11,8 @@ use crate::{
 
 /// Octets of a description, and of the value of a label.
 const MAX_TEXT: usize = 255;
+/// What messages call an object of a kind that is not known.
+pub const UNKNOWN: &str = "object";
 /// Labels of one object.
 const MAX_LABELS: usize = 32;
 
@@ -21,7 +23,7 @@ pub fn label(kind: Kind, name: &str) -> String {
 
 /// What is wrong with an object by itself.
 pub fn object(o: &Object) -> Vec<Bad> {
-    let Some(kind) = o.kind() else { return vec![Bad::new("object", "", "is of a kind that is not known here")] };
+    let Some(kind) = o.kind() else { return vec![Bad::new(UNKNOWN, "", "is of a kind that is not known here")] };
     let (definition, fields, mut bad) = (meta::of(kind), o.fields(), Vec::new());
     let object = label(kind, &o.name());
     for f in &definition.fields {

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::{
     Bad, Change, DEFAULT_BRIDGE, Kind, Objects, SETTINGS,
-    check::label,
+    check::{self, label},
     groups, limits,
     objects::Key,
     spec::{
@@ -24,6 +24,16 @@ use crate::{
     },
     v1::{self, Object, object::Spec},
 };
+
+/// See [`Configuration::changed_as_far_as_possible`].
+pub struct Possible {
+    /// The configuration with the rest of the change in it.
+    pub configuration: Configuration,
+    /// As [`Configuration::changed`] has it.
+    pub touched: BTreeSet<Key>,
+    /// Objects that are wrong, and why.
+    pub left_out: Vec<(Key, Bad)>,
+}
 
 /// Prefixes of sets, by name.
 pub type Sets = OrdMap<String, Arc<[IpNet]>>;
@@ -52,13 +62,21 @@ pub struct Resolved {
     /// Static MAC addresses.
     pub macs: Specs<StaticSpec>,
     index: across::Index,
+    totals: across::Totals,
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Configuration {
     objects: Objects,
     resolved: Resolved,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        let bridges = [(DEFAULT_BRIDGE.to_owned(), BridgeSpec::default())].into();
+        Configuration { objects: Objects::default(), resolved: Resolved { bridges, ..Default::default() } }
+    }
 }
 
 impl Configuration {
@@ -101,9 +119,15 @@ impl Configuration {
         let touched = self.affected(&objects, touched);
         let mut next = self.resolved.clone();
         let mut bad = Vec::new();
-        across::leave_index(&mut next, &touched);
+        across::leave(&mut next, &touched);
+        let mut flattened = HashMap::new();
         for key in &touched {
-            next.resolve(&objects, key).unwrap_or_else(|e| bad.push(e));
+            next.resolve(&objects, key, &mut flattened).unwrap_or_else(|e| bad.push(e));
+            // Before more memory is taken than any configuration may have.
+            if let Err(e) = next.totals.check(key) {
+                bad.push(e);
+                return Err(bad);
+            }
         }
         across::check(&mut next, &touched, &mut bad);
         if bad.is_empty() { Ok((Configuration { objects, resolved: next }, touched)) } else { Err(bad) }
@@ -148,8 +172,12 @@ impl Configuration {
             touched.extend(ports);
         }
         if [Kind::Vtep, Kind::Route, Kind::Neighbor].into_iter().any(|k| has(&touched, k)) {
-            // Of routes and neighbours it is not known here which VTEP they were of.
-            touched.extend(objects.of_kind(Kind::Vtep).map(|(name, _)| (Kind::Vtep, name.to_owned())));
+            // Of routes and neighbours it is not known here which VTEP they were of. Those that name none are of the only
+            // one, which may not be the only one any more.
+            for kind in [Kind::Vtep, Kind::Route, Kind::Neighbor] {
+                touched
+                    .extend(objects.of_kind(kind).filter(|(_, o)| names_no_vtep(o)).map(|(n, _)| (kind, n.to_owned())));
+            }
         }
         if has(&touched, Kind::Vtep) {
             let in_tunnels = |o: &Object| matches!(&o.spec, Some(Spec::Network(n)) if n.vni.is_some());
@@ -179,9 +207,41 @@ impl Configuration {
         before != Some(now) || was != Some(address(now))
     }
 
-    /// What the configuration says and will not work, of the objects that `touched` names.
-    pub fn warnings(&self, touched: &BTreeSet<Key>) -> Vec<String> {
-        across::warnings(&self.resolved, touched)
+    /// What of a change from `before` is valid and will not work, or is rather a mistake. `touched` is what the change
+    /// touches.
+    pub fn warnings(&self, before: &Configuration, touched: &BTreeSet<Key>) -> Vec<String> {
+        let said = across::warnings(&before.resolved, touched);
+        let mut all = across::warnings(&self.resolved, touched);
+        all.retain(|w| !said.contains(w));
+        all.extend(across::opened(&before.resolved, &self.resolved, touched));
+        all
+    }
+
+    /// A change without the objects in it that are wrong; those, and why.
+    ///
+    /// # Errors
+    /// What is wrong even so.
+    pub fn changed_as_far_as_possible(&self, change: &Change) -> Result<Possible, Vec<Bad>> {
+        let mut set = change.set.clone();
+        let mut left_out = Vec::new();
+        loop {
+            let change = Change { set: set.clone(), ..change.clone() };
+            let bad = match self.changed(change) {
+                Ok((configuration, touched)) => return Ok(Possible { configuration, touched, left_out }),
+                Err(bad) => bad,
+            };
+            let before = set.len();
+            set.retain(|o| {
+                let key = (o.kind().unwrap_or(Kind::Dataplane), o.name());
+                let object = o.kind().map_or_else(|| check::UNKNOWN.to_owned(), |kind| label(kind, &key.1));
+                let Some(b) = bad.iter().find(|b| b.object == object) else { return true };
+                left_out.push((key, b.clone()));
+                false
+            });
+            if set.len() == before {
+                return Err(bad);
+            }
+        }
     }
 }
 
@@ -189,6 +249,15 @@ impl Configuration {
 pub fn too_large(octets: usize) -> String {
     let mib = |n: usize| n.div_ceil(1 << 20);
     format!("the configuration: {} MiB when encoded; at most {} MiB can be held", mib(octets), mib(limits::OCTETS))
+}
+
+/// Whether an object is a VTEP, or a route or neighbour of the only one.
+fn names_no_vtep(o: &Object) -> bool {
+    match &o.spec {
+        Some(Spec::Route(r)) => r.vtep.is_empty(),
+        Some(Spec::Neighbor(n)) => n.vtep.is_empty(),
+        _ => true,
+    }
 }
 
 /// The VTEP that is named, or the only one.
@@ -216,7 +285,12 @@ fn put<T>(all: &mut Specs<T>, name: &str, spec: Option<T>) {
 
 impl Resolved {
     /// Resolves one object, which may be gone.
-    fn resolve(&mut self, objects: &Objects, (kind, name): &Key) -> Result<(), Bad> {
+    fn resolve<'a>(
+        &mut self,
+        objects: &'a Objects,
+        (kind, name): &'a Key,
+        known: &mut HashMap<&'a str, Arc<[IpNet]>>,
+    ) -> Result<(), Bad> {
         let there = objects.get(*kind, name);
         let object = label(*kind, name);
         match (kind, there.and_then(|o| o.spec.as_ref())) {
@@ -227,12 +301,15 @@ impl Resolved {
             (Kind::Bridge, Some(Spec::Bridge(b))) => drop(self.bridges.insert(name.clone(), b.into())),
             (Kind::Bridge, _) => drop(self.bridges.remove(name)),
             (Kind::Set, Some(_)) => {
-                let prefixes = flatten(objects, name, &mut vec![name], &mut HashMap::new())?;
+                let prefixes = flatten(objects, name, &mut vec![name], known)?;
+                self.totals.prefixes += prefixes.len();
                 self.sets.insert(name.clone(), prefixes);
             }
             (Kind::Set, None) => drop(self.sets.remove(name)),
             (Kind::Acl, Some(Spec::Acl(a))) => {
                 let acl = AclSpec::new(&object, a, |set| self.sets.get(set).map(|p| p.len()))?;
+                self.totals.rules += acl.rules.len();
+                self.totals.combinations += acl.combinations;
                 put(&mut self.acls, name, Some(acl));
             }
             (Kind::Acl, _) => put(&mut self.acls, name, None),
@@ -271,10 +348,20 @@ fn port(objects: &Objects, o: &Object, p: &v1::Port) -> Result<PortSpec, Bad> {
     if p.groups.is_empty() {
         return PortSpec::new(p);
     }
-    let all = groups::inherited(objects, o).fields;
+    let all = groups::inherited(objects, o);
     let object = || label(Kind::Port, &p.name);
-    match Kind::Port.object(all).map(|o| o.spec) {
-        Ok(Some(Spec::Port(p))) => PortSpec::new(&p),
+    match Kind::Port.object(all.fields).map(|o| o.spec) {
+        Ok(Some(Spec::Port(p))) => {
+            let spec = PortSpec::new(&p)?;
+            let left = all.left.first().filter(|_| spec.policy.vlan.carries_all());
+            left.map_or(Ok(spec), |group| {
+                let why = format!(
+                    "are missing: the port has VLAN settings of its own, so that those of group '{group}' do not hold, and \
+                     would carry all VLANs. Name those that it carries, or unset vlan_mode"
+                );
+                Err(Bad::new(object(), "trunks", why))
+            })
+        }
         Ok(_) => Err(Bad::new(object(), "groups", "they do not fit")),
         Err(e) => Err(Bad::new(object(), "groups", e.to_string())),
     }
@@ -332,7 +419,9 @@ fn flatten<'a>(
     if prefixes.len() > limits::PREFIXES {
         return Err(bad(format!("more than {}", limits::PREFIXES)));
     }
-    let prefixes: Arc<[IpNet]> = prefixes.into_iter().collect();
+    // A set that is another one has no copy of its own.
+    let same = set.addresses.iter().filter_map(|t| known.get(t.strip_prefix('@')?)).find(|p| p.len() == prefixes.len());
+    let prefixes: Arc<[IpNet]> = same.cloned().unwrap_or_else(|| prefixes.into_iter().collect());
     known.insert(name, prefixes.clone());
     Ok(prefixes)
 }

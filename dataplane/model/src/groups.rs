@@ -10,6 +10,9 @@ use crate::{
     v1::Object,
 };
 
+/// The unit of VLANs and network.
+const SEGMENT: &str = "segment";
+
 /// Settings of a port.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inherited {
@@ -17,12 +20,14 @@ pub struct Inherited {
     pub fields: Map<String, Value>,
     /// The groups that the others than the port's own come from, by field.
     pub from: BTreeMap<String, Vec<String>>,
+    /// Groups whose VLAN settings do not hold, because the port or another group has some.
+    pub left: Vec<String>,
 }
 
 /// A port with what it takes from its groups: a setting that it does not have itself is that of the first group that has
 /// it; fields of one unit are taken together; lists of ACLs add up.
 pub fn inherited(objects: &Objects, port: &Object) -> Inherited {
-    let mut all = Inherited { fields: port.fields(), from: BTreeMap::new() };
+    let mut all = Inherited { fields: port.fields(), ..Default::default() };
     let names: Vec<String> = match all.fields.get("groups") {
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => return all,
@@ -33,8 +38,15 @@ pub fn inherited(objects: &Objects, port: &Object) -> Inherited {
         let Some(group) = objects.get(Kind::Group, &name).map(|g| g.fields()) else { continue };
         let units: BTreeSet<&String> =
             settings.iter().filter(|f| all.fields.contains_key(&f.name)).filter_map(|f| f.unit.as_ref()).collect();
+        // The bridge belongs to the VLANs that the group has, if it has some.
+        let has_segment = settings.iter().any(|f| f.unit.as_deref() == Some(SEGMENT) && group.contains_key(&f.name));
+        let left = has_segment && units.iter().any(|u| *u == SEGMENT);
+        all.left.extend(Some(name.clone()).filter(|_| left));
         for f in &settings {
             let Some(value) = group.get(&f.name) else { continue };
+            if f.name == "bridge" && left {
+                continue;
+            }
             if f.adds {
                 add(&mut all.fields, &f.name, value);
             } else if all.fields.contains_key(&f.name) || f.unit.as_ref().is_some_and(|u| units.contains(u)) {
@@ -114,8 +126,13 @@ mod tests {
         let p = port(Port { vlan: Some(7), ..Default::default() }, &groups);
         assert_eq!(
             (text(&p, "vlan"), text(&p, "vlan_mode"), text(&p, "bridge")),
-            ("7".into(), String::new(), "b1 of g".into())
+            ("7".into(), String::new(), String::new())
         );
+        // The bridge is that of the VLANs.
+        let bridge = Group { name: "b".into(), bridge: "b2".into(), ..Default::default() };
+        let both = [bridge, groups[0].clone()];
+        assert_eq!(text(&port(Port { vlan: Some(7), ..Default::default() }, &both), "bridge"), "b2 of b");
+        assert_eq!(port(Port { vlan: Some(7), ..Default::default() }, &groups).left, ["g"]);
         let p = port(Port { network: "blue".into(), ..Default::default() }, &groups);
         assert_eq!((text(&p, "network"), text(&p, "bridge")), ("blue".into(), String::new()));
     }

@@ -216,7 +216,10 @@ pub fn json_schema() -> serde_json::Value {
         s["description"] = json!(f.help);
         if let Some(d) = &f.default {
             let number = d.parse::<u64>().ok().filter(|_| f.holds == Type::Number);
-            s["default"] = number.map_or_else(|| json!(d), |n| json!(n));
+            s["default"] = match f.holds {
+                Type::Flag => json!(d == "true"),
+                _ => number.map_or_else(|| json!(d), |n| json!(n)),
+            };
         }
         (f.name.clone(), s)
     };

@@ -274,7 +274,7 @@ impl Objects {
     fn still_used(&self, deleted: &BTreeSet<Key>, before: &Objects) -> Vec<Bad> {
         let used = |gone: &Key| {
             let only = || {
-                let was_only = before.of_kind(gone.0).count() == 1;
+                let was_only = before.of_kind(gone.0).count() == 1 && self.of_kind(gone.0).next().is_none();
                 let implicit = |(k, o): &(&Key, &Arc<Object>)| was_only && means_the_only(k.0, o, gone.0);
                 self.all.iter().find(implicit).map(|(k, _)| k)
             };
@@ -291,7 +291,8 @@ fn weight(o: &Object) -> (usize, u64) {
     let encoded = o.encode_to_vec();
     let mut hasher = DefaultHasher::new();
     hasher.write(&encoded);
-    (encoded.len(), hasher.finish())
+    // In a transaction, each has a tag and a length too.
+    (encoded.len() + 8, hasher.finish())
 }
 
 /// Whether an object names the only one of a kind by naming none.

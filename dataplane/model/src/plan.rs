@@ -26,7 +26,10 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
         };
         match (old, new) {
             (Some(old), Some(new)) => {
-                let fields = differences(&effective(*kind, old), &effective(*kind, new));
+                let mut fields = differences(&effective(*kind, old), &effective(*kind, new));
+                if *kind == Kind::Port {
+                    fields.extend(own_or_not(old, new));
+                }
                 if !fields.is_empty() {
                     items.push(item("change", fields));
                 }
@@ -48,9 +51,14 @@ pub fn effective(kind: Kind, o: &Object) -> Map<String, Value> {
 
 /// Fields with the defaults of those that are absent.
 pub fn with_defaults(kind: Kind, mut fields: Map<String, Value>) -> Map<String, Value> {
+    // What a group does not set has no value there.
+    if kind == Kind::Group {
+        return fields;
+    }
     for f in &meta::of(kind).fields {
         let default = match (&f.default, f.holds) {
             (Some(d), Type::Number) => d.parse::<u64>().map(Value::from).unwrap_or_else(|_| d.as_str().into()),
+            (Some(d), Type::Flag) => (d == "true").into(),
             (Some(d), _) => d.as_str().into(),
             (None, Type::Flag) => false.into(),
             (None, _) => continue,
@@ -64,6 +72,19 @@ pub fn with_defaults(kind: Kind, mut fields: Map<String, Value>) -> Map<String, 
         }
     }
     fields
+}
+
+/// Settings of a port that are its own and the default, and were not, or the other way round: with a group, that differs.
+fn own_or_not(old: &Object, new: &Object) -> Vec<String> {
+    let (old, new) = (old.fields(), new.fields());
+    let may_come_from_a_group =
+        |f: &&meta::Field| meta::of(Kind::Group).field(&f.name).is_some() && f.default.is_some();
+    let one = |f: &meta::Field| match (old.get(&f.name), new.get(&f.name)) {
+        (None, Some(v)) if Some(text(v)) == f.default => Some(format!("{}: (default) -> {}", f.name, text(v))),
+        (Some(v), None) if Some(text(v)) == f.default => Some(format!("{}: {} -> (default)", f.name, text(v))),
+        _ => None,
+    };
+    meta::of(Kind::Port).settings().filter(may_come_from_a_group).filter_map(one).collect()
 }
 
 /// The settings of an object.
@@ -136,7 +157,7 @@ mod tests {
     use super::*;
     use crate::{
         Change,
-        v1::{Acl, Bridge, Port},
+        v1::{Acl, Bridge, Group, Port},
     };
 
     fn port(name: &str, vlan: Option<u32>) -> Object {
@@ -167,6 +188,22 @@ mod tests {
         assert_eq!(said(&bridge(None), &bridge(Some(5))), ["change bridge b ageing_s: 300 -> 5"]);
         let settings = Objects::of([crate::v1::Dataplane { idle: "adaptive".into(), ..Default::default() }.into()]);
         assert!(items(&Objects::default(), &settings).is_empty());
+    }
+
+    /// A port's own value holds against that of a group, also if it is the default.
+    #[test]
+    fn a_default_of_a_ports_own_is_a_difference() {
+        let port = |mtu, protected| {
+            let groups = vec!["g".into()];
+            Objects::of([
+                Port { name: "p".into(), kind: "tap".into(), groups, mtu, protected, ..Default::default() }.into()
+            ])
+        };
+        assert_eq!(said(&port(None, None), &port(Some(1500), None)), ["change port p mtu: (default) -> 1500"]);
+        assert_eq!(said(&port(None, Some(false)), &port(None, None)), ["change port p protected: false -> (default)"]);
+        assert_eq!(said(&port(Some(1500), None), &port(Some(9000), None)), ["change port p mtu: 1500 -> 9000"]);
+        let group = |protected| Objects::of([Group { name: "g".into(), protected, ..Default::default() }.into()]);
+        assert_eq!(said(&group(None), &group(Some(false))), ["change group g protected: (default) -> false"]);
     }
 
     #[test]

@@ -175,6 +175,16 @@ impl VlanMode {
         }
     }
 
+    /// Whether a port of this mode carries every VLAN.
+    pub fn carries_all(&self) -> bool {
+        match self {
+            VlanMode::Access { .. } | VlanMode::Dot1qTunnel { .. } => false,
+            VlanMode::Trunk { vlans }
+            | VlanMode::NativeTagged { vlans, .. }
+            | VlanMode::NativeUntagged { vlans, .. } => vlans.is_all(),
+        }
+    }
+
     /// Whether a port of this mode carries a VLAN.
     pub fn carries(&self, vid: u16) -> bool {
         match self {

@@ -117,6 +117,15 @@ fn a_group_moves_its_ports_and_a_ports_own_value_wins() {
     assert!(!a.reaches("10.66.0.2", 1));
     host.dunlin("port set a --vlan 10");
     assert!(a.reaches("10.66.0.2", 3));
+    // Also a default of the port's own, against the group's.
+    host.dunlin("group set web --admin down");
+    host.dunlin("wait-until port-down a");
+    let said = host.dunlin("port set a --admin up");
+    assert!(said.contains("admin: (default) -> up"), "{said}");
+    host.dunlin("wait-until port-up a --timeout 60");
+    assert!(a.reaches("10.66.0.2", 3));
+    let why = host.refused("port set a --vlan default --vlan-mode trunk");
+    assert!(why.contains("port 'a': trunks: are missing") && why.contains("group 'web'"), "{why}");
     // It is the same after a restart of the dataplane.
     host.kill_dataplane();
     host.start_dataplane();

@@ -31,8 +31,50 @@ pub(super) struct Index {
     remotes: OrdMap<(String, IpAddr, Tunnel), usize>,
 }
 
-/// Takes networks that are touched out of the index.
-pub(super) fn leave_index(r: &mut Resolved, touched: &BTreeSet<Key>) {
+/// Sums that are limited, because they are memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    pub prefixes: usize,
+    pub rules: usize,
+    pub combinations: usize,
+}
+
+impl Totals {
+    /// Whether they are within the limits with the object of a key.
+    pub fn check(&self, (kind, name): &Key) -> Result<(), Bad> {
+        let what = [
+            ("rules", self.rules, limits::ALL_RULES, "with it all lists have more than", "rules"),
+            (
+                "rules",
+                self.combinations,
+                limits::ALL_COMBINATIONS,
+                "with it all lists have more than",
+                "combinations of addresses and ports",
+            ),
+            (
+                "addresses",
+                self.prefixes,
+                limits::ALL_PREFIXES,
+                "with it all sets have more than",
+                "prefixes, written out",
+            ),
+        ];
+        match what.into_iter().find(|(_, n, most, ..)| n > most) {
+            Some((field, _, most, why, of)) => Err(Bad::new(label(*kind, name), field, format!("{why} {most} {of}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes what is touched out of the index and the totals.
+pub(super) fn leave(r: &mut Resolved, touched: &BTreeSet<Key>) {
+    for set in of_kind(touched, Kind::Set).filter_map(|name| r.sets.get(name)) {
+        r.totals.prefixes -= set.len();
+    }
+    for acl in of_kind(touched, Kind::Acl).filter_map(|name| r.acls.get(name)) {
+        r.totals.rules -= acl.rules.len();
+        r.totals.combinations -= acl.combinations;
+    }
     for name in of_kind(touched, Kind::Network) {
         let Some(n) = r.networks.get(name) else { continue };
         if let Some(vlan) = &n.vlan {
@@ -79,30 +121,6 @@ fn sums(r: &Resolved, bad: &mut Vec<Bad>) {
     if let Some((name, _)) = r.ports.iter().nth(limits::PORTS) {
         let why = format!("one too many: a dataplane holds {} ports", limits::PORTS);
         bad.push(Bad::new(label(Kind::Port, name), "name", why));
-    }
-    let (mut rules, mut combinations) = (0, 0);
-    for (name, acl) in &r.acls {
-        let object = || label(Kind::Acl, name);
-        rules += acl.rules.len();
-        if rules > limits::ALL_RULES {
-            let first = acl.rules.len() + limits::ALL_RULES + 1 - rules;
-            let why = format!("rule {first} is one too many: a host has at most {} in all", limits::ALL_RULES);
-            return bad.push(Bad::new(object(), "rules", why));
-        }
-        combinations += acl.combinations;
-        if combinations > limits::ALL_COMBINATIONS {
-            let most = limits::ALL_COMBINATIONS;
-            let why = format!("with it all lists have more than {most} combinations of addresses and ports");
-            return bad.push(Bad::new(object(), "rules", why));
-        }
-    }
-    let mut prefixes = 0;
-    for (name, set) in &r.sets {
-        prefixes += set.len();
-        if prefixes > limits::ALL_PREFIXES {
-            let why = format!("with it all sets have more than {} prefixes, written out", limits::ALL_PREFIXES);
-            return bad.push(Bad::new(label(Kind::Set, name), "addresses", why));
-        }
     }
     let (ports, vteps, remotes) = (r.ports.len(), r.vteps.len(), r.index.remotes.len());
     if let Some(v) = r.vteps.keys().next().filter(|_| ports + vteps + remotes > limits::NUMBERED) {
@@ -241,6 +259,19 @@ fn static_mac(r: &Resolved, m: &StaticSpec) -> Result<(), (&'static str, String)
             Some(_) => Ok(()),
         },
     }
+}
+
+/// Ports that a change makes trunks of all VLANs: what isolated them is gone.
+pub(super) fn opened(before: &Resolved, after: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
+    let opens = |name: &&String| {
+        let (Some(b), Some(a)) = (before.ports.get(*name), after.ports.get(*name)) else { return false };
+        !b.policy.vlan.carries_all() && a.policy.network.is_none() && a.policy.vlan.carries_all()
+    };
+    let warning = |name: &String| {
+        let bridge = &after.ports[name].policy.bridge;
+        format!("port '{name}': vlan: has none any more, and carries all VLANs of bridge '{bridge}' as a trunk")
+    };
+    of_kind(touched, Kind::Port).filter(opens).map(warning).collect()
 }
 
 /// Ports whose frames can be too large for the tunnels of a network; those that `touched` has to do with.

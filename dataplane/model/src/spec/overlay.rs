@@ -216,7 +216,8 @@ impl Vtep {
         if !v.gateway.is_empty() {
             let all = if address.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             let default = v1::Route { to: all.into(), via: vec![v.gateway.clone()], ..Default::default() };
-            vtep.routes.push(route(&format!("route '{all}'"), &vtep, &default)?);
+            let default = route(object, &vtep, &default);
+            vtep.routes.push(default.map_err(|e| Bad { field: "gateway".into(), ..e })?);
         }
         Ok(vtep)
     }

@@ -41,7 +41,7 @@ impl Switch {
         for (name, ..) in self.closing(&plan) {
             self.close_device(&name);
         }
-        let touched = plan.next.touched;
+        let (touched, decided) = (plan.next.touched, plan.next.decided);
         let old_topology = std::mem::replace(&mut self.topology, plan.topology);
         let old_configuration = std::mem::replace(&mut self.configuration, plan.next.configuration);
         // Links that went up or down since the plan was made.
@@ -81,7 +81,12 @@ impl Switch {
         self.flush_untracked(&before);
         drop(before);
         self.follow_acls(&old_topology, &old_configuration);
-        self.problems.retain(|p| !Kind::from_word(&p.kind).is_some_and(|k| touched.contains(&(k, p.name.clone()))));
+        let objects = self.configuration.objects();
+        let stays = |p: &v1::Problem| {
+            let key = Kind::from_word(&p.kind).map(|kind| (kind, p.name.clone()));
+            key.is_some_and(|k| !decided.contains(&k) && (!t.replace || objects.get(k.0, &k.1).is_some()))
+        };
+        self.problems.retain(stays);
         self.problems.extend(problems);
         self.follow_entries();
         self.end_overlay_counts();

@@ -3,10 +3,10 @@
 //!
 //! | what does not fit | a change by the operator | a restore, or another try (`per_object`) |
 //! |---|---|---|
-//! | a field, a reference | refuses the transaction | that object is a [`v1::Problem`]; the rest is applied |
+//! | a field, a reference (control has checked them: it is of another version) | refuses the transaction | that object is a [`v1::Problem`], and stays what it was; the rest is applied |
 //! | a device that can't be opened or is not permitted, an MTU that a device refuses | refuses the transaction | that port has no device; the rest is applied |
 //! | a core that is no worker here | refuses the transaction | the port runs on the other cores named, else on any |
-//! | a device that is missing already | its port's policy changes | the same |
+//! | a device that is missing, or a core that is no worker, already | its port's policy changes | the same |
 //! | a static address without room in the mac table | a problem | the same |
 //! | another base generation, a sum of segments or numbers that is too large | refuses the transaction | the same |
 
@@ -25,9 +25,9 @@ use dunlin_engine::{
 use dunlin_model::{
     Bad, Change, Configuration, Kind,
     check::label,
+    configuration::Possible,
     objects::Key,
     spec::{DeviceSpec, PortSpec},
-    v1::Object,
 };
 
 use super::{PortSide, Switch};
@@ -78,9 +78,9 @@ impl Problems {
         Problems { per_object: t.per_object, list: Vec::new() }
     }
 
-    /// Refuses the transaction, or notes what of an object can't be in force.
-    pub fn refuse(&mut self, (kind, name): (Kind, &str), field: &str, why: String) -> Result<(), Refused> {
-        if !self.per_object {
+    /// Refuses the transaction, or notes what of an object can't be in force; the latter too, if it `was` so before.
+    pub fn refuse(&mut self, (kind, name): (Kind, &str), field: &str, why: String, was: bool) -> Result<(), Refused> {
+        if !self.per_object && !was {
             return Err(Refused::Bad(vec![Bad::new(label(kind, name), field, why)]));
         }
         self.note((kind, name), field, why);
@@ -105,6 +105,8 @@ impl Problems {
 pub(super) struct Next {
     pub configuration: Configuration,
     pub touched: BTreeSet<Key>,
+    /// Those, and what was deleted or left out: problems of before are not theirs any more.
+    pub decided: BTreeSet<Key>,
 }
 
 impl Next {
@@ -113,33 +115,26 @@ impl Next {
     /// # Errors
     /// They do not fit; per object, not even without those that are wrong.
     pub fn of(now: &Configuration, t: &v1::Transaction, problems: &mut Problems) -> Result<Self, Refused> {
-        // What was left out before can't be removed.
         let key = |k: &dunlin_model::v1::Key| Some((Kind::from_word(&k.kind)?, k.name.clone()));
-        let is_there = |(kind, name): &Key| now.objects().get(*kind, name).is_some();
-        let delete: Vec<Key> = t.delete.iter().filter_map(key).filter(is_there).collect();
-        let mut set = t.set.clone();
-        loop {
-            let change = Change { replace: t.replace, rename: Vec::new(), delete: delete.clone(), set: set.clone() };
-            let bad = match now.changed(change) {
-                Ok((configuration, touched)) => return Ok(Next { configuration, touched }),
-                Err(bad) => bad,
-            };
-            let is_bad = |o: &Object| {
-                let name = o.kind().map_or_else(|| "object".to_owned(), |kind| label(kind, &o.name()));
-                bad.iter().find(|b| b.object == name)
-            };
-            let before = set.len();
-            if problems.per_object {
-                set.retain(|o| {
-                    let Some(b) = is_bad(o) else { return true };
-                    problems.note((o.kind().unwrap_or(Kind::Dataplane), &o.name()), &b.field, &b.why);
-                    false
-                });
-            }
-            if set.len() == before {
-                return Err(Refused::Bad(bad));
-            }
+        let deleted: Vec<Key> = t.delete.iter().filter_map(key).collect();
+        // What was left out before can't be removed.
+        let delete = deleted.iter().filter(|(kind, name)| now.objects().get(*kind, name).is_some()).cloned().collect();
+        let change = Change { replace: t.replace, rename: Vec::new(), delete, set: t.set.clone() };
+        let possible = match problems.per_object {
+            true => now.changed_as_far_as_possible(&change),
+            false => now.changed(change).map(|(configuration, touched)| Possible {
+                configuration,
+                touched,
+                left_out: Vec::new(),
+            }),
+        };
+        let Possible { configuration, touched, left_out } = possible.map_err(Refused::Bad)?;
+        let mut decided: BTreeSet<Key> = touched.iter().cloned().chain(deleted).collect();
+        for ((kind, name), b) in left_out {
+            problems.note((kind, &name), &b.field, b.why);
+            decided.insert((kind, name));
         }
+        Ok(Next { configuration, touched, decided })
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &String> {
@@ -255,13 +250,15 @@ impl Switch {
             let (at, cores) = (&spec.attachment, &self.options.cores);
             let (pinned, others): (Vec<usize>, Vec<usize>) =
                 at.workers.iter().map(|c| *c as usize).partition(|c| cores.contains(c));
+            // What was a problem already stops no change of other settings.
+            let same = self.configuration.resolved().ports.get(name).is_some_and(|b| b.attachment == *at);
             if let Some(c) = others.first() {
                 let why = format!("core {c} is no worker; there are {cores:?}");
-                problems.refuse((Kind::Port, name), "workers", why)?;
+                problems.refuse((Kind::Port, name), "workers", why, same)?;
             }
             let forbidden = Permit::get().check(&at.device).err();
-            if let Some(why) = forbidden.clone().filter(|_| !problems.per_object) {
-                problems.refuse((Kind::Port, name), at.device.resource().0, why)?;
+            if let Some(why) = forbidden.clone().filter(|_| !problems.per_object && !same) {
+                problems.refuse((Kind::Port, name), at.device.resource().0, why, false)?;
             }
             let there = self.ports.get(name);
             let waiting = there.is_some_and(|p| p.is_waiting() && p.spec == at.device);

@@ -91,7 +91,8 @@ impl Applier {
         let mut problems = Problems::of(t);
         let mut next = Next::of(&now, t, &mut problems)?;
         if t.replace {
-            next.touched.extend(again);
+            next.touched.extend(again.iter().cloned());
+            next.decided.extend(again);
         }
         self.note("compiling access lists".into());
         let lists = next.compile(self.workers)?;
