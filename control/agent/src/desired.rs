@@ -64,6 +64,8 @@ pub struct Desired {
     leases: Mutex<Leases>,
     /// Held while leases are stored: an older copy never replaces a newer one.
     saving_leases: tokio::sync::Mutex<()>,
+    /// Objects of the store that this release does not accept: the next change takes them out.
+    left_out: Mutex<Vec<objects::Key>>,
     /// What control itself can't do now, by what it concerns.
     warnings: Mutex<BTreeMap<&'static str, String>>,
     started: Instant,
@@ -131,7 +133,7 @@ impl Desired {
     /// The store can't be read, or holds a configuration that can't be.
     pub fn load(store: Store, link: Link) -> anyhow::Result<Self> {
         let Stored { objects, revision, identities: known, leases, pending } = store.load()?;
-        let (configuration, left_out) = restored(objects)?;
+        let (configuration, left_out, warning) = restored(objects)?;
         let identities = identify(&known, configuration.resolved(), configuration.resolved());
         if identities != known {
             store.save_identities(&identities)?;
@@ -153,7 +155,8 @@ impl Desired {
             events: broadcast::channel(EVENTS_KEPT).0,
             leases: Mutex::new(leases),
             saving_leases: tokio::sync::Mutex::new(()),
-            warnings: Mutex::new(left_out.into_iter().map(|w| ("store", w)).collect()),
+            left_out: Mutex::new(left_out),
+            warnings: Mutex::new(warning.into_iter().map(|w| ("store", w)).collect()),
             started: Instant::now(),
         })
     }
@@ -387,16 +390,22 @@ impl Desired {
 
     async fn save(&self, before: &Arc<Current>, next: &Arc<Current>, record: Record) -> Result<(), StoreError> {
         let (store, before, next) = (self.store.clone(), before.clone(), next.clone());
+        let left_out = self.left_out.lock().clone();
         blocking(move || {
             store.save(&Saved {
                 before: before.objects(),
                 after: next.objects(),
+                left_out: &left_out,
                 identities: next.identities(),
                 record: &record,
                 pending: next.pending.as_ref(),
             })
         })
-        .await
+        .await?;
+        if !std::mem::take(&mut *self.left_out.lock()).is_empty() {
+            self.warn("store", None);
+        }
+        Ok(())
     }
 
     /// Access lists with what their rules counted; none while the dataplane is down.
@@ -508,17 +517,37 @@ fn identify(before: &Identities, from: &Resolved, to: &Resolved) -> Identities {
 ///
 /// # Errors
 /// The rest can't be, either.
-fn restored(objects: Objects) -> Result<(Configuration, Option<String>), Refused> {
+fn restored(objects: Objects) -> Result<(Configuration, Vec<objects::Key>, Option<String>), Refused> {
     let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
     let change = objects::Change { set, ..Default::default() };
     let possible = Configuration::default().changed_as_far_as_possible(&change).map_err(Refused::Bad)?;
-    let left_out: Vec<String> = possible.left_out.iter().map(|(_, why)| why.to_string()).collect();
-    let warning = (!left_out.is_empty()).then(|| {
-        let objects = left_out.join("; ");
+    for ((kind, name), why) in &possible.left_out {
+        let fields = objects.get(*kind, name).map(|o| serde_json::Value::Object(o.fields()).to_string());
+        tracing::error!("left out, because this release does not accept it: {why}: {}", fields.unwrap_or_default());
+    }
+    let warning = possible.left_out.first().map(|(_, why)| {
+        let n = possible.left_out.len();
         format!(
-            "the store has objects that this release does not accept, and that are left out; set them again: {objects}"
+            "{n} objects of the store are left out, because this release does not accept them; the log has them, and the \
+             next change removes them: {why}"
         )
     });
-    warning.iter().for_each(|w| tracing::error!("{w}"));
-    Ok((possible.configuration, warning))
+    Ok((possible.configuration, possible.left_out.into_iter().map(|(key, _)| key).collect(), warning))
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_model::v1::Port;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_accepted_any_more_is_left_out_and_named() {
+        let port = |name: &str, mtu| Port { name: name.into(), kind: "tap".into(), mtu, ..Default::default() }.into();
+        let (configuration, left_out, warning) =
+            restored(Objects::of([port("good", None), port("bad", Some(1))])).unwrap();
+        assert_eq!(configuration.resolved().ports.keys().collect::<Vec<_>>(), ["good"]);
+        assert_eq!(left_out, [(Kind::Port, "bad".to_owned())]);
+        assert!(warning.is_some_and(|w| w.contains("port 'bad': mtu: 1 is not in 68 to 9216")));
+    }
 }

@@ -1,12 +1,7 @@
 //! The history of changes, and the way back.
 
 use dunlin_control_api::v1::Revision;
-use dunlin_model::{
-    Kind, Objects,
-    objects::{Change, Key},
-    plan,
-    v1::Item,
-};
+use dunlin_model::{Kind, Objects, objects::Key, plan, v1::Item};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -64,16 +59,22 @@ impl Record {
             before: (size <= MAX_CHANGES).then_some(before),
         }
     }
+}
 
-    /// For the API.
-    pub fn message(self) -> Revision {
-        Revision {
-            revision: self.revision,
-            unix_ms: self.unix_ms,
-            user: self.user,
-            command: self.command,
-            items: self.items,
-        }
+/// A change without the way back, which may be large.
+#[derive(Debug, Deserialize)]
+pub struct Summary {
+    revision: u64,
+    unix_ms: u64,
+    user: String,
+    command: String,
+    items: Vec<Item>,
+}
+
+impl From<Summary> for Revision {
+    fn from(s: Summary) -> Self {
+        let Summary { revision, unix_ms, user, command, items } = s;
+        Revision { revision, unix_ms, user, command, items }
     }
 }
 
@@ -86,32 +87,18 @@ fn size_of(v: &Value) -> usize {
     }
 }
 
-/// The change that goes back over `records`, the newest first, all of them.
+/// Takes a change back.
 ///
 /// # Errors
-/// One of them does not have what was there before.
-pub fn back(now: &Objects, records: &[Record]) -> Result<Change, String> {
-    let mut objects = now.clone();
-    for r in records {
-        let Some(before) = &r.before else {
-            return Err(format!("revision {} changed too much for the way back to be kept", r.revision));
-        };
-        objects = apply(&objects, before)?;
-    }
-    let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
-    Ok(Change { replace: true, set, ..Default::default() })
-}
-
-fn apply(objects: &Objects, before: &[Before]) -> Result<Objects, String> {
-    let mut set = Vec::new();
-    let mut gone = std::collections::BTreeSet::new();
+/// It does not have what was there before.
+pub fn undo(objects: &mut Objects, r: Record) -> Result<(), String> {
+    let Some(before) = r.before else {
+        return Err(format!("revision {} changed too much for the way back to be kept", r.revision));
+    };
     for b in before {
         let kind = Kind::from_word(&b.kind).ok_or_else(|| format!("kind '{}' is not known here", b.kind))?;
-        gone.insert((kind, b.name.clone()));
-        if let Some(fields) = &b.fields {
-            set.push(kind.object(fields.clone()).map_err(|e| e.to_string())?);
-        }
+        let object = b.fields.map(|f| kind.object(f)).transpose().map_err(|e| e.to_string())?;
+        objects.set((kind, b.name), object);
     }
-    let kept = objects.iter().filter(|(k, _)| !gone.contains(*k)).map(|(_, o)| (**o).clone());
-    Ok(Objects::of(kept.chain(set)))
+    Ok(())
 }

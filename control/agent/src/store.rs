@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    ops::RangeBounds,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -17,6 +18,7 @@ use dunlin_model::{
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -57,6 +59,8 @@ pub struct Stored {
 pub struct Saved<'a> {
     pub before: &'a Objects,
     pub after: &'a Objects,
+    /// Objects of the store that this release does not accept: they go.
+    pub left_out: &'a [dunlin_model::objects::Key],
     pub identities: &'a Identities,
     pub record: &'a Record,
     pub pending: Option<&'a Pending>,
@@ -295,6 +299,9 @@ impl Store {
                         None => drop(table.remove(&*key).map_err(|e| fail(&e))?),
                     }
                 }
+                for (kind, name) in s.left_out.iter().filter(|(kind, name)| s.after.get(*kind, name).is_none()) {
+                    table.remove(&*format!("{kind}/{name}")).map_err(|e| fail(&e))?;
+                }
                 let mut history = t.open_table(HISTORY).map_err(|e| fail(&e))?;
                 let octets = serde_json::to_vec(s.record).map_err(|e| fail(&e))?;
                 let revision = s.record.revision;
@@ -325,23 +332,29 @@ impl Store {
         })
     }
 
-    /// The changes from `since` on, the newest first.
+    /// Reads changes, the newest first, one at a time, until `take` has enough.
     ///
     /// # Errors
     /// The file can't be read.
-    pub fn history(&self, since: u64) -> Result<Vec<Record>, StoreError> {
+    pub fn history<T: DeserializeOwned>(
+        &self,
+        revisions: impl RangeBounds<u64>,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<(), StoreError> {
         self.read(|t| {
-            let Some(table) = self.table(t, HISTORY)? else { return Ok(Vec::new()) };
-            let range = table.range(since..).map_err(|e| self.fail(e))?;
-            let record = |e: Result<(redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
-                json(e.map_err(|e| self.fail(e))?.1.value()).map_err(|e| self.fail(format!("history: {e}")))
-            };
-            range.rev().map(record).collect()
+            let Some(table) = self.table(t, HISTORY)? else { return Ok(()) };
+            for entry in table.range::<u64>(revisions).map_err(|e| self.fail(e))?.rev() {
+                let (_, octets) = entry.map_err(|e| self.fail(e))?;
+                if !take(json(octets.value()).map_err(|e| self.fail(format!("history: {e}")))?) {
+                    break;
+                }
+            }
+            Ok(())
         })
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(octets: &[u8]) -> Result<T, String> {
+fn json<T: DeserializeOwned>(octets: &[u8]) -> Result<T, String> {
     serde_json::from_slice(octets).map_err(|e| e.to_string())
 }
 
@@ -411,7 +424,14 @@ mod tests {
         let record = Record { revision, ..Default::default() };
         let identities = [("web1".to_owned(), 7)].into();
         let (before, after) = (store.load().unwrap().objects, objects(n));
-        let saved = Saved { before: &before, after: &after, identities: &identities, record: &record, pending: None };
+        let saved = Saved {
+            before: &before,
+            after: &after,
+            left_out: &[],
+            identities: &identities,
+            record: &record,
+            pending: None,
+        };
         store.save(&saved).unwrap();
     }
 
@@ -434,7 +454,13 @@ mod tests {
         for revision in [1, 2, KEPT + 1, KEPT + 2] {
             save(&store, 1, revision);
         }
-        let kept: Vec<u64> = store.history(0).unwrap().iter().map(|r| r.revision).collect();
+        let mut kept: Vec<u64> = Vec::new();
+        store
+            .history(.., |r: Record| {
+                kept.push(r.revision);
+                true
+            })
+            .unwrap();
         assert_eq!(kept, [KEPT + 2, KEPT + 1]);
     }
 

@@ -57,6 +57,14 @@ fn one(d: &Definition, f: &Field) {
     println!("{}.{}: {}\n", d.kind, f.name, f.help);
     let range = f.range.map(|(least, most)| format!("{least} to {most}"));
     let list = |all: &[String]| all.join(", ");
+    let part = match d.kind {
+        Kind::Port if f.is_attachment => "attachment: stays with the host when the VM moves",
+        _ if ["description", "labels"].contains(&f.name.as_str()) => "",
+        Kind::Port if meta::of(Kind::Group).field(&f.name).is_some_and(|g| !g.is_key) => {
+            "policy: moves with the VM; a port group can have it"
+        }
+        _ => "",
+    };
     output::facts(&[
         ("type", type_of(f)),
         ("default", f.default.clone().unwrap_or_default()),
@@ -65,6 +73,7 @@ fn one(d: &Definition, f: &Field) {
         ("refers to", f.names.or(f.mentions).map(|k| k.to_string()).unwrap_or_default()),
         ("only for", list(&f.only_for)),
         ("only with", f.needs.clone().unwrap_or_default()),
+        ("part", part.to_owned()),
         ("option", if f.is_key { String::new() } else { format!("--{}", f.option) }),
     ]);
 }

@@ -247,7 +247,7 @@ fn put(fields: &mut Map<String, Value>, f: &Field, given: &[String]) -> Result<(
 }
 
 /// The object with the settings that were given.
-pub fn with_settings(kind: Kind, object: &Object, m: &ArgMatches) -> anyhow::Result<Object> {
+fn with_settings(kind: Kind, object: &Object, m: &ArgMatches, files: &Files) -> anyhow::Result<Object> {
     let d = meta::of(kind);
     let label = dunlin_control_api::model::check::label(kind, &object.name());
     let mut fields = object.fields();
@@ -262,14 +262,28 @@ pub fn with_settings(kind: Kind, object: &Object, m: &ArgMatches) -> anyhow::Res
         fields.remove(&f.name);
     }
     for f in d.settings() {
-        if let Some(mut given) = many(m, &f.name) {
-            if let Some(path) = given.first().filter(|p| f.is_file && *p != DEFAULT) {
-                given = lines(Path::new(path)).with_context(|| format!("{label}: {}", f.name))?;
-            }
+        if let Some(lines) = files.get(&f.name) {
+            fields.insert(f.name.clone(), lines.clone());
+        } else if let Some(given) = many(m, &f.name) {
             put(&mut fields, f, &given).map_err(|e| anyhow!("{label}: {}: {e}", f.name))?;
         }
     }
     kind.object(fields).with_context(|| label)
+}
+
+/// Lines of the files that options name, by setting.
+type Files = Map<String, Value>;
+
+/// Reads the files that options name: once, because standard input can't be read again when a change is tried again.
+fn files(kind: Kind, m: &ArgMatches) -> anyhow::Result<Files> {
+    let mut all = Files::new();
+    for f in meta::of(kind).settings().filter(|f| f.is_file) {
+        if let Some(path) = one(m, &f.name).filter(|p| p != DEFAULT && !p.is_empty()) {
+            let read = lines(Path::new(&path)).with_context(|| format!("{kind}: {}", f.name))?;
+            all.insert(f.name.clone(), read.into());
+        }
+    }
+    Ok(all)
 }
 
 /// The lines of a file, without comments and empty ones.
@@ -293,6 +307,7 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
     }
     let name = name_of(kind, m);
     let port = one(m, "port").filter(|_| kind == Kind::Mac);
+    let files = files(kind, m)?;
     let only = [Some(key(kind, name)), port.map(|p| key(Kind::Port, p))].into_iter().flatten().collect();
     let plan = s
         .change_of(only, |objects| {
@@ -308,7 +323,7 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
                 let name = new.name();
                 bail!("{kind} '{name}': there is one of that name already; change it with 'dunlin {kind} set {name}'");
             }
-            let object = with_settings(kind, there.map_or(&new, |o| &**o), m)?;
+            let object = with_settings(kind, there.map_or(&new, |o| &**o), m, &files)?;
             Ok(Change { set: vec![object], ..Default::default() })
         })
         .await?;
@@ -338,12 +353,13 @@ fn follow_port(objects: &Objects, fields: &mut Map<String, Value>, m: &ArgMatche
 }
 
 async fn set(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<()> {
+    let files = files(kind, m)?;
     let name = if kind.is_single() { dunlin_control_api::model::SETTINGS.into() } else { name_of(kind, m) };
     let plan = s
         .change_of(vec![key(kind, name.clone())], |objects| {
             let there = objects.get(kind, &name).map(|o| (**o).clone()).or_else(|| kind.implicit(&name));
             let Some(object) = there else { bail!("{}", objects.not_there(kind, &name)) };
-            Ok(Change { set: vec![with_settings(kind, &object, m)?], ..Default::default() })
+            Ok(Change { set: vec![with_settings(kind, &object, m, &files)?], ..Default::default() })
         })
         .await?;
     output::plan(&plan, s.json, false)

@@ -34,7 +34,7 @@ use crate::{
 /// The most queue pairs of one guest that are used.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
 /// The longest socket path, as the kernel has it, without the NUL.
-pub const MAX_PATH: usize = 107;
+const MAX_PATH: usize = 107;
 
 const NO_DEVICE: i32 = -1;
 /// Frames that rte_vhost_enqueue_burst and rte_vhost_dequeue_burst move at most.

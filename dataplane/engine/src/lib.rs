@@ -43,4 +43,4 @@ pub use types::{PortIdx, SegmentId};
 
 /// The most ports a dataplane holds, VTEPs and remote ones among them. Fixed so that counters and
 /// tables are flat arrays.
-pub const MAX_PORTS: usize = 4096;
+pub const MAX_PORTS: usize = dunlin_model::limits::NUMBERED;

@@ -5,7 +5,7 @@ mod harness;
 use dunlin_engine::{
     DropReason, Fps, MacAddr, Vid,
     acl::{Acl, Action, Match, Rule, state},
-    conntrack::{SessionLimits, Settings},
+    conntrack::{SessionLimits, Settings, Timeouts},
     frame::HeapFrame,
     pipeline::{Context, Now},
     security::Checks,
@@ -162,7 +162,11 @@ fn a_connection_goes_on_and_nothing_else_does() {
     s.sessions.sessions((0, 1), &Settings::default(), 1, |x| assert_eq!(x.state, "closed"));
     open(&mut s, 4000);
     // Nothing came for too long.
-    s.sessions.expire((0, 1), &Settings { tcp_open_s: 5, ..Settings::default() }, 7);
+    s.sessions.expire(
+        (0, 1),
+        &Settings { timeouts: Timeouts { tcp_open_s: 5, ..Timeouts::default() }, ..Settings::default() },
+        7,
+    );
     assert_eq!(s.sessions.statistics().sessions, 0);
 }
 

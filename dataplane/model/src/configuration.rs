@@ -5,9 +5,10 @@
 //! at as a whole ([`across`]).
 
 mod across;
+mod sets;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -15,15 +16,14 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::{
-    Bad, Change, DEFAULT_BRIDGE, Kind, Objects, SETTINGS,
+    Bad, Change, DEFAULT_BRIDGE, Kind, Objects,
     check::{self, label},
     groups, limits,
     objects::Key,
-    spec::{
-        self, AclSpec, BridgeSpec, DataplaneSpec, NetworkSpec, PortSpec, SessionsSpec, StaticSpec, Vtep, addresses,
-    },
+    spec::{self, AclSpec, BridgeSpec, DataplaneSpec, NetworkSpec, PortSpec, SessionsSpec, StaticSpec, Vtep},
     v1::{self, Object, object::Spec},
 };
+use sets::Flattened;
 
 /// See [`Configuration::changed_as_far_as_possible`].
 pub struct Possible {
@@ -120,7 +120,7 @@ impl Configuration {
         let mut next = self.resolved.clone();
         let mut bad = Vec::new();
         across::leave(&mut next, &touched);
-        let mut flattened = HashMap::new();
+        let mut flattened = Flattened::new(&objects);
         for key in &touched {
             next.resolve(&objects, key, &mut flattened).unwrap_or_else(|e| bad.push(e));
             // Before more memory is taken than any configuration may have.
@@ -289,7 +289,7 @@ impl Resolved {
         &mut self,
         objects: &'a Objects,
         (kind, name): &'a Key,
-        known: &mut HashMap<&'a str, Arc<[IpNet]>>,
+        sets: &mut Flattened<'a>,
     ) -> Result<(), Bad> {
         let there = objects.get(*kind, name);
         let object = label(*kind, name);
@@ -301,7 +301,7 @@ impl Resolved {
             (Kind::Bridge, Some(Spec::Bridge(b))) => drop(self.bridges.insert(name.clone(), b.into())),
             (Kind::Bridge, _) => drop(self.bridges.remove(name)),
             (Kind::Set, Some(_)) => {
-                let prefixes = flatten(objects, name, &mut vec![name], known)?;
+                let prefixes = sets.prefixes(name)?;
                 self.totals.prefixes += prefixes.len();
                 self.sets.insert(name.clone(), prefixes);
             }
@@ -353,14 +353,24 @@ fn port(objects: &Objects, o: &Object, p: &v1::Port) -> Result<PortSpec, Bad> {
     match Kind::Port.object(all.fields).map(|o| o.spec) {
         Ok(Some(Spec::Port(p))) => {
             let spec = PortSpec::new(&p)?;
-            let left = all.left.first().filter(|_| spec.policy.vlan.carries_all());
-            left.map_or(Ok(spec), |group| {
-                let why = format!(
-                    "are missing: the port has VLAN settings of its own, so that those of group '{group}' do not hold, and \
-                     would carry all VLANs. Name those that it carries, or unset vlan_mode"
-                );
-                Err(Bad::new(object(), "trunks", why))
-            })
+            if spec.policy.network.is_some() {
+                return Ok(spec);
+            }
+            let unfit = |field: &str, why: String| Err(Bad::new(object(), field, why));
+            match (&all.bridge_left, all.left.first()) {
+                (Some(group), _) if p.bridge.is_empty() => unfit(
+                    "bridge",
+                    format!("is missing: that of group '{group}' belongs to its VLANs, which do not hold here"),
+                ),
+                (_, Some(group)) if spec.policy.vlan.carries_all() => {
+                    let why = "the port would carry all VLANs. Name those that it carries";
+                    unfit(
+                        "trunks",
+                        format!("are missing: the VLAN settings of group '{group}' do not hold here, and {why}"),
+                    )
+                }
+                _ => Ok(spec),
+            }
         }
         Ok(_) => Err(Bad::new(object(), "groups", "they do not fit")),
         Err(e) => Err(Bad::new(object(), "groups", e.to_string())),
@@ -384,51 +394,6 @@ fn vtep(objects: &Objects, object: &str, v: &v1::Vtep) -> Result<Vtep, Bad> {
         }
     }
     Ok(vtep)
-}
-
-/// The prefixes of a set, those of the sets that it names among them; each set is looked at once.
-fn flatten<'a>(
-    objects: &'a Objects,
-    name: &'a str,
-    way: &mut Vec<&'a str>,
-    known: &mut HashMap<&'a str, Arc<[IpNet]>>,
-) -> Result<Arc<[IpNet]>, Bad> {
-    if let Some(prefixes) = known.get(name) {
-        return Ok(prefixes.clone());
-    }
-    let bad = |why: String| Bad::new(label(Kind::Set, name), "addresses", why);
-    let Some(Some(Spec::Set(set))) = objects.get(Kind::Set, name).map(|o| &o.spec) else {
-        return Err(bad("there is none of that name".into()));
-    };
-    let mut prefixes = BTreeSet::new();
-    for text in &set.addresses {
-        let Some(inner) = text.strip_prefix('@') else {
-            prefixes.extend(addresses(&label(Kind::Set, name), "addresses", std::slice::from_ref(text))?);
-            continue;
-        };
-        if way.contains(&inner) {
-            return Err(bad(format!("set '{inner}' names itself: {} -> {inner}", way.join(" -> "))));
-        }
-        if way.len() == limits::DEPTH {
-            return Err(bad(format!("sets in sets, more than {} deep: {}", limits::DEPTH, way.join(" -> "))));
-        }
-        way.push(inner);
-        prefixes.extend(flatten(objects, inner, way, known)?.iter().copied());
-        way.pop();
-    }
-    if prefixes.len() > limits::PREFIXES {
-        return Err(bad(format!("more than {}", limits::PREFIXES)));
-    }
-    // A set that is another one has no copy of its own.
-    let same = set.addresses.iter().filter_map(|t| known.get(t.strip_prefix('@')?)).find(|p| p.len() == prefixes.len());
-    let prefixes: Arc<[IpNet]> = same.cloned().unwrap_or_else(|| prefixes.into_iter().collect());
-    known.insert(name, prefixes.clone());
-    Ok(prefixes)
-}
-
-/// The key of the object of a kind of which there is one.
-pub fn single(kind: Kind) -> Key {
-    (kind, SETTINGS.to_owned())
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub struct Inherited {
     pub from: BTreeMap<String, Vec<String>>,
     /// Groups whose VLAN settings do not hold, because the port or another group has some.
     pub left: Vec<String>,
+    /// One of them that has a bridge too.
+    pub bridge_left: Option<String>,
 }
 
 /// A port with what it takes from its groups: a setting that it does not have itself is that of the first group that has
@@ -45,6 +47,7 @@ pub fn inherited(objects: &Objects, port: &Object) -> Inherited {
         for f in &settings {
             let Some(value) = group.get(&f.name) else { continue };
             if f.name == "bridge" && left {
+                all.bridge_left.get_or_insert_with(|| name.clone());
                 continue;
             }
             if f.adds {

@@ -68,6 +68,14 @@ impl Objects {
         all
     }
 
+    /// Puts an object in, or takes it out, unchecked: as a store or a history has it.
+    pub fn set(&mut self, key: Key, object: Option<Object>) {
+        match object {
+            Some(o) => self.put(key, Arc::new(o)),
+            None => drop(self.take(&key)),
+        }
+    }
+
     fn put(&mut self, key: Key, object: Arc<Object>) {
         let (octets, hash) = weight(&object);
         self.take(&key);

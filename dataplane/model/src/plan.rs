@@ -28,7 +28,9 @@ pub fn items(from: &Objects, to: &Objects) -> Vec<Item> {
             (Some(old), Some(new)) => {
                 let mut fields = differences(&effective(*kind, old), &effective(*kind, new));
                 if *kind == Kind::Port {
-                    fields.extend(own_or_not(old, new));
+                    let said = |f: &String| fields.iter().any(|s| s.split(':').next() == f.split(':').next());
+                    let more: Vec<String> = own_or_not(old, new).into_iter().filter(|f| !said(f)).collect();
+                    fields.extend(more);
                 }
                 if !fields.is_empty() {
                     items.push(item("change", fields));

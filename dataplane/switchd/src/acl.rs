@@ -116,14 +116,7 @@ fn merged(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
 /// How connections are tracked, in a table with room for `capacity`.
 pub fn sessions(s: &SessionsSpec, capacity: u32) -> conntrack::Settings {
     conntrack::Settings {
-        tcp_opening_s: s.tcp_opening_s,
-        tcp_open_s: s.tcp_open_s,
-        tcp_closing_s: s.tcp_closing_s,
-        tcp_closed_s: s.tcp_closed_s,
-        udp_s: s.udp_s,
-        udp_answered_s: s.udp_answered_s,
-        icmp_s: s.icmp_s,
-        other_s: s.other_s,
+        timeouts: s.timeouts,
         max: s.max.unwrap_or(u32::MAX),
         // No port takes all there is.
         port_max: s.port_max.unwrap_or((capacity / 2).max(1)),

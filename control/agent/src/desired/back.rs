@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use dunlin_control_api::v1::{Plan, Revision};
 use dunlin_dataplane_api::unix_ms;
+use dunlin_model::objects;
 
 use super::{Current, Desired, How, Next, Refused, blocking};
-use crate::history::{self, Pending, Record};
+use crate::history::{self, Pending, Record, Summary};
 
 impl Desired {
     /// Keeps the change that waits for it; its revision.
@@ -31,10 +32,18 @@ impl Desired {
     /// The store can't be read.
     pub async fn history(&self, limit: usize, revision: u64) -> Result<Vec<Revision>, Refused> {
         let store = self.store.clone();
-        let mut records = blocking(move || store.history(revision)).await?;
-        records.retain(|r| revision == 0 || r.revision == revision);
-        records.truncate(if limit == 0 { usize::MAX } else { limit });
-        Ok(records.into_iter().map(Record::message).collect())
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let range = if revision == 0 { 0..=u64::MAX } else { revision..=revision };
+        blocking(move || {
+            let mut revisions = Vec::new();
+            store.history(range, |s: Summary| {
+                revisions.push(s.into());
+                revisions.len() < limit
+            })?;
+            Ok(revisions)
+        })
+        .await
+        .map_err(Refused::Store)
     }
 
     /// Goes back to what was configured at `revision`.
@@ -85,12 +94,23 @@ impl Desired {
             let why = format!("revision {revision}: the configuration is at {}", current.revision);
             return Err(Refused::NotThere(why));
         }
-        let store = self.store.clone();
-        let records = blocking(move || store.history(revision + 1)).await?;
-        if records.len() as u64 != current.revision - revision {
+        let (store, mut objects) = (self.store.clone(), current.objects().clone());
+        let (steps, result, objects) = blocking(move || {
+            let (mut steps, mut result) = (0, Ok(()));
+            store.history(revision + 1.., |r: Record| {
+                steps += 1;
+                result = history::undo(&mut objects, r);
+                result.is_ok()
+            })?;
+            Ok((steps, result, objects))
+        })
+        .await?;
+        result.map_err(Refused::NotThere)?;
+        if steps != current.revision - revision {
             let why = format!("revision {revision}: is not kept any more; 'dunlin history' lists them");
             return Err(Refused::NotThere(why));
         }
-        self.planned(current, history::back(current.objects(), &records).map_err(Refused::NotThere)?)
+        let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
+        self.planned(current, objects::Change { replace: true, set, ..Default::default() })
     }
 }

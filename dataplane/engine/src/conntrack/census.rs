@@ -31,20 +31,20 @@ fn phase(protocol: u8, flags: u32, s: &Settings) -> (&'static str, u32) {
     let (a, b) = (end(flags, 0), end(flags, 1));
     let answered = flags & ANSWERED != 0;
     match protocol {
-        _ if flags & REFUSED != 0 => ("refused", s.tcp_closing_s),
+        _ if flags & REFUSED != 0 => ("refused", s.timeouts.tcp_closing_s),
         TCP if a == End::Reset
             || (a == End::Closed && b >= End::Closing)
             || (b == End::Closed && a >= End::Closing) =>
         {
-            ("closed", s.tcp_closed_s)
+            ("closed", s.timeouts.tcp_closed_s)
         }
-        TCP if a >= End::Closing || b >= End::Closing => ("closing", s.tcp_closing_s),
-        TCP if a >= End::Open && b >= End::Open && answered => ("open", s.tcp_open_s),
-        TCP => ("opening", s.tcp_opening_s),
-        UDP if answered => ("answered", s.udp_answered_s),
-        UDP => ("unanswered", s.udp_s),
-        ICMP | ICMPV6 => (if answered { "answered" } else { "unanswered" }, s.icmp_s),
-        _ => (if answered { "answered" } else { "unanswered" }, s.other_s),
+        TCP if a >= End::Closing || b >= End::Closing => ("closing", s.timeouts.tcp_closing_s),
+        TCP if a >= End::Open && b >= End::Open && answered => ("open", s.timeouts.tcp_open_s),
+        TCP => ("opening", s.timeouts.tcp_opening_s),
+        UDP if answered => ("answered", s.timeouts.udp_answered_s),
+        UDP => ("unanswered", s.timeouts.udp_s),
+        ICMP | ICMPV6 => (if answered { "answered" } else { "unanswered" }, s.timeouts.icmp_s),
+        _ => (if answered { "answered" } else { "unanswered" }, s.timeouts.other_s),
     }
 }
 

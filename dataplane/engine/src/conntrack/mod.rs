@@ -28,7 +28,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-pub use dunlin_model::spec::SessionLimits;
+pub use dunlin_model::spec::{SessionLimits, Timeouts};
 
 use crate::{
     Frame, MAX_PORTS, PortIdx, SegmentId,
@@ -45,22 +45,8 @@ use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, S
 /// For how long connections are kept, in seconds since their last frame, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// TCP, before both ends have spoken.
-    pub tcp_opening_s: u32,
-    /// TCP, open.
-    pub tcp_open_s: u32,
-    /// TCP, one end has closed.
-    pub tcp_closing_s: u32,
-    /// TCP, both ends have closed, or it was reset.
-    pub tcp_closed_s: u32,
-    /// UDP that nobody has answered.
-    pub udp_s: u32,
-    /// UDP that was answered.
-    pub udp_answered_s: u32,
-    /// ICMP's questions.
-    pub icmp_s: u32,
-    /// Other protocols.
-    pub other_s: u32,
+    /// See [`Timeouts`].
+    pub timeouts: Timeouts,
     /// The most of all ports; at most what the table was made for.
     pub max: u32,
     /// The most of one port that has no [`SessionLimits`].
@@ -74,14 +60,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            tcp_opening_s: 30,
-            tcp_open_s: 86_400,
-            tcp_closing_s: 120,
-            tcp_closed_s: 10,
-            udp_s: 30,
-            udp_answered_s: 120,
-            icmp_s: 30,
-            other_s: 120,
+            timeouts: Timeouts::default(),
             max: u32::MAX,
             port_max: u32::MAX,
             unanswered_max: u32::MAX,

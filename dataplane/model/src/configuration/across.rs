@@ -265,7 +265,8 @@ fn static_mac(r: &Resolved, m: &StaticSpec) -> Result<(), (&'static str, String)
 pub(super) fn opened(before: &Resolved, after: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
     let opens = |name: &&String| {
         let (Some(b), Some(a)) = (before.ports.get(*name), after.ports.get(*name)) else { return false };
-        !b.policy.vlan.carries_all() && a.policy.network.is_none() && a.policy.vlan.carries_all()
+        let was_all = b.policy.network.is_none() && b.policy.vlan.carries_all();
+        !was_all && a.policy.network.is_none() && a.policy.vlan.carries_all()
     };
     let warning = |name: &String| {
         let bridge = &after.ports[name].policy.bridge;

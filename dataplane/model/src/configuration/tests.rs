@@ -67,7 +67,7 @@ fn defaults_are_filled_in() {
     let p = &r.ports["web1"].policy;
     assert_eq!((p.bridge.as_str(), p.mtu.get(), &p.vlan), ("br0", 1500, &VlanMode::Trunk { vlans: VlanSet::ALL }));
     assert_eq!((r.dataplane.max_sleep, r.dataplane.rebalance), (Some(Duration::from_micros(100)), false));
-    assert_eq!((r.sessions.tcp_open_s, r.sessions.max, r.sessions.midstream), (86_400, None, true));
+    assert_eq!((r.sessions.timeouts.tcp_open_s, r.sessions.max, r.sessions.midstream), (86_400, None, true));
 }
 
 /// Whatever led there, the same objects mean the same and have the same sum.
@@ -126,6 +126,60 @@ fn what_a_change_touches_is_resolved_anew() {
         ..Default::default()
     });
     assert!(bad.unwrap_err()[0].to_string().starts_with("port 'a': macs: is used by no check"));
+}
+
+/// A port's own segment holds against that of its group, unless that would open it to what the group keeps out.
+#[test]
+fn a_segment_of_the_ports_own_holds() {
+    let base = "[[bridge]]\nname = \"b1\"\n[[network]]\nname = \"blue\"\n[[network]]\nname = \"red\"\n";
+    let with = |group: &str, port: &str| {
+        let group = format!("[[group]]\nname = \"g\"\n{group}\n");
+        let port = format!("[[port]]\nname = \"p\"\nkind = \"tap\"\ngroups = [\"g\"]\n{port}\n");
+        configured(&format!("{base}{group}{port}"))
+            .map(|c| c.resolved().ports["p"].policy.clone())
+            .map_err(|bad| bad[0].to_string())
+    };
+    for group in ["network = \"red\"", "vlan = 10", "vlan = 10\nbridge = \"b1\""] {
+        assert_eq!(with(group, "network = \"blue\"").unwrap().network.as_deref(), Some("blue"), "{group}");
+    }
+    assert_eq!(with("bridge = \"b1\"", "vlan = 7").unwrap().bridge, "b1");
+    let why = with("vlan = 10\nbridge = \"b1\"", "vlan = 7").unwrap_err();
+    assert!(why.starts_with("port 'p': bridge: is missing: that of group 'g'"), "{why}");
+    assert_eq!(with("vlan = 10\nbridge = \"b1\"", "vlan = 7\nbridge = \"br0\"").unwrap().bridge, "br0");
+    let why = with("trunks = \"10,20\"", "vlan_mode = \"trunk\"").unwrap_err();
+    assert!(why.starts_with("port 'p': trunks: are missing"), "{why}");
+    assert!(with("trunks = \"10,20\"", "trunks = \"7\"").is_ok());
+}
+
+/// How deep sets may go does not depend on their names, nor on which is looked at first.
+#[test]
+fn sets_in_sets_have_a_depth() {
+    let chain = |n: usize, name: &dyn Fn(usize) -> String| {
+        let one = |i: usize| {
+            let inner = if i + 1 < n { format!("\"@{}\"", name(i + 1)) } else { "\"10.0.0.0/8\"".into() };
+            format!("[[set]]\nname = \"{}\"\naddresses = [{inner}]\n", name(i))
+        };
+        configured(&(0..n).map(one).collect::<String>())
+    };
+    for name in [&(|i| format!("s{i:02}")) as &dyn Fn(usize) -> String, &|i| format!("s{:02}", 99 - i)] {
+        assert!(chain(16, name).is_ok());
+        let why = chain(17, name).unwrap_err()[0].to_string();
+        assert!(why.contains("more than 16 deep"), "{why}");
+    }
+}
+
+/// What would take more memory than all sets may have is refused before it does.
+#[test]
+fn sets_are_not_written_out_beyond_their_limit() {
+    let set = |name: String, addresses: Vec<String>| -> v1::Object {
+        v1::AddressSet { name, addresses, ..Default::default() }.into()
+    };
+    let large = (0..65_000u32).map(|i| format!("10.{}.{}.{}", i >> 16, i >> 8 & 0xff, i & 0xff)).collect();
+    let mut all = vec![set("large".into(), large)];
+    all.extend((0..200).map(|i| set(format!("c{i}"), vec!["@large".into(), format!("192.0.2.{i}")])));
+    all.push(set("a".into(), (0..200).map(|i| format!("@c{i}")).collect()));
+    let bad = Configuration::default().changed(Change { set: all, ..Default::default() }).unwrap_err();
+    assert!(bad[0].to_string().contains("all sets have more than 4194304 prefixes"), "{}", bad[0]);
 }
 
 /// What may be there once only may change hands in one change, and is free again when its network is gone.

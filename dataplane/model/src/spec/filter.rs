@@ -83,9 +83,9 @@ impl AclSpec {
     }
 }
 
-/// Timeouts, in seconds since a connection's last frame, and limits of connection tracking.
+/// Timeouts of connection tracking, in seconds since a connection's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SessionsSpec {
+pub struct Timeouts {
     /// TCP, until both ends have sent a frame.
     pub tcp_opening_s: u32,
     /// TCP, established.
@@ -102,6 +102,13 @@ pub struct SessionsSpec {
     pub icmp_s: u32,
     /// Other protocols.
     pub other_s: u32,
+}
+
+/// Timeouts and limits of connection tracking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionsSpec {
+    /// See [`Timeouts`].
+    pub timeouts: Timeouts,
     /// The most of all ports; as many as there is room for, if absent.
     pub max: Option<u32>,
     /// The most of one port.
@@ -114,7 +121,7 @@ pub struct SessionsSpec {
 
 impl From<&Sessions> for SessionsSpec {
     fn from(s: &Sessions) -> Self {
-        SessionsSpec {
+        let timeouts = Timeouts {
             tcp_opening_s: s.tcp_opening_s.unwrap_or(defaults::SESSIONS_TCP_OPENING_S),
             tcp_open_s: s.tcp_open_s.unwrap_or(defaults::SESSIONS_TCP_OPEN_S),
             tcp_closing_s: s.tcp_closing_s.unwrap_or(defaults::SESSIONS_TCP_CLOSING_S),
@@ -123,6 +130,9 @@ impl From<&Sessions> for SessionsSpec {
             udp_answered_s: s.udp_answered_s.unwrap_or(defaults::SESSIONS_UDP_ANSWERED_S),
             icmp_s: s.icmp_s.unwrap_or(defaults::SESSIONS_ICMP_S),
             other_s: s.other_s.unwrap_or(defaults::SESSIONS_OTHER_S),
+        };
+        SessionsSpec {
+            timeouts,
             max: s.max,
             port_max: s.port_max,
             unanswered_max: s.unanswered_max,
@@ -134,5 +144,11 @@ impl From<&Sessions> for SessionsSpec {
 impl Default for SessionsSpec {
     fn default() -> Self {
         (&Sessions::default()).into()
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        SessionsSpec::default().timeouts
     }
 }

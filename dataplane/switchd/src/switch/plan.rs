@@ -3,7 +3,7 @@
 //!
 //! | what does not fit | a change by the operator | a restore, or another try (`per_object`) |
 //! |---|---|---|
-//! | a field, a reference (control has checked them: it is of another version) | refuses the transaction | that object is a [`v1::Problem`], and stays what it was; the rest is applied |
+//! | a field, a reference (control has checked them: it is of another version) | refuses the transaction | that object is a [`v1::Problem`], and is left out of a restore, or stays what it was; the rest is applied |
 //! | a device that can't be opened or is not permitted, an MTU that a device refuses | refuses the transaction | that port has no device; the rest is applied |
 //! | a core that is no worker here | refuses the transaction | the port runs on the other cores named, else on any |
 //! | a device that is missing, or a core that is no worker, already | its port's policy changes | the same |
