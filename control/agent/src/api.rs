@@ -16,7 +16,7 @@ use dunlin_dataplane_api::{
 use dunlin_model::{Kind, v1::Key};
 use tokio_stream::{
     Stream, StreamExt,
-    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+    wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError},
 };
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
@@ -96,6 +96,43 @@ impl v1::control_server::Control for Server {
         };
         let whole = v1::Configured { objects, revision: current.revision };
         Ok(Response::new(Box::pin(tokio_stream::iter(parts::split(whole).into_iter().map(Ok)))))
+    }
+
+    type WatchConfigStream = Streamed<v1::Changed>;
+
+    async fn watch_config(
+        &self,
+        r: Request<v1::WatchConfigRequest>,
+    ) -> Result<Response<Self::WatchConfigStream>, Status> {
+        let (known, desired) = (r.into_inner().revision, self.0.clone());
+        let (tx, out) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut revisions = desired.revisions.subscribe();
+            let mut last = Some(desired.current()).filter(|c| known == Some(c.revision));
+            loop {
+                revisions.borrow_and_update();
+                let now = desired.current();
+                if last.as_ref().is_none_or(|l| l.revision != now.revision) {
+                    let (set, delete) = now.target.changes_since(last.as_ref().map(|l| &*l.target));
+                    let (replace, revision) = (last.is_none(), now.revision);
+                    let mut parts = parts::split(v1::Changed { replace, revision, set, delete, more: false });
+                    let most = parts.len() - 1;
+                    for (i, mut part) in parts.drain(..).enumerate() {
+                        (part.revision, part.more) = (revision, i < most);
+                        // A watcher may have gone.
+                        if tx.send(Ok(part)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                last = Some(now);
+                tokio::select! {
+                    () = tx.closed() => return,
+                    changed = revisions.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
     }
 
     async fn apply(&self, r: Request<Streaming<v1::Change>>) -> Result<Response<v1::Plan>, Status> {

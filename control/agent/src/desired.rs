@@ -21,7 +21,7 @@ use dunlin_dataplane_api::{unix_ms, v1 as dp};
 use dunlin_model::{Bad, Configuration, Kind, Objects, configuration::Resolved, objects, plan, spec::PortSpec};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{Notify, broadcast},
+    sync::{Notify, broadcast, watch},
     time::timeout,
 };
 
@@ -55,6 +55,8 @@ pub struct Desired {
     turn: tokio::sync::Mutex<()>,
     /// Wakes reconciliation.
     pub stored: Notify,
+    /// The revision, for those that watch the configuration.
+    pub revisions: watch::Sender<u64>,
     pub restarts: AtomicU64,
     /// The dataplane forwards by what this new store does not have: the next change replaces it.
     pub take_over: AtomicBool,
@@ -148,6 +150,7 @@ impl Desired {
             })),
             turn: tokio::sync::Mutex::new(()),
             stored: Notify::new(),
+            revisions: watch::channel(revision).0,
             restarts: AtomicU64::new(0),
             take_over: AtomicBool::new(false),
             applied: AtomicU64::new(0),
@@ -325,6 +328,7 @@ impl Desired {
         plan.pending.clone_from(&pending);
         self.link.set_pending(pending);
         *self.current.write() = next;
+        self.revisions.send_replace(plan.revision);
         self.forget_leases().await;
         if !plan.in_force {
             self.stored.notify_one();

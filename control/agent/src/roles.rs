@@ -3,8 +3,18 @@
 use dunlin_dataplane_api::socket::peer::Role;
 
 /// Methods that change nothing. Every other one, a new one too, is for operators.
-const READ_ONLY: &[&str] =
-    &["GetStatus", "GetConfig", "Diff", "GetHistory", "ListMacs", "ListAcls", "ListSessions", "Trace", "Watch"];
+const READ_ONLY: &[&str] = &[
+    "GetStatus",
+    "GetConfig",
+    "WatchConfig",
+    "Diff",
+    "GetHistory",
+    "ListMacs",
+    "ListAcls",
+    "ListSessions",
+    "Trace",
+    "Watch",
+];
 
 /// The role that the method of this path needs.
 pub fn needs(path: &str) -> Role {

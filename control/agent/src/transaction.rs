@@ -41,7 +41,7 @@ impl Target {
         dp::Transaction {
             replace: true,
             generation: self.generation,
-            set: objects.iter().map(|(_, o)| Object::clone(o)).collect(),
+            set: self.changes_since(None).0,
             ports: self.runtime(objects.of_kind(Kind::Port).map(|(name, _)| name), leases),
             ..Default::default()
         }
@@ -49,16 +49,9 @@ impl Target {
 
     /// What leads here from another target.
     pub fn step_from(&self, from: &Target, leases: &Leases) -> dp::Transaction {
-        let objects = self.configuration.objects();
-        let (mut set, mut delete, mut ports) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (kind, name) in from.configuration.objects().differing(objects) {
-            match objects.get(*kind, name) {
-                Some(o) => set.push(Object::clone(o)),
-                None => delete.push(Key { kind: kind.word().into(), name: name.clone() }),
-            }
-        }
+        let (set, delete) = self.changes_since(Some(from));
         let is_other = |(name, identity): &(&String, &u64)| from.identities.get(*name) != Some(identity);
-        ports.extend(self.identities.iter().filter(is_other).map(|(name, _)| name.as_str()));
+        let ports = self.identities.iter().filter(is_other).map(|(name, _)| name.as_str());
         dp::Transaction {
             generation: self.generation,
             base_generation: Some(from.generation),
@@ -67,6 +60,22 @@ impl Target {
             ports: self.runtime(ports, leases),
             ..Default::default()
         }
+    }
+
+    /// The objects that are set and removed on the way here from another target; all, without one.
+    pub fn changes_since(&self, from: Option<&Target>) -> (Vec<Object>, Vec<Key>) {
+        let objects = self.configuration.objects();
+        let Some(from) = from else {
+            return (objects.iter().map(|(_, o)| Object::clone(o)).collect(), Vec::new());
+        };
+        let (mut set, mut delete) = (Vec::new(), Vec::new());
+        for (kind, name) in from.configuration.objects().differing(objects) {
+            match objects.get(*kind, name) {
+                Some(o) => set.push(Object::clone(o)),
+                None => delete.push(Key { kind: kind.word().into(), name: name.clone() }),
+            }
+        }
+        (set, delete)
     }
 
     /// The objects that problems name, once more.

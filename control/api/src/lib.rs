@@ -44,3 +44,4 @@ pub async fn connect(socket: &Path) -> Result<Client, ConnectError> {
 
 dunlin_dataplane_api::parts_of!(v1::Change, self: set, delete, rename);
 dunlin_dataplane_api::parts_of!(v1::Configured, self: objects);
+dunlin_dataplane_api::parts_of!(v1::Changed, self: set, delete);

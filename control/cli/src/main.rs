@@ -89,7 +89,7 @@ enum Command {
     /// Show what would happen to a frame, and why
     Trace(trace::Trace),
     /// Print events of ports, guests, addresses and rules that log
-    Watch,
+    Watch(watch::Watch),
     /// Print shell completions
     Completions(generate::Completions),
     /// Write man pages into a folder
@@ -180,7 +180,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let time = match (global.timeout, &command) {
-        (0, _) | (_, Some(Command::Watch)) => Duration::MAX,
+        (0, _) | (_, Some(Command::Watch(_))) => Duration::MAX,
         (s, _) => Duration::from_secs(s),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -210,7 +210,7 @@ async fn run_command(command: Command, s: &mut Connection) -> anyhow::Result<Exi
         Command::Confirm => history::confirm(s).await,
         Command::WaitUntil(c) => c.run(s).await,
         Command::Trace(c) => c.run(s).await,
-        Command::Watch => watch::run(s).await,
+        Command::Watch(w) => w.run(s).await,
         Command::Completions(_) | Command::Man(_) | Command::Explain(_) => unreachable!("done above"),
     }
     .map(|()| ExitCode::SUCCESS)

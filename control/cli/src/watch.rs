@@ -1,11 +1,48 @@
 //! `dunlin watch`: events as they happen.
 
-use dunlin_control_api::dataplane::{MacAt, MacMove, WatchRequest, event::What, port_event::Kind};
+use dunlin_control_api::{
+    dataplane::{MacAt, MacMove, WatchRequest, event::What, port_event::Kind},
+    v1::WatchConfigRequest,
+};
+use serde_json::json;
 use tokio_stream::StreamExt;
 
 use crate::connection::{Connection, status_to_error};
 
-pub async fn run(s: &mut Connection) -> anyhow::Result<()> {
+#[derive(clap::Args)]
+pub struct Watch {
+    /// Changes of the configuration, in place of events: all objects at first, then what each change sets and removes
+    #[arg(long)]
+    config: bool,
+}
+
+impl Watch {
+    pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
+        if self.config { config(s).await } else { events(s).await }
+    }
+}
+
+async fn config(s: &mut Connection) -> anyhow::Result<()> {
+    let request = WatchConfigRequest::default();
+    let mut changes = s.client.watch_config(request).await.map_err(|e| status_to_error(&e))?.into_inner();
+    while let Some(c) = changes.next().await {
+        let c = c.map_err(|e| status_to_error(&e))?;
+        if s.json {
+            let set: Vec<_> =
+                c.set.iter().filter_map(|o| Some(json!({ "kind": o.kind()?.word(), "fields": o.fields() }))).collect();
+            let delete: Vec<_> = c.delete.iter().map(|k| json!({ "kind": k.kind, "name": k.name })).collect();
+            println!("{}", json!({ "revision": c.revision, "replace": c.replace, "set": set, "delete": delete }));
+            continue;
+        }
+        let set = c.set.iter().filter_map(|o| Some(format!("set {} {}", o.kind()?, o.name())));
+        for what in set.chain(c.delete.iter().map(|k| format!("delete {} {}", k.kind, k.name))) {
+            println!("revision {}: {what}", c.revision);
+        }
+    }
+    Ok(())
+}
+
+async fn events(s: &mut Connection) -> anyhow::Result<()> {
     let mut events = s.client.watch(WatchRequest {}).await.map_err(|e| status_to_error(&e))?.into_inner();
     while let Some(event) = events.next().await {
         let event = event.map_err(|e| status_to_error(&e))?;

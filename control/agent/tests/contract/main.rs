@@ -15,10 +15,10 @@ use dunlin_control_api::{
     Client, connect,
     model::{
         Objects,
-        v1::{Acl, AddressSet, Bridge, Config, Port},
+        v1::{Acl, AddressSet, Bridge, Config, Key, Port},
     },
     parts,
-    v1::{Change, ConfigRequest, ConfirmRequest, Plan, RollbackRequest, Status, StatusRequest},
+    v1::{Change, ConfigRequest, ConfirmRequest, Plan, RollbackRequest, Status, StatusRequest, WatchConfigRequest},
 };
 use fake::{Fake, Fate, set_ports};
 
@@ -332,6 +332,28 @@ async fn a_change_is_taken_back_though_a_device_is_gone() {
     let problems = control.status().await.dataplane.unwrap().info.unwrap().problems;
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].name, "away");
+}
+
+/// A watcher of the configuration has at first all of it, then each change; one that knows the revision has changes alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_can_be_watched() {
+    let (mut control, _fake) = Control::start("watch").await;
+    let revision = control.set(ports(&[port("a"), port("b")])).await.revision;
+    let mut all = control.client.watch_config(WatchConfigRequest::default()).await.unwrap().into_inner();
+    let known = WatchConfigRequest { revision: Some(revision) };
+    let mut changes = control.client.watch_config(known).await.unwrap().into_inner();
+    let first = all.message().await.unwrap().unwrap();
+    assert_eq!((first.replace, first.revision, first.set.len(), first.more), (true, revision, 2, false));
+    control.set(ports(&[Port { mtu: Some(9000), ..port("a") }])).await;
+    for watcher in [&mut all, &mut changes] {
+        let c = watcher.message().await.unwrap().unwrap();
+        let names: Vec<String> = c.set.iter().map(|o| o.name()).collect();
+        assert_eq!((c.replace, c.revision, names, c.delete.len()), (false, revision + 1, vec!["a".to_owned()], 0));
+    }
+    let delete = vec![Key { kind: "port".into(), name: "b".into() }];
+    control.change(Change { delete: delete.clone(), ..Default::default() }).await.unwrap();
+    let c = changes.message().await.unwrap().unwrap();
+    assert_eq!((c.set.len(), c.delete), (0, delete));
 }
 
 /// Any revision that is kept can be gone back to, and from.
