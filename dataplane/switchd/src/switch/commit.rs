@@ -103,11 +103,10 @@ impl Switch {
     }
 
     fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
-        let (idx, placed) = self.topology.port(name).expect("planned");
-        let bridge = placed.bridge.clone();
+        let (idx, _) = self.topology.port(name).expect("planned");
         let kind = match self.ports.get_mut(name) {
             Some(p) => {
-                (p.mtu, p.bridge, p.spec, p.pinned) = (want.mtu(), bridge, want.device().clone(), want.pinned);
+                (p.mtu, p.spec, p.pinned) = (want.mtu(), want.device().clone(), want.pinned);
                 p.steered = want.spec.attachment.vmdq;
                 self.follow_pins(name);
                 v1::port_event::Kind::Changed
@@ -115,7 +114,6 @@ impl Switch {
             None => {
                 let side = PortSide {
                     idx,
-                    bridge,
                     mtu: want.mtu(),
                     spec: want.device().clone(),
                     device: Err("not opened".into()),

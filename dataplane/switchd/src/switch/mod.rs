@@ -117,7 +117,6 @@ struct WorkerSide {
 
 struct PortSide {
     idx: PortIdx,
-    bridge: String,
     mtu: u32,
     spec: DeviceSpec,
     device: Result<Device, String>,

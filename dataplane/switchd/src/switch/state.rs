@@ -154,6 +154,7 @@ impl Switch {
         let guest = device.ok().and_then(|d| d.guest());
         let (sessions, unanswered_sessions) = self.sessions.of_port(p.idx);
         let guest_queues = p.guest_queues();
+        let placed = self.topology.port(name).map(|(_, s)| s);
         v1::PortState {
             identity: self.topology.identity(name),
             leases: self.leases(name),
@@ -161,8 +162,8 @@ impl Switch {
             sessions,
             unanswered_sessions,
             name: name.into(),
-            bridge: if is_hidden(&p.bridge) { String::new() } else { p.bridge.clone() },
-            network: self.topology.port(name).and_then(|(_, s)| s.network.clone()).unwrap_or_default(),
+            bridge: placed.map(|s| s.bridge.clone()).filter(|b| !is_hidden(b)).unwrap_or_default(),
+            network: placed.and_then(|s| s.network.clone()).unwrap_or_default(),
             up: p.up,
             error: p.device.as_ref().err().filter(|_| p.is_waiting()).cloned().unwrap_or_default(),
             admin_down: p.device.is_err() && !p.is_waiting(),
