@@ -524,7 +524,7 @@ fn identify(before: &Identities, from: &Resolved, to: &Resolved) -> Identities {
 fn restored(objects: Objects) -> Result<(Configuration, Vec<objects::Key>, Option<String>), Refused> {
     let set = objects.iter().map(|(_, o)| (**o).clone()).collect();
     let change = objects::Change { set, ..Default::default() };
-    let possible = Configuration::default().changed_as_far_as_possible(&change).map_err(Refused::Bad)?;
+    let possible = Configuration::default().changed_as_far_as_possible(change).map_err(Refused::Bad)?;
     for ((kind, name), why) in &possible.left_out {
         let fields = objects.get(*kind, name).map(|o| serde_json::Value::Object(o.fields()).to_string());
         tracing::error!("left out, because this release does not accept it: {why}: {}", fields.unwrap_or_default());

@@ -15,7 +15,6 @@ use dunlin_model::{
 use crate::leases::{Identities, Leases, now_s};
 
 /// What the dataplane is to hold.
-#[derive(Clone)]
 pub struct Target {
     pub configuration: Configuration,
     pub identities: Identities,

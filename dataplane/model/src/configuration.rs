@@ -1,8 +1,8 @@
 //! A configuration that is checked: objects, and what they mean. Both processes hold one, and change it by the same code:
 //! what control accepts, the dataplane understands.
 //!
-//! A change resolves anew what it touches: its objects, and those that are made of them. What must fit together is looked
-//! at as a whole ([`across`]).
+//! A change resolves what it touches again: its objects, and those that are made of them. [`across`] checks that the
+//! result fits together.
 
 mod across;
 mod sets;
@@ -19,7 +19,7 @@ use crate::{
     Bad, Change, DEFAULT_BRIDGE, Kind, Objects,
     check::{self, label},
     groups, limits,
-    objects::Key,
+    objects::{Key, keys_of_kind},
     spec::{self, AclSpec, BridgeSpec, DataplaneSpec, NetworkSpec, PortSpec, SessionsSpec, StaticSpec, Vtep},
     v1::{self, Object, object::Spec},
 };
@@ -80,15 +80,6 @@ impl Default for Configuration {
 }
 
 impl Configuration {
-    /// Of the objects of a store.
-    ///
-    /// # Errors
-    /// All that is wrong with them.
-    pub fn of(objects: &Objects) -> Result<Self, Vec<Bad>> {
-        let set = objects.iter().map(|(_, o)| Object::clone(o)).collect();
-        Ok(Configuration::default().changed(Change { set, ..Default::default() })?.0)
-    }
-
     /// The objects.
     pub fn objects(&self) -> &Objects {
         &self.objects
@@ -136,9 +127,7 @@ impl Configuration {
     /// Objects that mean something else because of `touched`, and those themselves; in the order in which they depend on
     /// each other.
     fn affected(&self, objects: &Objects, mut touched: BTreeSet<Key>) -> BTreeSet<Key> {
-        let has = |touched: &BTreeSet<Key>, kind: Kind| {
-            touched.range((kind, String::new())..).next().is_some_and(|k| k.0 == kind)
-        };
+        let has = |touched: &BTreeSet<Key>, kind: Kind| keys_of_kind(touched, kind).next().is_some();
         if has(&touched, Kind::Set) {
             // Sets in sets, from the inside out.
             loop {
@@ -196,15 +185,7 @@ impl Configuration {
         let Some(Spec::Network(n)) = &o.spec else { return false };
         let before = self.resolved.networks.get(name).and_then(|n| n.overlay.as_ref()).map(|o| o.vtep.as_str());
         let Ok(now) = vtep_of(objects, "", &n.vtep) else { return true };
-        let address = |vtep: &str| match objects.get(Kind::Vtep, vtep).map(|o| &o.spec) {
-            Some(Some(Spec::Vtep(v))) => v.address.clone(),
-            _ => String::new(),
-        };
-        let was = self.objects.get(Kind::Vtep, now).and_then(|o| match &o.spec {
-            Some(Spec::Vtep(v)) => Some(v.address.clone()),
-            _ => None,
-        });
-        before != Some(now) || was != Some(address(now))
+        before != Some(now) || vtep_address(&self.objects, now) != vtep_address(objects, now)
     }
 
     /// What of a change from `before` is valid and will not work, or is rather a mistake. `touched` is what the change
@@ -221,11 +202,11 @@ impl Configuration {
     ///
     /// # Errors
     /// What is wrong even so.
-    pub fn changed_as_far_as_possible(&self, change: &Change) -> Result<Possible, Vec<Bad>> {
-        let mut set = change.set.clone();
+    pub fn changed_as_far_as_possible(&self, change: Change) -> Result<Possible, Vec<Bad>> {
+        let Change { replace, rename, delete, mut set } = change;
         let mut left_out = Vec::new();
         loop {
-            let change = Change { set: set.clone(), ..change.clone() };
+            let change = Change { replace, rename: rename.clone(), delete: delete.clone(), set: set.clone() };
             let bad = match self.changed(change) {
                 Ok((configuration, touched)) => return Ok(Possible { configuration, touched, left_out }),
                 Err(bad) => bad,
@@ -257,6 +238,13 @@ fn names_no_vtep(o: &Object) -> bool {
         Some(Spec::Route(r)) => r.vtep.is_empty(),
         Some(Spec::Neighbor(n)) => n.vtep.is_empty(),
         _ => true,
+    }
+}
+
+fn vtep_address<'a>(objects: &'a Objects, name: &str) -> Option<&'a str> {
+    match &objects.get(Kind::Vtep, name)?.spec {
+        Some(Spec::Vtep(v)) => Some(&v.address),
+        _ => None,
     }
 }
 
@@ -382,13 +370,17 @@ fn vtep(objects: &Objects, object: &str, v: &v1::Vtep) -> Result<Vtep, Bad> {
     let mut vtep = Vtep::new(object, v)?;
     let its = |named: &str| named == v.name || named.is_empty();
     for (name, o) in objects.of_kind(Kind::Route) {
-        if let Some(Spec::Route(r)) = o.spec.as_ref().filter(|s| matches!(s, Spec::Route(r) if its(&r.vtep))) {
+        if let Some(Spec::Route(r)) = &o.spec
+            && its(&r.vtep)
+        {
             let route = spec::route(&label(Kind::Route, name), &vtep, r)?;
             vtep.routes.push(route);
         }
     }
     for (name, o) in objects.of_kind(Kind::Neighbor) {
-        if let Some(Spec::Neighbor(n)) = o.spec.as_ref().filter(|s| matches!(s, Spec::Neighbor(n) if its(&n.vtep))) {
+        if let Some(Spec::Neighbor(n)) = &o.spec
+            && its(&n.vtep)
+        {
             let neighbor = spec::neighbor(&label(Kind::Neighbor, name), &vtep, n)?;
             vtep.neighbors.push(neighbor);
         }

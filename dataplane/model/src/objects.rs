@@ -36,6 +36,11 @@ pub struct Objects {
     sum: u64,
 }
 
+/// Names of the keys of one kind.
+pub fn keys_of_kind(keys: &BTreeSet<Key>, kind: Kind) -> impl Iterator<Item = &String> {
+    keys.range((kind, String::new())..).take_while(move |k| k.0 == kind).map(|(_, name)| name)
+}
+
 /// What is to be changed; in this order.
 #[derive(Clone, Debug, Default)]
 pub struct Change {

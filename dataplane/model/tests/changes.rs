@@ -4,7 +4,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 use dunlin_model::{
-    Change, Configuration, Kind,
+    Bad, Change, Configuration, Kind,
     v1::{Acl, AddressSet, Bridge, Group, Neighbor, Network, Object, Port, Route, StaticMac, Vtep},
 };
 use proptest::prelude::*;
@@ -151,6 +151,12 @@ fn change(step: &Step, now: &Configuration) -> Change {
     }
 }
 
+/// The configuration read at once.
+fn whole(c: &Configuration) -> Result<Configuration, Vec<Bad>> {
+    let set = c.objects().iter().map(|(_, o)| (**o).clone()).collect();
+    Configuration::default().changed(Change { set, ..Default::default() }).map(|(c, _)| c)
+}
+
 /// The step that the dataplane is sent: what differs, and nothing of names that changed.
 fn sent(from: &Configuration, to: &Configuration) -> Change {
     let mut change = Change::default();
@@ -181,7 +187,7 @@ proptest! {
         let mut dataplane = control.clone();
         for step in &steps {
             let Ok((next, _)) = control.changed(change(step, &control)) else { continue };
-            let whole = Configuration::of(next.objects());
+            let whole = whole(&next);
             prop_assert!(whole.is_ok(), "accepted, and can't be restored: {:?} after {step:?}", whole.unwrap_err());
             prop_assert_eq!(format!("{:?}", whole.unwrap()), format!("{:?}", next), "after {:?}", step);
             let there = dataplane.changed(sent(&control, &next));

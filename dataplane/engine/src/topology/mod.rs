@@ -208,7 +208,7 @@ impl Topology {
         Ok(idx)
     }
 
-    /// Says what tells a port from others that have or had its name: another one has no snooped addresses.
+    /// Sets the identity of a port: a port that is deleted and added again has another one, and no snooped addresses.
     pub fn identify(&mut self, name: &str, identity: u64) {
         if let Some(p) = self.ports.get_mut(name).filter(|p| p.identity != identity) {
             (p.identity, p.snooped) = (identity, Arc::default());

@@ -81,11 +81,6 @@ const HIDDEN: &str = "*";
 /// VLANs of one hidden bridge, which hold networks without a VLAN of their own.
 const HIDDEN_VLANS: usize = 4094;
 
-/// Where frames of a network are sent: its remotes, and its group.
-fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (IpAddr, Kind)> {
-    o.remotes.iter().copied().chain(o.group).map(|a| (a, o.kind))
-}
-
 impl Topology {
     /// Adds or changes a network; its ports are put to where it is. Whether it fits the rest is asked by
     /// [`Topology::snapshot`].
@@ -227,7 +222,7 @@ impl Topology {
         let networks = self.networks.clone();
         let mut wanted: BTreeMap<&str, BTreeSet<(IpAddr, Kind)>> = BTreeMap::new();
         for o in networks.values().filter_map(|n| n.spec.overlay.as_ref()) {
-            wanted.entry(&o.vtep).or_default().extend(destinations(o));
+            wanted.entry(&o.vtep).or_default().extend(o.destinations());
         }
         for (name, v) in &mut self.vteps {
             let wanted = wanted.remove(name.as_str()).unwrap_or_default();

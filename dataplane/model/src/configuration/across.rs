@@ -14,7 +14,7 @@ use crate::{
     Bad, Kind, Vid, Vni,
     check::label,
     limits,
-    objects::Key,
+    objects::{Key, keys_of_kind},
     spec::{NetworkSpec, OverlaySpec, Place, PortPolicy, StaticSpec, Tunnel, Vtep, VtepSpec, remote_name},
     vlan::VlanSet,
 };
@@ -68,21 +68,21 @@ impl Totals {
 
 /// Takes what is touched out of the index and the totals.
 pub(super) fn leave(r: &mut Resolved, touched: &BTreeSet<Key>) {
-    for set in of_kind(touched, Kind::Set).filter_map(|name| r.sets.get(name)) {
+    for set in keys_of_kind(touched, Kind::Set).filter_map(|name| r.sets.get(name)) {
         r.totals.prefixes -= set.len();
     }
-    for acl in of_kind(touched, Kind::Acl).filter_map(|name| r.acls.get(name)) {
+    for acl in keys_of_kind(touched, Kind::Acl).filter_map(|name| r.acls.get(name)) {
         r.totals.rules -= acl.rules.len();
         r.totals.combinations -= acl.combinations;
     }
-    for name in of_kind(touched, Kind::Network) {
+    for name in keys_of_kind(touched, Kind::Network) {
         let Some(n) = r.networks.get(name) else { continue };
         if let Some(vlan) = &n.vlan {
             r.index.vlans.remove(vlan);
         }
         let Some(o) = &n.overlay else { continue };
         r.index.vnis.remove(&(o.kind, o.vni));
-        for at in destinations(o) {
+        for at in remotes(o) {
             match r.index.remotes.get_mut(&at) {
                 Some(n) if *n > 1 => *n -= 1,
                 _ => drop(r.index.remotes.remove(&at)),
@@ -91,15 +91,11 @@ pub(super) fn leave(r: &mut Resolved, touched: &BTreeSet<Key>) {
     }
 }
 
-fn of_kind(touched: &BTreeSet<Key>, kind: Kind) -> impl Iterator<Item = &String> {
-    touched.range((kind, String::new())..).take_while(move |k| k.0 == kind).map(|(_, name)| name)
-}
-
 /// Names every object that does not fit the others, and enters networks that are touched into the index. `bad` has the
 /// objects that are wrong by themselves.
 pub(super) fn check(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
     let is_whole = bad.is_empty();
-    let touches = |kinds: &[Kind]| kinds.iter().any(|k| of_kind(touched, *k).next().is_some());
+    let touches = |kinds: &[Kind]| kinds.iter().any(|k| keys_of_kind(touched, *k).next().is_some());
     networks(r, touched, bad);
     sums(r, bad);
     if touches(&[Kind::Port]) {
@@ -130,8 +126,9 @@ fn sums(r: &Resolved, bad: &mut Vec<Bad>) {
     }
 }
 
-fn destinations(o: &OverlaySpec) -> impl Iterator<Item = (String, IpAddr, Tunnel)> {
-    o.remotes.iter().copied().chain(o.group).map(|a| (o.vtep.clone(), a, o.kind))
+/// Keys of the index: one for each address that a network sends to.
+fn remotes(o: &OverlaySpec) -> impl Iterator<Item = (String, IpAddr, Tunnel)> {
+    o.destinations().map(|(address, kind)| (o.vtep.clone(), address, kind))
 }
 
 /// Two ports on one interface would be a loop, two on one socket would be one guest's.
@@ -197,7 +194,7 @@ fn unfit_uplink(v: &VtepSpec, uplink: &PortPolicy) -> Option<(&'static str, Stri
 }
 
 fn networks(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
-    for name in of_kind(touched, Kind::Network) {
+    for name in keys_of_kind(touched, Kind::Network) {
         let Some(n) = r.networks.get(name).cloned() else { continue };
         let mut unfit = |field: &str, why: String| bad.push(Bad::new(label(Kind::Network, name), field, why));
         if let Some((bridge, vid)) = &n.vlan
@@ -209,7 +206,7 @@ fn networks(r: &mut Resolved, touched: &BTreeSet<Key>, bad: &mut Vec<Bad>) {
         if let Some(other) = r.index.vnis.insert((o.kind, o.vni), name.clone()) {
             unfit("vni", format!("{} is network '{other}' already", o.vni));
         }
-        for at in destinations(o) {
+        for at in remotes(o) {
             *r.index.remotes.entry(at).or_insert(0) += 1;
         }
         let other = match o.kind {
@@ -272,17 +269,16 @@ pub(super) fn opened(before: &Resolved, after: &Resolved, touched: &BTreeSet<Key
         let bridge = &after.ports[name].policy.bridge;
         format!("port '{name}': vlan: has none any more, and carries all VLANs of bridge '{bridge}' as a trunk")
     };
-    of_kind(touched, Kind::Port).filter(opens).map(warning).collect()
+    keys_of_kind(touched, Kind::Port).filter(opens).map(warning).collect()
 }
 
 /// Ports whose frames can be too large for the tunnels of a network; those that `touched` has to do with.
 pub(super) fn warnings(r: &Resolved, touched: &BTreeSet<Key>) -> Vec<String> {
-    let some = |kind: Kind| of_kind(touched, kind).map(String::as_str).collect::<HashSet<&str>>();
+    let some = |kind: Kind| keys_of_kind(touched, kind).map(String::as_str).collect::<HashSet<&str>>();
     let (networks, vteps, ports) = (some(Kind::Network), some(Kind::Vtep), some(Kind::Port));
     let of_vtep =
         |(name, v): (&String, &Arc<Vtep>)| vteps.contains(name.as_str()) || ports.contains(v.spec.uplink.as_str());
-    let mut joined: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
-    let mut on_bridge: HashMap<&str, Vec<(&String, &PortPolicy)>> = HashMap::new();
+    let (mut joined, mut on_bridge): (Ports<'_>, Ports<'_>) = Default::default();
     for (name, p) in r.ports.iter().map(|(n, p)| (n, &p.policy)) {
         match &p.network {
             Some(n) => joined.entry(n).or_default().push((name, p)),

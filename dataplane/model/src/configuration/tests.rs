@@ -14,6 +14,12 @@ fn configured(toml: &str) -> Result<Configuration, Vec<Bad>> {
     Configuration::default().changed(change).map(|(c, _)| c)
 }
 
+/// The same objects, read at once.
+fn whole(c: &Configuration) -> Configuration {
+    let set = c.objects().iter().map(|(_, o)| (**o).clone()).collect();
+    Configuration::default().changed(Change { set, ..Default::default() }).unwrap().0
+}
+
 fn refusal(toml: &str) -> String {
     configured(toml).unwrap_err()[0].to_string()
 }
@@ -72,7 +78,7 @@ fn defaults_are_filled_in() {
 
 /// Whatever led there, the same objects mean the same and have the same sum.
 #[test]
-fn what_a_change_touches_is_resolved_anew() {
+fn what_a_change_touches_is_resolved_again() {
     let base = r#"
         [[set]]
         name = "in"
@@ -107,9 +113,7 @@ fn what_a_change_touches_is_resolved_anew() {
     let touched = |toml: &str| {
         let config: v1::Config = toml::from_str(toml).unwrap();
         let (next, touched) = c.changed(Change { set: config.into_objects(), ..Default::default() }).unwrap();
-        let (whole, _) = Configuration::default()
-            .changed(Change { set: next.objects().iter().map(|(_, o)| (**o).clone()).collect(), ..Default::default() })
-            .unwrap();
+        let whole = whole(&next);
         assert_eq!(format!("{:?}", whole.resolved()), format!("{:?}", next.resolved()));
         assert_eq!((whole.objects().sum(), whole.objects().octets()), (next.objects().sum(), next.objects().octets()));
         touched.into_iter().map(|(k, n)| format!("{k} {n}")).collect::<Vec<_>>().join(", ")
@@ -209,7 +213,7 @@ fn vnis_and_vlans_change_hands() {
         ..Default::default()
     };
     assert!(error(&c, v.into()).starts_with("network 'c': vlan: is the underlay of vtep 'v'"));
-    let whole = Configuration::of(c.objects()).unwrap();
+    let whole = whole(&c);
     assert_eq!(format!("{:?}", whole.resolved()), format!("{:?}", c.resolved()));
 }
 

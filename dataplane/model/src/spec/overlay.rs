@@ -79,6 +79,13 @@ pub struct OverlaySpec {
     pub bindings: BTreeMap<IpAddr, MacAddr>,
 }
 
+impl OverlaySpec {
+    /// Where frames of the network are sent: its remotes, and its group.
+    pub fn destinations(&self) -> impl Iterator<Item = (IpAddr, Tunnel)> {
+        self.remotes.iter().copied().chain(self.group).map(|a| (a, self.kind))
+    }
+}
+
 /// What a remote VTEP is called: the VTEP of this host and the remote address, and the encapsulation unless that is
 /// VXLAN.
 pub fn remote_name(vtep: &str, address: IpAddr, kind: Tunnel) -> String {
@@ -128,7 +135,7 @@ pub struct Route {
 }
 
 impl NetworkSpec {
-    /// Of a network whose VTEP is `vtep`, if it goes on in tunnels.
+    /// Of a network. `vtep` is the VTEP of its tunnels, if it has a VNI.
     pub(crate) fn new(object: &str, n: &v1::Network, vtep: Option<(&str, &VtepSpec)>) -> Result<Self, Bad> {
         let bridge = if n.bridge.is_empty() { DEFAULT_BRIDGE } else { &n.bridge };
         let acls = AclNames { ingress: n.ingress_acls.clone(), egress: n.egress_acls.clone() };

@@ -10,7 +10,7 @@ use dunlin_dpdk::eal::prefer_hugepages;
 use dunlin_engine::{
     PortIdx, SegmentId, Snapshot, acl::Acl, counters::PortTotals, mac_table::Key, topology::Topology, tunnel::Role,
 };
-use dunlin_model::{Configuration, Kind, spec::Place, v1::object::Spec};
+use dunlin_model::{Configuration, Kind, objects::keys_of_kind, spec::Place, v1::object::Spec};
 
 use super::{
     PortSide, Switch,
@@ -90,7 +90,7 @@ impl Switch {
         self.problems.extend(problems);
         self.follow_entries();
         self.end_overlay_counts();
-        self.install_bindings(touched.iter().filter(|k| k.0 == Kind::Network).map(|k| &k.1));
+        self.install_bindings(keys_of_kind(&touched, Kind::Network));
         self.follow_vteps();
         let max_sleep = self.configuration.resolved().dataplane.max_sleep;
         if old_configuration.resolved().dataplane.max_sleep != max_sleep {

@@ -26,7 +26,7 @@ use dunlin_model::{
     Bad, Change, Configuration, Kind,
     check::label,
     configuration::Possible,
-    objects::Key,
+    objects::{Key, keys_of_kind},
     spec::{DeviceSpec, PortSpec},
 };
 
@@ -121,7 +121,7 @@ impl Next {
         let delete = deleted.iter().filter(|(kind, name)| now.objects().get(*kind, name).is_some()).cloned().collect();
         let change = Change { replace: t.replace, rename: Vec::new(), delete, set: t.set.clone() };
         let possible = match problems.per_object {
-            true => now.changed_as_far_as_possible(&change),
+            true => now.changed_as_far_as_possible(change),
             false => now.changed(change).map(|(configuration, touched)| Possible {
                 configuration,
                 touched,
@@ -138,7 +138,7 @@ impl Next {
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &String> {
-        self.touched.iter().filter(move |k| k.0 == kind).map(|(_, name)| name)
+        keys_of_kind(&self.touched, kind)
     }
 
     /// Compiles the ACLs that are touched, for so many workers. May take seconds: not to be called under the switch's lock.
