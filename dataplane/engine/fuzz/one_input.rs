@@ -12,7 +12,7 @@ use dunlin_engine::{
     mac_table::{Key, MacTable},
     pipeline::{Context, Now},
     security::Checks,
-    snapshot::MacLimit,
+    snapshot::{Forwarding, MacLimit},
     topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, Topology, VtepSpec},
     tunnel::Kind,
     vlan::{PriorityTags, VlanMode, VlanSet},
@@ -119,11 +119,13 @@ pub fn run(mut input: &[u8]) {
     for (i, vlan) in modes().into_iter().enumerate() {
         let spec = PortPolicy {
             vlan: vlan.clone(),
-            priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
-            protected: i == 3,
+            forwarding: Forwarding {
+                priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
+                protected: i == 3,
+                mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
+            },
             mtu: Mtu::of::<128>(),
             session_limits: SessionLimits { all: Some(40), unanswered: Some(9) },
-            mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
             storm_fps: [(i == 4).then_some(Fps::of::<3>()), None, Some(Fps::of::<5>())],
             acls: if i % 3 == 1 { filters.clone() } else { AclNames::default() },
             security: (i % 3 == 2).then(security),

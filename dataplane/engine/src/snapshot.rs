@@ -5,14 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-pub use dunlin_model::spec::MacLimit;
+pub use dunlin_model::spec::{Forwarding, MacLimit};
 
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     filter::{Filter, Lists},
     storm::StormLimits,
     tunnel::{Bindings, Role},
-    vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag},
+    vlan::{Class, PortVlans, TPID_8021Q, Tag},
 };
 
 /// Everything the stages need to know of the configuration, at one version of it.
@@ -133,14 +133,12 @@ pub struct Port {
     /// Link up, guest there: frames can leave by it. The one field that changes while workers use the snapshot, so
     /// that a link that flaps makes no snapshot.
     pub link: AtomicBool,
-    /// Frames between two protected ports are dropped.
-    pub protected: bool,
+    /// Settings that are read as they are configured.
+    pub forwarding: Forwarding,
     /// The largest payload of a frame that leaves, in octets, without Ethernet header and tag.
     pub mtu: u32,
     /// Which frames it carries, and how.
     pub vlans: PortVlans,
-    /// The tag of frames that leave without a VLAN.
-    pub priority_tags: PriorityTags,
     /// The segment of each VLAN.
     pub segments: SegmentMap,
     /// What frames without a tag are, and their segment: none if the port does not take them.
@@ -148,8 +146,6 @@ pub struct Port {
     /// The segment of frames with a VLAN's tag, where that says it all: not in a tunnel, and not at
     /// an access port, which takes none.
     pub tagged: Option<Arc<[SegmentId; 4096]>>,
-    /// See [`MacLimit`].
-    pub mac_limit: Option<MacLimit>,
     /// Shared with the snapshots before and after, so that a change refills no bucket.
     pub storm: Arc<StormLimits>,
     /// Whether it is a device, or an end of tunnels. Those have no segment in `segments`.

@@ -10,7 +10,9 @@ use std::{net::IpAddr, time::Duration};
 pub use filter::{AclSpec, DefaultAction, SessionsSpec, Timeouts, addresses};
 pub use overlay::{NetworkSpec, OverlaySpec, Route, Tunnel, Vtep, VtepSpec, remote_name};
 pub(crate) use overlay::{neighbor, route};
-pub use port::{AclNames, Attachment, Checks, DeviceSpec, MacLimit, PortPolicy, PortSpec, SecuritySpec, SessionLimits};
+pub use port::{
+    AclNames, Attachment, Checks, DeviceSpec, Forwarding, MacLimit, PortPolicy, PortSpec, SecuritySpec, SessionLimits,
+};
 
 use crate::{
     Bad, DEFAULT_BRIDGE, MacAddr, Vid, defaults,

@@ -481,8 +481,9 @@ fn ten_thousand_rules_change_in_time() {
     let all = timed(&format!("acl set big --rules {file}"));
     assert!(a.reaches("10.24.0.2", 3));
     println!("one rule among 10,000: {} ms (median of 9: {one:?}), all: {all} ms", one[4]);
-    // The bars are 100 ms and 1 s, on a machine that has the time; on any, one rule costs less than all of them.
-    assert!(one[0] < all, "{one:?}, {all} ms");
+    // The bars are 100 ms and 1 s, on a machine that has the time. On any, one rule is read and sent with its list, and
+    // costs the switch no more than the list: a difference that grows with the square of the rules is found.
+    assert!(one[0] < 5 * all, "{one:?}, {all} ms");
     let memory = host.json("acl show big")["state"]["memory_bytes"].as_u64().unwrap();
     assert!(memory < 16 << 20, "{memory}");
     // One too many.

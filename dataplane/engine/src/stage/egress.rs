@@ -77,7 +77,7 @@ pub(crate) fn burst<F: Frame>(
 /// Whether frames may go from one port to another, and the other is up.
 #[inline(always)]
 fn permit(from: &Port, to: &Port) -> Result<(), DropReason> {
-    if from.protected && to.protected {
+    if from.forwarding.protected && to.forwarding.protected {
         return Err(DropReason::Protected);
     }
     if to.is_up() { Ok(()) } else { Err(DropReason::LinkDown) }
@@ -89,7 +89,7 @@ fn form(to: &Port, class: Class) -> Result<Tag, DropReason> {
     Ok(match to.vlans.egress(class.vid()) {
         EgressForm::Refused => return Err(DropReason::EgressVlan),
         EgressForm::Tagged => Tag::new(class.tpid(), class.priority() | class.vid()),
-        EgressForm::Untagged => match to.priority_tags {
+        EgressForm::Untagged => match to.forwarding.priority_tags {
             PriorityTags::Never => Tag::NONE,
             PriorityTags::IfNonzero if class.priority() == 0 => Tag::NONE,
             _ => Tag::new(TPID_8021Q, class.priority()),

@@ -39,7 +39,7 @@ pub(crate) fn run<F: Frame>(
     let (has, mut outcomes) = (m.class.tag(), 0u64);
     for to in targets.iter().filter_map(|t| cx.snapshot.port(*t)) {
         // Neither isolation nor a link that is down is a loss worth a count here: a flood is not meant for them.
-        if to.idx == from.idx || (from.protected && to.protected) || !to.is_up() {
+        if to.idx == from.idx || (from.forwarding.protected && to.forwarding.protected) || !to.is_up() {
             continue;
         }
         if !matches!(to.role, Role::Device) {

@@ -73,21 +73,21 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
             cx.tell("learn", || format!("{} is static: nothing is learned of it", m.src.mac()));
             return Ok(false);
         }
-        let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.mac_limit.map(|l| l.limit));
+        let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit));
         cx.tell("learn", || match too_many {
             false => format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name),
             true => format!("{} would not be learned: port '{}' has as many as its limit", m.src.mac(), port.name),
         });
-        let dropped = too_many && port.mac_limit.is_some_and(|l| l.drop);
+        let dropped = too_many && port.forwarding.mac_limit.is_some_and(|l| l.drop);
         return if dropped { Err(DropReason::MacLimit) } else { Ok(false) };
     }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
     };
-    match cx.macs.learn(m.src_hash, port.idx, port.mac_limit.map(|l| l.limit)) {
+    match cx.macs.learn(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit)) {
         Learned::New => tell(None),
         Learned::Moved { from } => tell(Some(from)),
-        Learned::Limited if port.mac_limit.is_some_and(|l| l.drop) => return Err(DropReason::MacLimit),
+        Learned::Limited if port.forwarding.mac_limit.is_some_and(|l| l.drop) => return Err(DropReason::MacLimit),
         Learned::Known | Learned::Full | Learned::Limited => return Ok(false),
     }
     Ok(true)

@@ -393,7 +393,7 @@ impl Topology {
         Port {
             idx: p.idx,
             link: p.up.into(),
-            protected: p.spec.protected,
+            forwarding: p.spec.forwarding,
             mtu: p.spec.mtu.get(),
             untagged: untagged(&vlans, &segments),
             tagged: match &segments {
@@ -401,9 +401,7 @@ impl Topology {
                 _ => None,
             },
             vlans,
-            priority_tags: p.spec.priority_tags,
             segments,
-            mac_limit: p.spec.mac_limit,
             storm: p.storm.clone(),
             role: Role::Device,
             vteps: self.vteps_behind(name),

@@ -11,10 +11,10 @@ use dunlin_model::spec::remote_name;
 use super::{BridgeSpec, NetworkSpec, OverlaySpec, Topology, TopologyError, VtepSpec};
 use crate::{
     MAX_PORTS, PortIdx, SegmentId, Vid,
-    snapshot::{Port, Segment, SegmentMap, untagged},
+    snapshot::{Forwarding, Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
     tunnel::{Address, Bindings, Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
-    vlan::{Class, PortVlans, PriorityTags, TPID_8021Q, Tag, VlanMode},
+    vlan::{Class, PortVlans, TPID_8021Q, Tag, VlanMode},
 };
 
 #[derive(Clone)]
@@ -353,14 +353,12 @@ impl Topology {
         let bare = |idx, vlans: PortVlans, untagged, mtu, role, name: &Arc<str>| Port {
             idx,
             link: true.into(),
-            protected: false,
+            forwarding: Forwarding::default(),
             mtu,
             untagged,
             tagged: None,
             vlans,
-            priority_tags: PriorityTags::Never,
             segments: SegmentMap::One(SegmentId::NONE),
-            mac_limit: None,
             storm: v.storm.clone(),
             role,
             vteps: Box::new([]),

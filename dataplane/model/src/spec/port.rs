@@ -31,14 +31,10 @@ pub struct PortPolicy {
     pub network: Option<String>,
     /// Its VLANs.
     pub vlan: VlanMode,
-    /// See [`PriorityTags`].
-    pub priority_tags: PriorityTags,
-    /// Frames between two protected ports are dropped.
-    pub protected: bool,
+    /// What forwarding reads as it is configured.
+    pub forwarding: Forwarding,
     /// The largest payload of a frame in octets, without Ethernet header and tag.
     pub mtu: Mtu,
-    /// See [`MacLimit`].
-    pub mac_limit: Option<MacLimit>,
     /// Broadcast, multicast and unknown-unicast limits in frames per second.
     pub storm_fps: [Option<Fps>; 3],
     /// Its ACLs, then those of its groups.
@@ -58,10 +54,8 @@ impl PortPolicy {
             bridge: bridge.to_owned(),
             network: None,
             vlan,
-            priority_tags: PriorityTags::Never,
-            protected: false,
+            forwarding: Forwarding::default(),
             mtu: Mtu::default(),
-            mac_limit: None,
             storm_fps: [None; 3],
             acls: AclNames::default(),
             session_limits: SessionLimits::default(),
@@ -74,6 +68,18 @@ impl PortPolicy {
     pub fn carries(&self, vid: u16) -> bool {
         self.vlan.carries(vid)
     }
+}
+
+/// Settings of a port that stages of the dataplane read as they are configured. A port that is no device, such as the
+/// end of a tunnel, has the defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// See [`PriorityTags`].
+    pub priority_tags: PriorityTags,
+    /// Frames between two protected ports are dropped.
+    pub protected: bool,
+    /// See [`MacLimit`].
+    pub mac_limit: Option<MacLimit>,
 }
 
 /// Frames with a new source address above the limit of a port.
@@ -225,14 +231,16 @@ fn policy(object: &str, p: &Port) -> Result<PortPolicy, Bad> {
     let fps = |field, n: Option<u64>| n.map(|n| within(object, field, n, Fps::new)).transpose();
     Ok(PortPolicy {
         network: Some(p.network.clone()).filter(|n| !n.is_empty()),
-        priority_tags: match p.priority_tags.as_str() {
-            "if-nonzero" => PriorityTags::IfNonzero,
-            "always" => PriorityTags::Always,
-            _ => PriorityTags::Never,
+        forwarding: Forwarding {
+            priority_tags: match p.priority_tags.as_str() {
+                "if-nonzero" => PriorityTags::IfNonzero,
+                "always" => PriorityTags::Always,
+                _ => PriorityTags::Never,
+            },
+            protected: p.protected.unwrap_or_default(),
+            mac_limit: p.mac_limit.map(|limit| MacLimit { limit, drop: p.mac_limit_action != "forward" }),
         },
-        protected: p.protected.unwrap_or_default(),
         mtu: within(object, "mtu", p.mtu.unwrap_or(defaults::PORT_MTU), Mtu::new)?,
-        mac_limit: p.mac_limit.map(|limit| MacLimit { limit, drop: p.mac_limit_action != "forward" }),
         storm_fps: [
             fps("storm_broadcast_fps", p.storm_broadcast_fps)?,
             fps("storm_multicast_fps", p.storm_multicast_fps)?,

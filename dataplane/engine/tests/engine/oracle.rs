@@ -46,7 +46,7 @@ impl Oracle {
         };
         to.into_iter()
             .filter(|p| *p != from && self.ports[*p].bridge == bridge)
-            .filter(|p| !(self.ports[*p].protected && self.ports[from].protected))
+            .filter(|p| !(self.ports[*p].forwarding.protected && self.ports[from].forwarding.protected))
             .filter_map(|p| Some((p, self.leave(p, &inside)?)))
             .collect()
     }
@@ -119,7 +119,7 @@ impl Oracle {
                 _ => return None,
             },
         };
-        let priority_tag = match port.priority_tags {
+        let priority_tag = match port.forwarding.priority_tags {
             PriorityTags::Never => false,
             PriorityTags::IfNonzero => f.priority != 0,
             PriorityTags::Always => true,

@@ -3,8 +3,6 @@
 //!
 //! Frames that begin or end connections are not among them: of those the next frame of the burst may not know yet.
 
-mod harness;
-
 use dunlin_engine::{
     BURST, DropReason, MacAddr, Vid,
     acl::{Acl, Action, Match, Prefix, Rule, state},
@@ -16,8 +14,9 @@ use dunlin_engine::{
     vlan::VlanMode,
 };
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
-use harness::{Switch, spec};
 use proptest::{collection::vec, prelude::*, sample::select};
+
+use crate::harness::{Switch, spec};
 
 /// Stations: the last octet of both addresses, and the port each is behind. 9 is nobody.
 const STATIONS: [(u8, usize); 6] = [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 4)];

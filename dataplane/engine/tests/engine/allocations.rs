@@ -1,6 +1,6 @@
 //! Nothing on the way of a frame allocates, in any scenario that is measured.
 
-#[path = "../benches/scenario/mod.rs"]
+#[path = "../../benches/scenario/mod.rs"]
 mod scenario;
 
 use scenario::{Kind, Scenario};

@@ -1,7 +1,5 @@
 //! Access lists, connection tracking and port security, by what leaves and what is counted.
 
-mod harness;
-
 use dunlin_engine::{
     DropReason, Fps, MacAddr, Vid,
     acl::{Acl, Action, Match, Rule, state},
@@ -9,13 +7,14 @@ use dunlin_engine::{
     frame::HeapFrame,
     pipeline::{Context, Now},
     security::Checks,
-    snapshot::MacLimit,
+    snapshot::{Forwarding, MacLimit},
     topology::{AclNames, PortPolicy, SecuritySpec},
     trace,
     vlan::VlanMode,
 };
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use harness::{Switch, spec};
+
+use crate::harness::{Switch, spec};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const IPS: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]];
@@ -230,12 +229,15 @@ fn a_flood_of_first_packets_harms_no_connection() {
         .set_port("p1", PortPolicy { acls, session_limits, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) })
         .unwrap();
     let old: Vec<_> = (0..100).map(|i| (5000 + i, open(&mut s, 5000 + i))).collect();
-    for i in 0..100_000u32 {
+    let syn = |i: u32| {
         let [_, x, y, z] = i.to_be_bytes();
         let syn = PacketBuilder::ethernet2(MACS[0], MACS[1]).ipv4([11, x, y, z], IPS[1], 64).tcp(9, 80, 1, 9).syn();
         let mut f = Vec::new();
         syn.write(&mut f, b"").unwrap();
-        s.run(0, [HeapFrame::new(f)]);
+        HeapFrame::new(f)
+    };
+    for i in (0..100_000).step_by(50) {
+        s.run(0, (i..i + 50).map(syn));
     }
     assert_eq!(s.sessions.of_port(s.ports[1]), (150, 50));
     assert!(s.sessions.statistics().displaced > 90_000);
@@ -355,7 +357,7 @@ fn a_trace_knows_limits() {
     let mut s = switch(None, Some((stateful(), Action::Allow)));
     let limited = |s: &mut Switch| {
         let spec = PortPolicy {
-            mac_limit: Some(MacLimit { limit: 1, drop: true }),
+            forwarding: Forwarding { mac_limit: Some(MacLimit { limit: 1, drop: true }), ..Default::default() },
             storm_fps: [Some(Fps::of::<1>()), None, None],
             ..spec(VlanMode::Access { vid: Vid::of::<1>() })
         };

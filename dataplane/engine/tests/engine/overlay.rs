@@ -1,8 +1,8 @@
 //! Tunnels between switches, on any machine: what one sends, the other gets.
 
-mod harness;
-
 use std::{collections::BTreeSet, net::IpAddr};
+
+use crate::harness::Switch;
 
 use dunlin_engine::{
     DropReason, Frame, MacAddr, Mtu, Vid, Vni,
@@ -12,7 +12,6 @@ use dunlin_engine::{
     tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
-use harness::Switch;
 use proptest::prelude::*;
 
 const VNI: u32 = 0x12_3456;

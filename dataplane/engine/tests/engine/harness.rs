@@ -1,7 +1,5 @@
 //! A switch without DPDK: bursts in, what leaves out.
 
-#![allow(dead_code, reason = "not every test asks for all of it")]
-
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, MAX_PORTS, Output, Pipeline, PortIdx, SegmentId,

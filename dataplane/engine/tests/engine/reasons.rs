@@ -1,8 +1,8 @@
 //! Every reason for a drop is met by a frame, here or, where the engine can't drop by it, by name elsewhere.
 
-mod harness;
-
 use std::{collections::BTreeSet, net::IpAddr};
+
+use crate::harness::{Switch, spec};
 
 use dunlin_engine::{
     DropReason::{self, *},
@@ -12,13 +12,12 @@ use dunlin_engine::{
     frame::HeapFrame,
     mac_table::Key,
     security::Checks,
-    snapshot,
+    snapshot::{self, Forwarding},
     topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, VtepSpec},
     tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
 use etherparse::PacketBuilder;
-use harness::{Switch, spec};
 
 /// What only the programs around the engine drop by, and where that is tested.
 const ELSEWHERE: [(DropReason, &str); 6] = [
@@ -117,7 +116,7 @@ fn of_bridging(met: &mut Met) {
     s.topology.remove_port("p1");
     met.by(PortGone, &mut s, 1, [frame(mac(1), mac(2))]);
 
-    let protected = || PortPolicy { protected: true, ..access() };
+    let protected = || PortPolicy { forwarding: Forwarding { protected: true, ..Default::default() }, ..access() };
     met.by(Protected, &mut bridge([protected(), protected(), access()]), 0, [frame(mac(2), mac(1))]);
     // From a customer's VLAN that the other end does not take.
     let customer = |cvlans| spec(VlanMode::Dot1qTunnel { vid: Vid::of::<1>(), cvlans, tpid: 0x88a8 });
@@ -125,7 +124,10 @@ fn of_bridging(met: &mut Met) {
     let tagged = [&frame(mac(3), mac(1))[..12], &[0x81, 0, 0, 5, 0x88, 0xb5], &[0; 46]].concat();
     let mut s = bridge([customer(VlanSet::ALL), access(), customer(untagged)]);
     met.by(EgressVlan, &mut s, 0, [tagged]);
-    let limited = PortPolicy { mac_limit: Some(snapshot::MacLimit { limit: 1, drop: true }), ..access() };
+    let limited = {
+        let mac_limit = Some(snapshot::MacLimit { limit: 1, drop: true });
+        PortPolicy { forwarding: Forwarding { mac_limit, ..Default::default() }, ..access() }
+    };
     met.by(DropReason::MacLimit, &mut bridge([limited, access(), access()]), 0, [frame(mac(2), mac(7))]);
     let slow = PortPolicy { storm_fps: [Some(Fps::of::<1>()); 3], ..access() };
     let mut s = bridge([slow, access(), access()]);

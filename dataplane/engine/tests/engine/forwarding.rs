@@ -1,18 +1,19 @@
 //! The pipeline on any machine: against a slow oracle, on random topologies and frames, and on
 //! every truncation and many mutations of valid frames.
 
-mod harness;
-mod oracle;
-
 use dunlin_engine::{
     BURST, DropReason, Mtu, Vid,
     frame::HeapFrame,
+    snapshot::Forwarding,
     topology::{BridgeSpec, PortPolicy, Topology},
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
-use harness::{Switch, spec};
-use oracle::{Oracle, Wire};
 use proptest::prelude::*;
+
+use crate::{
+    harness::{Switch, spec},
+    oracle::{Oracle, Wire},
+};
 
 fn frame(dst: u8, src: u8, tags: &[(u16, u16)]) -> Vec<u8> {
     let mut f = vec![0x52, 0x54, 0, 0, 0, dst, 0x52, 0x54, 0, 0, 0, src];
@@ -46,9 +47,12 @@ fn modes() -> impl Strategy<Value = VlanMode> {
 fn specs() -> impl Strategy<Value = Vec<PortPolicy>> {
     let one =
         (modes(), any::<bool>(), 0usize..3, any::<bool>()).prop_map(|(vlan, protected, priority, other)| PortPolicy {
-            protected,
+            forwarding: Forwarding {
+                protected,
+                priority_tags: [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always][priority],
+                mac_limit: None,
+            },
             bridge: if other { "br1".into() } else { "br0".into() },
-            priority_tags: [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always][priority],
             ..spec(vlan)
         });
     proptest::collection::vec(one, 2..6)

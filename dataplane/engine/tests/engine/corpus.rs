@@ -1,8 +1,8 @@
 //! Replays the fuzzers' corpora, and what they found before.
 
-#[path = "../fuzz/headers_input.rs"]
+#[path = "../../fuzz/headers_input.rs"]
 mod headers_input;
-#[path = "../fuzz/one_input.rs"]
+#[path = "../../fuzz/one_input.rs"]
 mod one_input;
 
 use proptest::prelude::*;
