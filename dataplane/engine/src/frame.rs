@@ -89,7 +89,7 @@ pub trait Output<F> {
         let _ = event;
     }
 
-    /// A DHCP server gave a station an address, which [`crate::topology::Topology::snooped`] has.
+    /// A DHCP server gave a station an address, or the station gave it back, which [`crate::topology::Topology::snooped`] has.
     fn leased(&mut self) {}
 
     /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. `false` if there is no

@@ -48,7 +48,7 @@ reasons! {
     Truncated = "truncated", Rx;
     /// The source address is a group address, broadcast or all zeros.
     InvalidSource = "invalid_source", Rx;
-    /// The port does not carry the frame's VLAN.
+    /// The port does not carry the frame's VLAN; or another tag stands behind a priority tag.
     IngressVlan = "ingress_vlan", Rx;
     /// To 01-80-C2-00-00-00…0F, which stays on its link.
     ReservedMulticast = "reserved_multicast", Rx;
@@ -62,6 +62,8 @@ reasons! {
     SpoofedNd = "spoofed_nd", Rx;
     /// From a DHCP server, where there may be none.
     DhcpServer = "dhcp_server", Rx;
+    /// In DHCP, as another client, for an address that is not the port's, or as a relay.
+    SpoofedDhcp = "spoofed_dhcp", Rx;
     /// A router's advertisement or redirect, where there may be none.
     RouterAdvertisement = "router_advertisement", Rx;
     /// A rule of an ingress access list denies it: 'dunlin trace' says which.
@@ -95,7 +97,8 @@ reasons! {
     PortGone = "port_gone", Rx;
     /// Asks for segmentation or a checksum that its own headers don't allow.
     BadOffload = "bad_offload", Tx;
-    /// The port the address was learned on does not carry the frame's VLAN any more.
+    /// The port the address was learned on does not carry the frame's VLAN any more; or the frame would leave untagged
+    /// with another tag behind its own, which the next switch takes for its VLAN.
     EgressVlan = "egress_vlan", Tx;
     /// Both ports are protected from each other.
     Protected = "protected", Tx;

@@ -22,12 +22,12 @@ use crate::{
     DropReason, MacAddr,
     acl::Prefix,
     discovery::ETHERTYPE_ARP,
-    headers::{DPORT, Family, Headers, ICMPV6, SPORT, SRC, UDP},
+    headers::{DPORT, FRAGMENT, Family, Headers, ICMPV6, SPORT, SRC, UDP},
 };
 
 /// Ports of UDP (RFC 2131, RFC 8415).
 pub(crate) const DHCP_SERVER: u32 = 67;
-const DHCP_CLIENT: u32 = 68;
+pub(crate) const DHCP_CLIENT: u32 = 68;
 pub(crate) const DHCPV6_SERVER: u32 = 547;
 const DHCPV6_CLIENT: u32 = 546;
 
@@ -53,6 +53,12 @@ pub(crate) struct V4 {
 impl V4 {
     fn of(h: &Headers) -> V4 {
         V4 { src: h.words[SRC], protocol: h.protocol(), sport: h.words[SPORT], dport: h.words[DPORT] }
+    }
+
+    /// From a DHCP client to a server.
+    #[inline(always)]
+    fn is_from_client(&self) -> bool {
+        (self.protocol, self.sport, self.dport) == (UDP, DHCP_CLIENT, DHCP_SERVER)
     }
 
     /// Between the ports of DHCP, or one of them.
@@ -86,7 +92,13 @@ impl Security {
             return Err(DropReason::SpoofedMac);
         }
         match h.family {
-            Family::V4 => self.check_v4(&V4::of(h), now_s),
+            Family::V4 => {
+                let p = V4::of(h);
+                match &self.snooped {
+                    Some(_) if p.is_from_client() => self.check_dhcp(h, head, &p, now_s),
+                    _ => self.check_v4(&p, now_s),
+                }
+            }
             Family::V6 => self.check_v6(h, head, src, now_s),
             Family::Other => match h.ethertype() {
                 ETHERTYPE_ARP if c.arp => self.check_arp(head, usize::from(h.l3), src, now_s),
@@ -96,8 +108,8 @@ impl Security {
         }
     }
 
-    /// The same for a frame with a plain IPv4 packet. `passed` is who sent the one before, if that passed: mostly the
-    /// same, of whom there is nothing more to ask.
+    /// The same for a frame with a plain IPv4 packet; `None` if that is not enough to judge it. `passed` is the sender of the
+    /// one before, if that passed: mostly it is the same, of which there is nothing more to ask.
     #[inline(always)]
     pub(crate) fn check_plain(
         &self,
@@ -105,18 +117,21 @@ impl Security {
         p: &V4,
         now_s: u32,
         passed: &mut Option<(MacAddr, u32)>,
-    ) -> Result<(), DropReason> {
+    ) -> Option<Result<(), DropReason>> {
         if *passed == Some((mac, p.src)) && !p.is_dhcp() {
-            return Ok(());
+            return Some(Ok(()));
         }
         *passed = None;
-        if self.checks.mac && !self.has_mac(mac) {
-            return Err(DropReason::SpoofedMac);
+        if self.snooped.is_some() && p.is_from_client() {
+            return None;
         }
-        self.check_v4(p, now_s)?;
+        if self.checks.mac && !self.has_mac(mac) {
+            return Some(Err(DropReason::SpoofedMac));
+        }
+        let checked = self.check_v4(p, now_s);
         // By DHCP it may have passed without an address.
-        *passed = (!p.is_dhcp()).then_some((mac, p.src));
-        Ok(())
+        *passed = (checked.is_ok() && !p.is_dhcp()).then_some((mac, p.src));
+        Some(checked)
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
@@ -131,11 +146,35 @@ impl Security {
             return Err(DropReason::DhcpServer);
         }
         // Who has no address yet asks a DHCP server for one.
-        let asks = p.src == 0 && p.protocol == UDP && (p.sport, p.dport) == (DHCP_CLIENT, DHCP_SERVER);
+        let asks = p.src == 0 && p.is_from_client();
         if !c.ip || asks || self.has(Ipv4Addr::from_bits(p.src).into(), now_s) {
             return Ok(());
         }
         Err(DropReason::SpoofedIp)
+    }
+
+    /// A client's message: for itself (RFC 2131, 7), by no relay, and about no other port's address. A request to renew
+    /// (4.3.2) passes from an address that is not known yet: its acknowledgement says that it is the port's, also after
+    /// snooping was switched on, or the lease was forgotten, under a client that has one.
+    fn check_dhcp(&self, h: &Headers, head: &[u8], p: &V4, now_s: u32) -> Result<(), DropReason> {
+        let whole = h.words[FRAGMENT] == 0;
+        let message = head.get(usize::from(h.l4) + 8..).filter(|_| whole).and_then(ClientMessage::read);
+        let its_own = |m: &ClientMessage| {
+            m.relay.is_unspecified() && [Some(m.client), m.identifier].iter().flatten().all(|mac| self.has_mac(*mac))
+        };
+        let m = message.filter(its_own).ok_or(DropReason::SpoofedDhcp)?;
+        let renews = m.kind == REQUEST && m.address.to_bits() == p.src && p.src != 0;
+        if !renews && m.gives_back().is_some_and(|address| !self.has(address.into(), now_s)) {
+            return Err(DropReason::SpoofedDhcp);
+        }
+        if renews { Ok(()) } else { self.check_v4(p, now_s) }
+    }
+
+    /// Takes note of an address that the station gives back, in a message that may pass; whether that was one.
+    pub(crate) fn give_back(&self, h: &Headers, head: &[u8]) -> bool {
+        let Some(snooped) = self.snooped.as_ref().filter(|_| h.family == Family::V4) else { return false };
+        let message = head.get(usize::from(h.l4) + 8..).and_then(ClientMessage::read);
+        message.and_then(|m| m.gives_back()).is_some_and(|address| snooped.forget(address.into()))
     }
 
     /// Whether anything but its sender's addresses is asked of an IPv6 packet with these ports.
@@ -178,8 +217,7 @@ impl Security {
     fn check_nd(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
         let bad = Err(DropReason::SpoofedNd);
         // Not in fragments: RFC 6980, 5.
-        let (Some(m), Some(kind), 0) =
-            (head.get(usize::from(h.l4)..), h.ports().map(|p| p.0), h.words[crate::headers::FRAGMENT])
+        let (Some(m), Some(kind), 0) = (head.get(usize::from(h.l4)..), h.ports().map(|p| p.0), h.words[FRAGMENT])
         else {
             return bad;
         };
@@ -223,7 +261,7 @@ impl Security {
     /// Takes note of what a DHCP server gives the station, in a frame on its way to it; whether that was something.
     pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) -> bool {
         let Some(snooped) = &self.snooped else { return false };
-        if h.protocol() != UDP || h.words[crate::headers::FRAGMENT] != 0 {
+        if h.protocol() != UDP || h.words[FRAGMENT] != 0 {
             return false;
         }
         let Some(message) = head.get(usize::from(h.l4) + 8..) else { return false };
@@ -247,28 +285,92 @@ impl Security {
     }
 }
 
-/// Client, address and seconds of an acknowledgement (RFC 2131).
-fn dhcp_ack(m: &[u8]) -> Option<([u8; 6], Ipv4Addr, u32)> {
-    let (fixed, mut options) = m.split_first_chunk::<240>()?;
-    if fixed[..3] != [2, 1, 6] || fixed[236..] != [0x63, 0x82, 0x53, 0x63] {
-        return None;
+/// Kinds of messages: RFC 2132, 9.6.
+const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
+const ACK: u8 = 5;
+const RELEASE: u8 = 7;
+
+/// What a DHCP client sends (RFC 2131, 2).
+struct ClientMessage {
+    client: MacAddr,
+    /// The one of its client identifier, if that holds one.
+    identifier: Option<MacAddr>,
+    kind: u8,
+    /// The one that it has and uses.
+    address: Ipv4Addr,
+    /// The one that it asks for, or declines.
+    requested: Option<Ipv4Addr>,
+    relay: Ipv4Addr,
+}
+
+impl ClientMessage {
+    /// `None` if it can't be read, or says its kind twice or nowhere that every server looks.
+    fn read(m: &[u8]) -> Option<ClientMessage> {
+        let (fixed, options) = m.split_first_chunk::<240>()?;
+        let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+        if fixed[..3] != [1, 1, 6] || fixed[236..] != DHCP_COOKIE {
+            return None;
+        }
+        let (mut kind, mut requested, mut identifier, mut twice) = (None, None, None, false);
+        let ended = options_v4(options, |option, value| match (option, value) {
+            (53, [k]) => twice |= kind.replace(*k).is_some(),
+            (50, [a, b, c, d]) => twice |= requested.replace(Ipv4Addr::new(*a, *b, *c, *d)).is_some(),
+            // Of hardware type 1, Ethernet (RFC 2132, 9.14).
+            (61, [1, a, b, c, d, e, f]) => {
+                twice |= identifier.replace(MacAddr::from_octets([*a, *b, *c, *d, *e, *f])).is_some();
+            }
+            // Options in the place of names.
+            (52, _) => twice = true,
+            _ => {}
+        })?;
+        let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
+        let m = ClientMessage { client, identifier, kind: kind?, address: address(12), requested, relay: address(24) };
+        (ended && !twice).then_some(m)
     }
-    let (mut is_ack, mut lease_s) = (false, 0);
+
+    /// The address whose lease it ends.
+    fn gives_back(&self) -> Option<Ipv4Addr> {
+        match self.kind {
+            RELEASE => Some(self.address),
+            DECLINE => Some(self.requested.unwrap_or(Ipv4Addr::UNSPECIFIED)),
+            _ => None,
+        }
+    }
+}
+
+/// What options begin with: RFC 2132, 2.
+const DHCP_COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+
+/// Tells of each option; whether there is an end of them. `None` if one is cut.
+fn options_v4(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) -> Option<bool> {
     loop {
         match options {
             [0, rest @ ..] => options = rest,
-            [255, ..] | [] | [_] => break,
-            [kind, len, rest @ ..] => {
-                let value = rest.get(..usize::from(*len))?;
-                match (kind, value) {
-                    (53, [kind]) => is_ack = *kind == 5,
-                    (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
-                    _ => {}
-                }
-                options = &rest[usize::from(*len)..];
+            [255, ..] => return Some(true),
+            [] | [_] => return Some(false),
+            [kind, len, rest @ ..] if rest.len() >= usize::from(*len) => {
+                let (value, behind) = rest.split_at(usize::from(*len));
+                each(*kind, value);
+                options = behind;
             }
+            _ => return None,
         }
     }
+}
+
+/// Client, address and seconds of an acknowledgement (RFC 2131).
+fn dhcp_ack(m: &[u8]) -> Option<([u8; 6], Ipv4Addr, u32)> {
+    let (fixed, options) = m.split_first_chunk::<240>()?;
+    if fixed[..3] != [2, 1, 6] || fixed[236..] != DHCP_COOKIE {
+        return None;
+    }
+    let (mut is_ack, mut lease_s) = (false, 0);
+    options_v4(options, |option, value| match (option, value) {
+        (53, [kind]) => is_ack = *kind == ACK,
+        (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
+        _ => {}
+    })?;
     let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
     (is_ack && lease_s > 0 && !address.is_unspecified()).then_some((
         [fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]],
@@ -334,6 +436,13 @@ impl Snooped {
         r.high.store((bits >> 64) as u64, Relaxed);
         r.low.store(bits as u64, Relaxed);
         r.until_s.store(until_s.max(1), Release);
+    }
+
+    /// The address is not the station's any more; whether it was.
+    fn forget(&self, address: IpAddr) -> bool {
+        let bits = Self::bits(address);
+        let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        self.0.iter().find(is).is_some_and(|r| r.until_s.swap(0, Release) != 0)
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {

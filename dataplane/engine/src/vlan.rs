@@ -6,6 +6,12 @@
 
 pub use dunlin_model::vlan::{PriorityTags, TPID_8021AD, TPID_8021Q, VlanMode, VlanSet};
 
+/// Whether an EtherType is that of a VLAN tag.
+#[inline(always)]
+pub(crate) fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, TPID_8021Q | TPID_8021AD)
+}
+
 /// How a frame leaves a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EgressForm {
@@ -34,7 +40,10 @@ pub struct PortVlans {
     /// Whether frames may arrive with another VID.
     pub tagged_in: bool,
     /// The VLAN whose frames leave untagged, beside VLAN 0.
-    pub untagged_out: u16,
+    untagged_out: u16,
+    /// The same VLAN of a port whose other VLANs leave tagged: the other end of the link takes the outer tag of a frame for
+    /// its VLAN, so that these frames may have no other tag than their own.
+    pub native_out: u16,
     /// See [`Tunnel`].
     pub tunnel: Option<Box<Tunnel>>,
     /// The VLANs of frames that leave tagged, or untagged if it is VLAN 0.
@@ -51,6 +60,7 @@ impl PortVlans {
             untagged_in,
             tagged_in,
             untagged_out,
+            native_out: Self::NONE,
             tunnel: None,
             tagged_out,
         };
@@ -58,7 +68,10 @@ impl PortVlans {
             VlanMode::Access { vid } => plain(vid.get(), false, vid.get(), VlanSet::EMPTY),
             VlanMode::Trunk { vlans } => plain(0, true, Self::NONE, vlans.clone()),
             VlanMode::NativeTagged { native, .. } => plain(native.get(), true, Self::NONE, mode.carried()),
-            VlanMode::NativeUntagged { native, vlans } => plain(native.get(), true, native.get(), vlans.clone()),
+            VlanMode::NativeUntagged { native, vlans } => {
+                let native = native.get();
+                PortVlans { native_out: native, ..plain(native, true, native, vlans.clone()) }
+            }
             VlanMode::Dot1qTunnel { vid, cvlans, tpid } => {
                 let tunnel = Some(Box::new(Tunnel { cvlans: cvlans.clone(), tpid: *tpid }));
                 PortVlans { tunnel, ..plain(vid.get(), true, vid.get(), VlanSet::EMPTY) }

@@ -2,6 +2,10 @@
 //! and their windows, as van Rooij ("Real Stateful TCP Packet Filtering in IP Filter", 2001) has them, and
 //! Linux and FreeBSD after him: a segment is of the connection if it lies where the other end said it would
 //! take data, and acknowledges what that end has sent.
+//!
+//! **Ends that forgot the connection** (a crash, a restored snapshot) call again from the same port, and the other end,
+//! or this table, still has the old one. The answers of RFC 9293 (3.5.1, 3.10.7) and RFC 5961 (4.2) must pass, or the
+//! ends never agree: see [`Fit::Aside`] and [`reopens`].
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -37,6 +41,11 @@ pub(super) const SETTLED: u32 = 1 << 13;
 const SCALE: u32 = 16;
 /// Each end said its scale.
 const SCALED: u32 = 1 << 24;
+/// The end that began it sent another SYN while both ends were open; and of the acknowledgement that this SYN asks for,
+/// the lower bits, of which there is room for so many.
+const SYN_AGAIN: u32 = 1 << 14;
+const SYN_ACK: u32 = 26;
+const SYN_ACK_BITS: u32 = 0x3f;
 
 /// What a connection's state says of it at one instant.
 #[derive(Clone, Copy)]
@@ -187,6 +196,9 @@ pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u
 pub(super) enum Fit {
     /// It is of it.
     Yes,
+    /// An end has forgotten the connection and says so, or asks for another one: the segment may pass, so that both ends
+    /// agree again, and neither renews the connection nor changes its windows.
+    Aside,
     /// Out of its windows, or of no use in its state.
     No,
     /// It begins another one between the same ends, after the last was closed.
@@ -205,8 +217,10 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
         let over = mine >= End::Closing && other >= End::Closing || mine == End::Reset;
         return match (over, mine) {
             (true, _) => Fit::Anew,
-            // Sent again, or both at once; by an end that has forgotten, and will be told so by the other.
-            (_, End::Silent | End::Open) => Fit::Yes,
+            // Both at once.
+            (_, End::Silent) => Fit::Yes,
+            // Sent again, or by an end that has forgotten, and will be told so by the other.
+            (_, End::Open) => Fit::Aside,
             (_, End::Opening) if i == 0 || t.seq.wrapping_add(t.len) == state[SENT + i].load(Relaxed) => Fit::Yes,
             _ => Fit::No,
         };
@@ -215,14 +229,22 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
         // A late acknowledgement is no harm; data is.
         return if t.len == 0 { Fit::Yes } else { Fit::No };
     }
+    let opening = mine == End::Opening && t.flags & RST != 0 || other == End::Opening;
+    if (opening || t.flags & SYN != 0)
+        && let Some(fit) = fits_opening(state, i, t)
+    {
+        return fit;
+    }
     let window = |e: usize| state[WINDOW + e].load(Relaxed);
     let (my_window, its_window) = (window(i), window(1 - i));
     let (sent, limit, heard) =
         (state[SENT + i].load(Relaxed), state[LIMIT + i].load(Relaxed), state[SENT + 1 - i].load(Relaxed));
+    // Of a connection that was met in the middle, what was sent before is not known: what may be sent counts.
+    let acked = if flags & MET != 0 { state[LIMIT + 1 - i].load(Relaxed) } else { heard };
     // Until the other end was heard of, an acknowledgement must be of what it sent.
     let ack_fits = t.flags & ACK == 0
         || (t.ack == 0 && t.flags & RST != 0)
-        || (its_window != 0 && at_most(t.ack, heard) && at_most(heard.wrapping_sub(my_window.max(66_000)), t.ack));
+        || (its_window != 0 && at_most(t.ack, acked) && at_most(heard.wrapping_sub(my_window.max(66_000)), t.ack));
     if my_window == 0 {
         // Its first. It says nothing yet that could be held against it.
         return if ack_fits { Fit::Yes } else { Fit::No };
@@ -236,6 +258,64 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
     let seq_fits =
         at_most(t.seq, limit.wrapping_add(1)) && at_most(sent.wrapping_sub(its_window).wrapping_sub(1), last);
     if seq_fits && ack_fits { Fit::Yes } else { Fit::No }
+}
+
+/// What a segment of end `i` is while an end's SYN is not acknowledged; `None` if the windows say that.
+#[cold]
+fn fits_opening(state: &State, i: usize, t: &Segment) -> Option<Fit> {
+    let load = |at: usize| state[at].load(Relaxed);
+    let flags = load(FLAGS);
+    let (mine, other) = (end(flags, i), end(flags, 1 - i));
+    match t.flags & (SYN | ACK | RST) {
+        // The other end called, and this one still has an older connection: it says what it expects (RFC 5961, 4.2).
+        ACK if mine == End::Silent && other == End::Opening => Some(Fit::Aside),
+        // The answer to that (RFC 9293, 3.10.7.3): see [`note`].
+        RST if mine == End::Opening && load(WINDOW + 1 - i) == 0 && t.seq != 0 && t.seq == load(SENT + 1 - i) => {
+            Some(Fit::Aside)
+        }
+        // The same SYN answered once more, by an end that forgot its first answer, or by another station.
+        f if f == SYN | ACK && mine == End::Opening && t.ack == load(SENT + 1 - i) => Some(Fit::Yes),
+        f if f == SYN | ACK && reopens(flags, i, t) => Some(Fit::Yes),
+        _ => None,
+    }
+}
+
+/// Whether a SYN that came while both ends were open is answered by this segment: both forgot the connection of before,
+/// and it is another one from now on.
+fn reopens(flags: u32, i: usize, t: &Segment) -> bool {
+    i == 1 && end(flags, 1) > End::Opening && flags & SYN_AGAIN != 0 && flags >> SYN_ACK == t.ack & SYN_ACK_BITS
+}
+
+/// Remembers a segment of end `i` that is [`Fit::Aside`]: the SYN that may begin another connection, or what an end says
+/// of one that is older than this.
+#[cold]
+pub(super) fn note(state: &State, i: usize, t: &Segment) {
+    let flags = state[FLAGS].load(Relaxed);
+    if t.flags & (SYN | ACK) == SYN && i == 0 {
+        let asked = t.seq.wrapping_add(t.len) & SYN_ACK_BITS;
+        let with = |f: u32| Some(f & !(SYN_ACK_BITS << SYN_ACK) | SYN_AGAIN | asked << SYN_ACK);
+        let _ = state[FLAGS].fetch_update(Relaxed, Relaxed, with);
+    } else if t.flags & ACK != 0 && end(flags, i) == End::Silent {
+        // It has sent nothing of this connection: the word is free.
+        put(&state[SENT + i], t.ack);
+    }
+}
+
+/// Makes the connection the one that this SYN with ACK of end 1 opens. Window and scale of the other end's SYN are not
+/// known any more.
+#[cold]
+fn reopen(state: &State, t: &Segment) {
+    let last = t.seq.wrapping_add(t.len);
+    for (at, value) in [(SENT, t.ack), (LIMIT, t.ack.wrapping_add(t.window.max(1))), (WINDOW, 1 << 16)] {
+        put(&state[at], value);
+    }
+    for (at, value) in [(SENT, last), (LIMIT, last.wrapping_add(1 << 16)), (WINDOW, t.window.max(1))] {
+        put(&state[at + 1], value);
+    }
+    let ends = (1 << (2 * END_BITS)) - 1;
+    let stays = !(ends | SYN_AGAIN | SYN_ACK_BITS << SYN_ACK);
+    let with = |f: u32| Some(with_end(with_end(f & stays, 0, End::Open), 1, End::Opening) | MET);
+    let _ = state[FLAGS].fetch_update(Relaxed, Relaxed, with);
 }
 
 /// Whether `a` is not behind `b`, in a circle.
@@ -257,7 +337,10 @@ pub(super) fn put(word: &AtomicU32, value: u32) {
 pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     let before = state[FLAGS].load(Relaxed);
     let mut flags = before;
-    if t.flags & (SYN | ACK) == SYN && end(flags, i) > End::Opening {
+    if t.flags & SYN != 0 && end(flags, i) > End::Opening {
+        if t.flags & ACK != 0 && reopens(flags, i, t) {
+            reopen(state, t);
+        }
         return;
     }
     let load = |at: usize| state[at].load(Relaxed);
@@ -274,7 +357,7 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
             flags |= SCALED << i | scale << (SCALE + 4 * i as u32);
         }
         put(&state[SENT + i], last);
-        put(&state[LIMIT + i], if first { last } else { max(load(LIMIT + i), last) });
+        put(&state[LIMIT + i], last);
     } else if first || at_most(load(SENT + i), last) {
         put(&state[SENT + i], last);
     }
@@ -293,6 +376,9 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     if t.flags & ACK != 0 {
         let may = t.ack.wrapping_add(window.max(1));
         put(&state[LIMIT + 1 - i], max(load(LIMIT + 1 - i), may));
+        if flags & MET != 0 {
+            put(&state[SENT + 1 - i], max(load(SENT + 1 - i), t.ack));
+        }
         if end(flags, 1 - i) == End::Opening {
             flags = with_end(flags, 1 - i, End::Open);
         } else if end(flags, 1 - i) == End::Closing && t.ack == load(SENT + 1 - i) {

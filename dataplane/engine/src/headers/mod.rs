@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{
     MacAddr,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    vlan::{TPID_8021AD, TPID_8021Q},
+    vlan::is_tag,
 };
 pub(crate) use columns::{CHUNK, Columns, Heads, Mask, bits, inside, lanes, parts, set, those};
 
@@ -58,6 +58,8 @@ pub const SCTP: u8 = 132;
 
 /// The most extension headers that are looked through (RFC 8200 has each of them once but one twice).
 const MAX_EXTENSIONS: usize = 8;
+/// What is less in the place of an EtherType is the length of an IEEE 802.3 frame (3.2.6).
+const LEAST_ETHERTYPE: u16 = 0x600;
 
 /// What sort of packet is in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,12 +126,22 @@ impl Headers {
             t.map(|t| u16::from_be_bytes(*t))
         };
         let mut found = ethertype(self.l3);
-        if is_tag(found) {
+        if found.is_some_and(is_tag) {
             // A customer's tag, or one that is to hide what is behind: many a station looks behind it too.
             self.l3 += 4;
             found = ethertype(self.l3);
         }
-        self.broken = is_tag(found) || found.is_none();
+        if found.is_some_and(|length| length < LEAST_ETHERTYPE) {
+            match snap(head, self.l3.into()) {
+                Llc::Snap => {
+                    self.l3 += 8;
+                    found = ethertype(self.l3);
+                }
+                Llc::Hides => self.broken = true,
+                Llc::Other => {}
+            }
+        }
+        self.broken |= found.is_none_or(is_tag);
         self.words[ETHERTYPE] = u32::from(found.unwrap_or(0));
         match found {
             Some(ETHERTYPE_IPV4) => self.read_v4(head),
@@ -333,8 +345,25 @@ impl Layer4 {
     }
 }
 
-fn is_tag(ethertype: Option<u16>) -> bool {
-    matches!(ethertype, Some(TPID_8021Q | TPID_8021AD))
+/// What is behind the length of an IEEE 802.3 frame.
+enum Llc {
+    /// An EtherType at the end of eight octets, and its packet behind it: RFC 1042, and IEEE 802.1H for bridges.
+    Snap,
+    /// Something that some stations read as IP or ARP.
+    Hides,
+    /// Nothing of the kind: spanning tree and the like.
+    Other,
+}
+
+/// The LLC header at `at`. Its length field is not asked: stations that read such a frame do not ask it either.
+fn snap(head: &[u8], at: usize) -> Llc {
+    match head.get(at..).unwrap_or_default() {
+        [0xaa, 0xaa, 3, 0, 0, 0 | 0xf8, _, _, ..] => Llc::Snap,
+        // SNAP that is cut or is no unnumbered information; the service access points of IP and of ARP.
+        [0xaa, 0xaa, 3, a, b, c, ..] if (*a, *b, *c) != (0, 0, 0) && (*a, *b, *c) != (0, 0, 0xf8) => Llc::Other,
+        [0xaa | 0x06 | 0x98, ..] => Llc::Hides,
+        _ => Llc::Other,
+    }
 }
 
 /// Hop-by-hop options, routing, fragment, authentication, destination options, mobility, HIP, shim6.

@@ -9,7 +9,7 @@ use crate::{
         parse::Parsed,
         tunnel::{self, Again},
     },
-    vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel},
+    vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel, is_tag},
 };
 
 /// Sends one frame to one port, which has let it pass.
@@ -59,6 +59,10 @@ pub(crate) fn burst<F: Frame>(
         return false;
     }
     let Ok(want) = permit(from, to).and_then(|()| form(to, class)) else { return false };
+    // Behind a tag there may be another one, which is looked at frame by frame.
+    if class.tag().is_some() && class.vid() == to.vlans.native_out {
+        return false;
+    }
     let mut octets = all.octets;
     if let Some(f) = to.filter_for(from) {
         filter::egress_burst(cx, from, (to, f), burst, meta, out);
@@ -114,6 +118,9 @@ pub(crate) fn check<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Re
 #[inline(always)]
 pub(crate) fn check_permitted<F: Frame>(from: &Port, to: &Port, frame: &F, m: &Meta) -> Result<Tag, DropReason> {
     let want = form(to, m.class)?;
+    if m.class.vid() == to.vlans.native_out && has_another_tag(frame, m.class) {
+        return Err(DropReason::EgressVlan);
+    }
     let mut overhead = overhead(m.class);
     if from.vlans.tunnel.is_some() && customer_vid(frame.head(), false).is_some() {
         overhead += 4;
@@ -137,12 +144,18 @@ fn customer_tag<F: Frame>(tunnel: &Tunnel, frame: &F, m: &Meta) -> Result<u32, D
     Ok(if customer.is_some() { 4 } else { 0 })
 }
 
-/// The VID of the tag behind the service tag, if there is one.
+/// Whether there is a tag behind the frame's own.
+#[cold]
+fn has_another_tag<F: Frame>(frame: &F, class: Class) -> bool {
+    customer_vid(frame.head(), class.tag().is_some()).is_some()
+}
+
+/// The VID of the tag behind the frame's own, if there is one.
 fn customer_vid(head: &[u8], service_tag: bool) -> Option<u16> {
     let at = if service_tag { 16 } else { 12 };
     let h = head.get(at..at + 4)?;
     let tpid = u16::from_be_bytes([h[0], h[1]]);
-    (tpid == TPID_8021Q || tpid == crate::vlan::TPID_8021AD).then(|| u16::from_be_bytes([h[2], h[3]]) & 0x0fff)
+    is_tag(tpid).then(|| u16::from_be_bytes([h[2], h[3]]) & 0x0fff)
 }
 
 /// The frame with tag `want` instead of `has`; a copy if others own the buffer too, `None` if

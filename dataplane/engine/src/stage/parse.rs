@@ -115,6 +115,6 @@ fn tagged(port: &Port, tpid: u16, head: &[u8]) -> Result<(Class, SegmentId), Dro
     let vid = tag.tci() & Tag::VID;
     Ok(match &port.tagged {
         Some(segments) if vid != 0 => (Class::new(tag, tpid, tag.tci()), segments[vid as usize]),
-        _ => ingress_vlan::classify(port, tag),
+        _ => ingress_vlan::classify(port, tag, u16::from_be_bytes([h[16], h[17]])),
     })
 }

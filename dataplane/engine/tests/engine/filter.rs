@@ -10,14 +10,14 @@ use dunlin_engine::{
     snapshot::{Forwarding, MacLimit},
     topology::{AclNames, PortPolicy, SecuritySpec},
     trace,
-    vlan::VlanMode,
+    vlan::{VlanMode, VlanSet},
 };
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 use crate::harness::{Switch, spec};
 
-const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
-const IPS: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]];
+pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+pub(crate) const IPS: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]];
 
 fn rule(action: Action, ask: Match) -> Rule {
     Rule { action, ask, ..Rule::default() }
@@ -29,7 +29,7 @@ fn numbered(mut rules: Vec<Rule>) -> Vec<Rule> {
 }
 
 /// Two access ports; the lists are those of the second.
-fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Action)>) -> Switch {
+pub(crate) fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Action)>) -> Switch {
     let mut s = Switch::new(vec![
         spec(VlanMode::Access { vid: Vid::of::<1>() }),
         spec(VlanMode::Access { vid: Vid::of::<1>() }),
@@ -45,7 +45,7 @@ fn switch(ingress: Option<(Vec<Rule>, Action)>, egress: Option<(Vec<Rule>, Actio
     s
 }
 
-fn tcp(from: usize, ports: (u16, u16), flags: &str, seq: u32, ack: u32, payload: &[u8]) -> HeapFrame {
+pub(crate) fn tcp(from: usize, ports: (u16, u16), flags: &str, seq: u32, ack: u32, payload: &[u8]) -> HeapFrame {
     let b = PacketBuilder::ethernet2(MACS[from], MACS[1 - from]).ipv4(IPS[from], IPS[1 - from], 64);
     let mut t = b.tcp(ports.0, ports.1, seq, 10_000);
     for f in flags.chars() {
@@ -66,14 +66,34 @@ fn udp(from: usize, ports: (u16, u16)) -> HeapFrame {
     udp_as(MACS[from], IPS[from], MACS[1 - from], IPS[1 - from], ports, b"hello")
 }
 
-fn udp_as(src: [u8; 6], from: [u8; 4], dst: [u8; 6], to: [u8; 4], ports: (u16, u16), payload: &[u8]) -> HeapFrame {
+pub(crate) fn udp_as(
+    src: [u8; 6],
+    from: [u8; 4],
+    dst: [u8; 6],
+    to: [u8; 4],
+    ports: (u16, u16),
+    payload: &[u8],
+) -> HeapFrame {
     let mut f = Vec::new();
     PacketBuilder::ethernet2(src, dst).ipv4(from, to, 64).udp(ports.0, ports.1).write(&mut f, payload).unwrap();
     HeapFrame::new(f)
 }
 
+/// A message of a DHCP client (RFC 2131, 2): its kind, `chaddr`, `ciaddr`, and options behind the kind.
+pub(crate) fn dhcp_client(kind: u8, client: [u8; 6], address: [u8; 4], options: &[u8]) -> Vec<u8> {
+    let mut m = vec![0; 240];
+    (m[0], m[1], m[2]) = (1, 1, 6);
+    m[12..16].copy_from_slice(&address);
+    m[28..34].copy_from_slice(&client);
+    m[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+    m.extend([53, 1, kind]);
+    m.extend(options);
+    m.push(255);
+    m
+}
+
 /// Whether the frame leaves by the other port.
-fn passes(s: &mut Switch, from: usize, frame: HeapFrame) -> bool {
+pub(crate) fn passes(s: &mut Switch, from: usize, frame: HeapFrame) -> bool {
     let to = s.ports[1 - from].get();
     s.run(from, [frame]).sent.iter().any(|(p, _)| *p == to)
 }
@@ -120,7 +140,7 @@ fn a_rejected_sender_is_told() {
     assert!(s.run(1, [group]).sent.is_empty());
 }
 
-fn stateful() -> Vec<Rule> {
+pub(crate) fn stateful() -> Vec<Rule> {
     let states = |states| Match { states, ..Match::default() };
     vec![
         rule(Action::Allow, states(state::ESTABLISHED | state::RELATED)),
@@ -130,7 +150,7 @@ fn stateful() -> Vec<Rule> {
 }
 
 /// Opens a connection from the first station to port 80 of the second; the next sequence numbers.
-fn open(s: &mut Switch, port: u16) -> (u32, u32) {
+pub(crate) fn open(s: &mut Switch, port: u16) -> (u32, u32) {
     assert!(passes(s, 0, tcp(0, (port, 80), "S", 100, 0, b"")));
     assert!(passes(s, 1, tcp(1, (80, port), "SA", 500, 101, b"")));
     assert!(passes(s, 0, tcp(0, (port, 80), "A", 101, 501, b"")));
@@ -263,7 +283,8 @@ fn a_station_speaks_as_itself() {
     expect(udp(1, (1, 2)), None);
     expect(udp_as([2, 9, 9, 9, 9, 9], IPS[1], MACS[0], IPS[0], (1, 2), b""), Some(DropReason::SpoofedMac));
     expect(udp_as(MACS[1], [10, 0, 0, 9], MACS[0], IPS[0], (1, 2), b""), Some(DropReason::SpoofedIp));
-    expect(udp_as(MACS[1], [0; 4], [0xff; 6], [255; 4], (68, 67), b""), None);
+    let discover = dhcp_client(1, MACS[1], [0; 4], &[]);
+    expect(udp_as(MACS[1], [0; 4], [0xff; 6], [255; 4], (68, 67), &discover), None);
     expect(udp_as(MACS[1], IPS[1], MACS[0], IPS[0], (67, 68), b""), Some(DropReason::DhcpServer));
     let arp = |mac: [u8; 6], ip: [u8; 4]| {
         let mut f = [&MACS[0][..], &MACS[1], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac, &ip, &MACS[0], &IPS[0]].concat();
@@ -425,11 +446,13 @@ fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
     let padded = change(&|o| o[17] = 24);
     assert!(!passes(&mut s, 0, padded));
     // Behind a second tag that says nothing, and behind a third.
+    let trunk = || spec(VlanMode::Trunk { vlans: VlanSet::ALL });
+    let acls = AclNames { ingress: vec![], egress: vec!["out".into()] };
+    s.topology.set_port("p0", trunk()).unwrap();
+    s.topology.set_port("p1", PortPolicy { acls, ..trunk() }).unwrap();
     let tagged = |n: usize| {
         change(&|o| {
-            for _ in 0..n {
-                o.splice(12..12, [0x81, 0, 0, 0]);
-            }
+            o.splice(12..12, [&[0x81, 0, 0, 1][..], &[0x81, 0, 0, 0].repeat(n - 1)].concat());
         })
     };
     assert!(!passes(&mut s, 0, tagged(1)) && !passes(&mut s, 0, tagged(2)));

@@ -3,6 +3,7 @@
 
 mod allocations;
 mod bursts;
+mod cases;
 mod corpus;
 mod filter;
 mod forwarding;

@@ -60,7 +60,11 @@ impl Oracle {
             let inside = Inside { vid: service.get(), priority, tpid: *tpid, payload: wire.tags.clone() };
             return cvlans.contains(vid).then_some(inside);
         }
-        let payload = wire.tags.iter().skip(1).copied().collect();
+        let payload: Vec<_> = wire.tags.iter().skip(1).copied().collect();
+        // Behind a priority tag, the next switch would take it for the VLAN.
+        if vid == 0 && !payload.is_empty() {
+            return None;
+        }
         // A priority tag makes no VLAN; what it is in is decided as for an untagged frame.
         let tpid = if vid == 0 { 0x8100 } else { outer.map_or(0x8100, |(tpid, _)| tpid) };
         let inside = |vid| Some(Inside { vid, priority, tpid, payload });
@@ -119,6 +123,13 @@ impl Oracle {
                 _ => return None,
             },
         };
+        // The same behind a tag that is taken off, where others stay.
+        if !tagged
+            && !f.payload.is_empty()
+            && !matches!(port.vlan, VlanMode::Access { .. } | VlanMode::Dot1qTunnel { .. })
+        {
+            return None;
+        }
         let priority_tag = match port.forwarding.priority_tags {
             PriorityTags::Never => false,
             PriorityTags::IfNonzero => f.priority != 0,

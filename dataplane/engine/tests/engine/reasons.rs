@@ -142,6 +142,7 @@ fn of_security(met: &mut Met) {
     let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
     let (macs, ips) = (vec![MacAddr::from_octets(mac(1))], vec![]);
     let security = Some(SecuritySpec { checks, macs, ips, snoop: false });
+    let snooping = security.clone().map(|s| SecuritySpec { snoop: true, ..s });
     let mut s = bridge([access(), access(), access()]);
     s.topology.set_port("p0", PortPolicy { security, ..access() }).unwrap();
     let mut arp = [&mac(2)[..], &mac(1), &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac(1), &[10, 0, 0, 9], &mac(2)].concat();
@@ -153,6 +154,8 @@ fn of_security(met: &mut Met) {
     met.by(SpoofedArp, &mut s, 0, [arp]);
     met.by(SpoofedNd, &mut s, 0, [icmpv6(1, &advertised)]);
     met.by(DhcpServer, &mut s, 0, [udp(1, 2, (67, 68))]);
+    s.topology.set_port("p0", PortPolicy { security: snooping, ..access() }).unwrap();
+    met.by(SpoofedDhcp, &mut s, 0, [udp(1, 2, (68, 67))]);
     met.by(RouterAdvertisement, &mut s, 0, [icmpv6(1, &[134, 0, 0, 0, 64, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0])]);
 }
 

@@ -24,7 +24,7 @@ use crate::{
         CHUNK, DPORT, FRAGMENT, Family, Headers, Heads, Mask, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those,
     },
     pipeline::{Context, Fate, Meta, Refused, Verdict},
-    security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
+    security::{DHCP_CLIENT, DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
     stage::{
         egress::{check, overhead},
@@ -255,8 +255,9 @@ fn run<F: Frame>(
     if filter.asks_macs {
         heads.with_macs();
     }
+    let mut from_clients = 0;
     if let (Some(security), Way::In) = (&filter.security, way) {
-        secure(cx, security, of, heads, outcome);
+        from_clients = secure(cx, security, of, heads, outcome);
     }
     if heads.odd {
         sort_out(cx, its, of, heads, outcome);
@@ -269,7 +270,13 @@ fn run<F: Frame>(
     } else {
         decide_all(cx, its, of, heads, outcome, out);
     }
-    if let (Some(security), Way::Out, None) = (&filter.security, way, cx.trace) {
+    let Some(security) = filter.security.as_ref().filter(|_| cx.trace.is_none()) else { return };
+    for i in bits(from_clients & !outcome.refused) {
+        if security.give_back(&heads.row(i), heads.frames()[i].head()) {
+            out.leased();
+        }
+    }
+    if way == Way::Out {
         for i in bits(of & !outcome.refused) {
             let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
             if from_server
@@ -282,19 +289,33 @@ fn run<F: Frame>(
     }
 }
 
-/// Refuses what the station may not send.
+/// Refuses what the station may not send. The messages of DHCP clients, where snooping looks at them.
 #[inline(always)]
-fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: Mask, heads: &Heads<'_, F>, outcome: &mut Outcome) {
+fn secure<F: Frame>(
+    cx: &Context<'_>,
+    security: &Security,
+    of: Mask,
+    heads: &Heads<'_, F>,
+    outcome: &mut Outcome,
+) -> Mask {
     let (columns, meta, now_s) = (&heads.columns, heads.meta(), cx.now.s);
     let plain = |family: Family| columns.plain() & columns.of_family(family as usize);
     let (v4, v6) = (plain(Family::V4), plain(Family::V6));
     let (mut passed, mut passed_v6) = (None, None);
+    let mut from_clients = 0;
     for i in bits(of) {
         let (mac, word) = (meta[i].src.mac(), |w: usize| columns.word(w)[i]);
         let (protocol, sport, dport) = (word(PROTOCOL) as u8, word(SPORT), word(DPORT));
-        let checked = if v4 >> i & 1 != 0 {
-            security.check_plain(mac, &V4 { src: word(SRC), protocol, sport, dport }, now_s, &mut passed)
+        let plain = match v4 >> i & 1 {
+            0 => None,
+            _ => security.check_plain(mac, &V4 { src: word(SRC), protocol, sport, dport }, now_s, &mut passed),
+        };
+        let checked = if let Some(checked) = plain {
+            checked
         } else {
+            if security.snooped.is_some() && (protocol, sport, dport) == (UDP, DHCP_CLIENT, DHCP_SERVER) {
+                from_clients |= 1 << i;
+            }
             // Who sent the one before, if that passed: of the same there is nothing more to ask.
             let is_known = v6 >> i & 1 != 0 && !Security::asks_more_v6(protocol, sport, dport);
             let sender = is_known.then(|| (mac, [SRC, SRC6, SRC6 + 1, SRC6 + 2].map(word)));
@@ -309,6 +330,7 @@ fn secure<F: Frame>(cx: &Context<'_>, security: &Security, of: Mask, heads: &Hea
         cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
         checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
     }
+    from_clients
 }
 
 /// Lends fragments their ports, and refuses what learning would refuse (nothing is to begin with that) and what

@@ -1,0 +1,302 @@
+//! Cases from the field: frames by which other switches went wrong.
+
+use dunlin_engine::{
+    DropReason, MacAddr, Vid,
+    acl::Action,
+    conntrack::Settings,
+    frame::HeapFrame,
+    security::Checks,
+    snapshot::Forwarding,
+    topology::{PortPolicy, SecuritySpec},
+    vlan::{self, PriorityTags, VlanMode, VlanSet},
+};
+
+use crate::{
+    filter::{IPS, MACS, dhcp_client, open, passes, stateful, switch, tcp, udp_as},
+    harness::{Switch, spec},
+};
+
+/// What is allowed to port 80 of the second port's host, and the answers.
+fn guarded() -> Switch {
+    switch(Some((stateful(), Action::Deny)), Some((stateful(), Action::Deny)))
+}
+
+/// States of the connections, and seconds since each was renewed.
+fn sessions(s: &Switch) -> Vec<(&'static str, u32)> {
+    let mut all = Vec::new();
+    s.sessions.sessions((0, 1), &Settings::default(), s.now_s, |x| all.push((x.state, x.idle_s)));
+    all
+}
+
+/// The switch forgot the connection, the client too, and the server has it still (RFC 5961, 4.2; RFC 9293, 3.10.7.3):
+/// https://github.com/cilium/cilium/issues/45863.
+#[test]
+fn a_challenge_of_an_older_connection_is_answered() {
+    let mut s = guarded();
+    let syn = || tcp(0, (5000, 80), "S", 1000, 0, b"");
+    assert!(passes(&mut s, 0, syn()));
+    assert!(passes(&mut s, 1, tcp(1, (80, 5000), "A", 145_824_453, 643_160_523, b"")));
+    // A reset that answers no challenge is another's.
+    assert!(!passes(&mut s, 0, tcp(0, (5000, 80), "R", 643_160_524, 0, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (5000, 80), "R", 643_160_523, 0, b"")));
+    assert_eq!(sessions(&s), [("opening", 0)]);
+    assert!(passes(&mut s, 0, syn()));
+    assert!(passes(&mut s, 1, tcp(1, (80, 5000), "SA", 7, 1001, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (5000, 80), "A", 1001, 8, b"")));
+    assert_eq!(sessions(&s), [("open", 0)]);
+    // Of an open connection, what is out of its windows stays out.
+    assert!(!passes(&mut s, 1, tcp(1, (80, 5000), "A", 145_824_453, 643_160_523, b"")));
+    assert!(!passes(&mut s, 0, tcp(0, (5000, 80), "R", 643_160_523, 0, b"")));
+}
+
+/// Challenges do not keep a connection that does not open: its age is that of the last SYN.
+#[test]
+fn a_challenge_renews_nothing() {
+    let mut s = guarded();
+    assert!(passes(&mut s, 0, tcp(0, (5000, 80), "S", 1000, 0, b"")));
+    s.now_s += 20;
+    assert!(passes(&mut s, 1, tcp(1, (80, 5000), "A", 145_824_453, 643_160_523, b"")));
+    assert_eq!(sessions(&s), [("opening", 20)]);
+}
+
+/// Both ends forgot the connection, the switch did not (RFC 9293, 3.5.1):
+/// https://github.com/openzro/openzro/pull/196.
+#[test]
+fn a_connection_that_both_ends_forgot_is_opened_again() {
+    // The sequence numbers of the new one ahead, behind, and near those of before.
+    for (syn, answer) in [(3_000_000_000, 9), (5, 4_000_000_000), (150, 600), (1_000_000, 2_000_000)] {
+        let mut s = guarded();
+        let (a, b) = open(&mut s, 4000);
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a, b, &[0; 1000])));
+        s.now_s += 30;
+        // A SYN that gets no answer does not renew what was there.
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", syn, 0, b"")), "{syn}");
+        assert_eq!(sessions(&s), [("open", 30)]);
+        // And what was there goes on: the SYN may have been an old one, or forged.
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", a + 1000, b, b"x")), "{syn}");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", b, a + 1001, b"y")), "{syn}");
+        // An answer to another SYN is none, unless it could be of what was there.
+        assert_eq!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", answer, syn + 2, b"")), syn == 150, "{syn}");
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", syn, 0, b"")), "{syn}");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", answer, syn + 1, b"")), "{syn}");
+        assert_eq!(sessions(&s), [("opening", 0)]);
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", syn + 1, answer + 1, b"get")), "{syn}");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", answer + 1, syn + 4, &[0; 1400])), "{syn}");
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", syn + 4, answer + 1401, b"")), "{syn}");
+        assert_eq!(sessions(&s), [("open", 0)]);
+    }
+}
+
+/// The SYN of the end that was called does not open a connection that no rule lets begin from there.
+#[test]
+fn the_called_end_cannot_turn_a_connection_round() {
+    let mut s = guarded();
+    open(&mut s, 4000);
+    passes(&mut s, 1, tcp(1, (80, 4000), "S", 77_000_000, 0, b""));
+    assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "SA", 88_000_000, 77_000_001, b"")));
+}
+
+/// One SYN, answered twice: the server was restarted in between, or another one stands behind the address.
+#[test]
+fn a_second_answer_to_a_syn_passes() {
+    let mut s = guarded();
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", 100, 0, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", 500, 101, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", 3_000_000_000, 101, b"")));
+    assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", 101, 3_000_000_001, b"get")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 3_000_000_001, 104, b"here")));
+    assert_eq!(sessions(&s), [("open", 0)]);
+}
+
+/// The dataplane was restarted under an upload: the client sends one segment again, and the server acknowledges what it
+/// got meanwhile.
+#[test]
+fn a_connection_met_at_a_retransmission_goes_on() {
+    let mut s = guarded();
+    let segment = |seq| tcp(0, (4000, 80), "A", seq, 1, &[0; 1400]);
+    assert!(passes(&mut s, 0, segment(1_000_000)));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1, 1_001_400, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1, 1_002_800, b"")));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1, 1_900_000, b"")));
+    assert!(passes(&mut s, 0, segment(1_900_000)));
+    assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1, 1_901_400, b"")));
+    // What nobody can have sent is not acknowledged.
+    assert!(!passes(&mut s, 1, tcp(1, (80, 4000), "A", 1, 3_500_000_000, b"")));
+}
+
+/// A tag behind a priority tag would be the frame's VLAN at the next switch (CVE-2021-27853).
+#[test]
+fn no_tag_hides_behind_a_priority_tag() {
+    let access = spec(VlanMode::Access { vid: Vid::of::<10>() });
+    let native = spec(VlanMode::NativeUntagged { native: Vid::of::<10>(), vlans: [20].into_iter().collect() });
+    let always = Forwarding { priority_tags: PriorityTags::Always, ..Default::default() };
+    let mut s = Switch::new(vec![access.clone(), native, PortPolicy { forwarding: always, ..access }]);
+    let behind = |tags: &[u16]| {
+        let tags: Vec<u8> = tags.iter().flat_map(|t| t.to_be_bytes()).collect();
+        let mut f = [&[0xff; 6][..], &MACS[0], &tags, &[8, 6]].concat();
+        f.resize(64, 0);
+        HeapFrame::new(f)
+    };
+    for tags in [
+        &[0x8100, 0, 0x8100, 20][..],
+        &[0x8100, 0, 0x88a8, 20],
+        &[0x88a8, 0, 0x8100, 20],
+        &[0x8100, 0xe000, 0x8100, 20],
+        &[0x8100, 0, 0x8100, 0, 0x8100, 20],
+    ] {
+        let before = s.drops(DropReason::IngressVlan);
+        assert_eq!(s.run(0, [behind(tags)]).sent.len(), 0, "{tags:x?}");
+        assert_eq!(s.run(1, [behind(tags)]).sent.len(), 0, "{tags:x?}");
+        assert_eq!(s.drops(DropReason::IngressVlan), before + 2, "{tags:x?}");
+    }
+    // A priority tag alone is none.
+    assert_eq!(s.run(0, [behind(&[0x8100, 0x6000])]).sent.len(), 2);
+}
+
+/// What leaves untagged, where others leave tagged, has no other tag: neither a customer's, nor a second one.
+#[test]
+fn no_tag_comes_out_where_its_own_is_taken_off() {
+    let native = spec(VlanMode::NativeUntagged { native: Vid::of::<10>(), vlans: [20].into_iter().collect() });
+    let customer = spec(VlanMode::Dot1qTunnel { vid: Vid::of::<10>(), cvlans: VlanSet::ALL, tpid: vlan::TPID_8021AD });
+    let trunk = spec(VlanMode::Trunk { vlans: VlanSet::ALL });
+    let access = spec(VlanMode::Access { vid: Vid::of::<10>() });
+    let mut s = Switch::new(vec![native, customer, trunk, access]);
+    let tagged = |to: [u8; 6], from: [u8; 6], tags: &[u8]| {
+        let mut f = [&to[..], &from, tags, &[0x88, 0xb5]].concat();
+        f.resize(64, 0);
+        HeapFrame::new(f)
+    };
+    let (peer, other) = ([2, 0, 0, 0, 0, 9], MACS[0]);
+    let ports = |s: &mut Switch, from, frame| s.run(from, [frame]).sent.iter().map(|(p, _)| *p).collect::<Vec<_>>();
+    let [p0, _, p2, p3] = [0, 1, 2, 3].map(|i| s.ports[i].get());
+    // Flooded: to the trunk and the access port alone. The latter's station is at the end of its line: for it the tag is
+    // payload.
+    assert_eq!(ports(&mut s, 1, tagged([0xff; 6], other, &[0x81, 0, 0, 20])), [p2, p3]);
+    assert_eq!(s.drops(DropReason::EgressVlan), 1);
+    // To a known station behind the port, one by one and as a burst of one class.
+    s.run(0, [tagged([0xff; 6], peer, &[])]);
+    assert!(ports(&mut s, 1, tagged(peer, other, &[0x81, 0, 0, 20])).is_empty());
+    let double = || tagged(peer, other, &[0x81, 0, 0, 10, 0x81, 0, 0, 20]);
+    assert!(ports(&mut s, 2, double()).is_empty());
+    assert!(s.run(2, [double(), double()]).sent.is_empty());
+    assert_eq!(s.drops(DropReason::EgressVlan), 5);
+    // With one tag of its own, it leaves.
+    assert_eq!(ports(&mut s, 2, tagged(peer, other, &[0x81, 0, 0, 10])), [p0]);
+}
+
+/// The same packet in a frame of IEEE 802.3 (CVE-2021-27854, -27861, -27862): what stations read behind LLC and SNAP is
+/// checked as if it stood behind an EtherType.
+#[test]
+fn port_security_reads_behind_llc_and_snap() {
+    let mut s = secured(false);
+    let advert = {
+        let mut icmp = vec![134, 0, 0, 0, 64, 0, 0, 9];
+        icmp.resize(16, 0);
+        [&[0x60, 0, 0, 0, 0, 16, 58, 255, 0xfe, 0x80][..], &[0; 13], &[0x66, 0xff, 2], &[0; 13], &[1], &icmp].concat()
+    };
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &MACS[0], &[10, 0, 0, 9], &MACS[1], &IPS[1]].concat();
+    let other = &udp_as(MACS[0], [10, 0, 0, 9], MACS[1], IPS[1], (1, 2), b"x").octets()[14..].to_vec();
+    let offer = &udp_as(MACS[0], IPS[0], MACS[1], IPS[1], (67, 68), b"x").octets()[14..].to_vec();
+    let own = &udp_as(MACS[0], IPS[0], MACS[1], IPS[1], (1, 2), b"x").octets()[14..].to_vec();
+    let framed = |tags: &[u8], length: u16, llc: &[u8], packet: &[u8]| {
+        let mut f = [&MACS[1][..], &MACS[0], tags, &length.to_be_bytes(), llc, packet].concat();
+        f.resize(f.len().max(60), 0);
+        HeapFrame::new(f)
+    };
+    for oui in [[0, 0, 0], [0, 0, 0xf8]] {
+        let snap = |ethertype: [u8; 2]| [&[0xaa, 0xaa, 3][..], &oui, &ethertype].concat();
+        for tags in [&[][..], &[0x81, 0, 0, 0]] {
+            for length in [0, 8, 64, 1400, 0x5f0] {
+                for (ethertype, packet, reason) in [
+                    ([0x86, 0xdd], &advert, DropReason::RouterAdvertisement),
+                    ([8, 6], &arp, DropReason::SpoofedArp),
+                    ([8, 0], other, DropReason::SpoofedIp),
+                    ([8, 0], offer, DropReason::DhcpServer),
+                    // A tag behind SNAP, whatever is behind that.
+                    ([0x81, 0], other, DropReason::SpoofedIp),
+                ] {
+                    let before = s.drops(reason);
+                    assert!(!passes(&mut s, 0, framed(tags, length, &snap(ethertype), packet)), "{reason:?} {length}");
+                    assert_eq!(s.drops(reason), before + 1, "{reason:?} {length} {tags:?}");
+                }
+                assert!(passes(&mut s, 0, framed(tags, length, &snap([8, 0]), own)));
+            }
+        }
+    }
+    // The service access points of IP and of ARP, and SNAP that is cut.
+    for llc in [&[6, 6, 3][..], &[0x98, 0x98, 3], &[0xaa, 0xaa, 0x13, 0, 0, 0, 8, 0]] {
+        assert!(!passes(&mut s, 0, framed(&[], 64, llc, other)), "{llc:?}");
+    }
+    // Spanning tree and IPX are neither.
+    assert!(passes(&mut s, 0, framed(&[], 38, &[0x42, 0x42, 3], &[0; 35])));
+    assert!(passes(&mut s, 0, framed(&[], 38, &[0xe0, 0xe0, 3], &[0; 35])));
+}
+
+/// The first port's host may speak as itself only; by DHCP too, if `snoop`.
+fn secured(snoop: bool) -> Switch {
+    let mut s = switch(None, None);
+    let checks = Checks { mac: true, ip: true, arp: true, nd: true, dhcp_guard: true, ra_guard: true };
+    let ips = if snoop { vec![] } else { vec![std::net::IpAddr::from(IPS[0]).into()] };
+    let security = Some(SecuritySpec { checks, macs: vec![MacAddr::from_octets(MACS[0])], ips, snoop });
+    s.topology.set_port("p0", PortPolicy { security, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
+    s
+}
+
+/// With snooping, a client speaks for itself: https://github.com/kamorin/DHCPig/issues/14.
+#[test]
+fn a_dhcp_client_speaks_for_itself() {
+    let mut s = secured(true);
+    let from = |address, message: &[u8]| udp_as(MACS[0], address, MACS[1], IPS[1], (68, 67), message);
+    let acknowledged = |address: [u8; 4]| {
+        let mut m = dhcp_client(5, MACS[0], [0; 4], &[51, 4, 0, 0, 0, 100]);
+        m[0] = 2;
+        m[16..20].copy_from_slice(&address);
+        udp_as(MACS[1], IPS[1], MACS[0], address, (67, 68), &m)
+    };
+    let (mine, others) = ([10, 0, 0, 100], [10, 0, 0, 101]);
+    assert!(passes(&mut s, 0, from([0; 4], &dhcp_client(1, MACS[0], [0; 4], &[]))));
+    assert!(passes(&mut s, 1, acknowledged(mine)));
+    assert!(passes(&mut s, 0, from(mine, &dhcp_client(3, MACS[0], mine, &[]))));
+    let mut relayed = dhcp_client(1, MACS[0], [0; 4], &[]);
+    relayed[24] = 10;
+    let requested = [&[50, 4][..], &others].concat();
+    let refused = [
+        ("in another's name", dhcp_client(1, [2, 9, 9, 9, 9, 9], [0; 4], &[])),
+        ("with another's identifier", dhcp_client(1, MACS[0], [0; 4], &[61, 7, 1, 2, 9, 9, 9, 9, 9])),
+        ("a release of another's", dhcp_client(7, MACS[0], others, &[])),
+        ("a decline of another's", dhcp_client(4, MACS[0], [0; 4], &requested)),
+        ("a decline of nothing", dhcp_client(4, MACS[0], [0; 4], &[])),
+        ("a second kind", dhcp_client(1, MACS[0], others, &[53, 1, 7])),
+        ("options elsewhere", dhcp_client(1, MACS[0], others, &[52, 1, 3])),
+        ("an option that is cut", dhcp_client(1, MACS[0], others, &[12, 200])),
+        ("as a relay", relayed),
+        ("cut", dhcp_client(7, MACS[0], others, &[])[..200].to_vec()),
+    ];
+    for (n, (what, message)) in (1..).zip(refused) {
+        assert!(!passes(&mut s, 0, from(mine, &message)), "{what}");
+        assert_eq!(s.drops(DropReason::SpoofedDhcp), n, "{what}");
+    }
+    // Its own it may give back, and has it no more then.
+    assert_eq!(s.topology.snooped("p0", 1), [(mine.into(), 101)]);
+    assert!(passes(&mut s, 0, from(mine, &dhcp_client(7, MACS[0], mine, &[]))));
+    assert!(s.topology.snooped("p0", 1).is_empty());
+    assert!(!passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
+}
+
+/// Snooping is switched on under a client that has a lease: its next renewal passes, and the answer restores it.
+#[test]
+fn a_renewal_passes_before_the_lease_is_known() {
+    let mut s = secured(true);
+    let mine = [10, 0, 0, 100];
+    let from = |address, message: &[u8]| udp_as(MACS[0], address, MACS[1], IPS[1], (68, 67), message);
+    let renewal = || from(mine, &dhcp_client(3, MACS[0], mine, &[]));
+    assert!(!passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
+    assert!(passes(&mut s, 0, renewal()));
+    // Not for another address than it sends from, nor anything else from there.
+    assert!(!passes(&mut s, 0, from([10, 0, 0, 9], &dhcp_client(3, MACS[0], mine, &[]))));
+    assert!(!passes(&mut s, 0, from(mine, &dhcp_client(8, MACS[0], mine, &[]))));
+    let mut m = dhcp_client(5, MACS[0], mine, &[51, 4, 0, 0, 0, 100]);
+    (m[0], m[16], m[17], m[18], m[19]) = (2, 10, 0, 0, 100);
+    assert!(passes(&mut s, 1, udp_as(MACS[1], IPS[1], MACS[0], mine, (67, 68), &m)));
+    assert!(passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
+}
