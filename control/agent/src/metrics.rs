@@ -154,6 +154,11 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
         page.counters("dunlin_network_suppressed_total", help, &["network"], suppressed)?;
         let bindings = each().map(|(l, n)| (l, f64::from(n.bindings)));
         page.gauges("dunlin_network_bindings", "ARP/ND bindings of the network.", &["network"], bindings)?;
+        let b = state.bindings.unwrap_or_default();
+        page.gauges("dunlin_bindings", "Learned ARP/ND bindings.", &[], [(vec![], f64::from(b.entries))])?;
+        page.gauges("dunlin_bindings_capacity", "The most of them.", &[], [(vec![], f64::from(b.capacity))])?;
+        let help = "ARP/ND bindings not learned: the port had as many as it may, or there was no place.";
+        page.counters("dunlin_bindings_refused_total", help, &[], [(vec![], b.refused)])?;
         let moved = [(vec![], state.queue_moves)];
         page.counters("dunlin_queue_moves_total", "Receive queues moved between workers.", &[], moved)?;
         macs(&page, &state.macs.unwrap_or_default())?;

@@ -309,8 +309,11 @@ fn value_of(f: &Field, value: toml::Value) -> Result<Value, String> {
         }
         Type::Bindings => {
             let pair = |v: &toml::Value| {
-                let t = v.as_table().filter(|t| t.keys().all(|k| k == "address" || k == "mac"))?;
-                Some(serde_json::json!({ "address": t.get("address")?.as_str()?, "mac": t.get("mac")?.as_str()? }))
+                let t =
+                    v.as_table().filter(|t| t.keys().all(|k| ["address", "mac", "router"].contains(&k.as_str())))?;
+                let router = t.get("router").map_or(Some(false), toml::Value::as_bool)?;
+                let text = |name| t.get(name)?.as_str();
+                Some(serde_json::json!({ "address": text("address")?, "mac": text("mac")?, "router": router }))
             };
             (all(&pair), "a list of tables, as [{ address = \"10.0.0.5\", mac = \"52:54:00:00:00:05\" }]")
         }

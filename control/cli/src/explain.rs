@@ -85,7 +85,7 @@ fn type_of(f: &Field) -> String {
         Type::Flag => "true or false",
         Type::Texts => "list of texts",
         Type::Numbers => "list of numbers",
-        Type::Bindings => "list of { address, mac }",
+        Type::Bindings => "list of { address, mac, router }",
         Type::Labels => "table of texts",
     };
     if f.is_key { format!("{text}, key") } else { text.to_owned() }

@@ -239,7 +239,11 @@ fn put(fields: &mut Map<String, Value>, f: &Field, given: &[String]) -> Result<(
         }
         Type::Bindings => {
             let pairs = given.iter().map(pair).collect::<Result<Vec<_>, _>>()?;
-            pairs.into_iter().map(|(address, mac)| serde_json::json!({ "address": address, "mac": mac })).collect()
+            let binding = |(address, mac): (String, String)| match mac.strip_suffix("/router") {
+                Some(mac) => serde_json::json!({ "address": address, "mac": mac, "router": true }),
+                None => serde_json::json!({ "address": address, "mac": mac }),
+            };
+            pairs.into_iter().map(binding).collect()
         }
     };
     fields.insert(f.name.clone(), value);

@@ -15,11 +15,16 @@ const ARP_HEAD: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const ICMPV6: u8 = 58;
 /// It is for its own link only: RFC 4861, 7.1.
 const HOPS: u8 = 255;
+const ROUTER_ADVERTISEMENT: u8 = 134;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Kinds of options: RFC 4861, 4.6.1.
 const SOURCE: u8 = 1;
 const TARGET: u8 = 2;
+/// Flags of an advertisement: RFC 4861, 4.4.
+const IS_ROUTER: u8 = 0x80;
+const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
 /// ff02::1, where everyone listens: RFC 4291, 2.7.1.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -45,6 +50,8 @@ pub enum Said {
         address: IpAddr,
         /// That of layer 2.
         mac: MacAddr,
+        /// Whether it is a router; `None` if the frame does not say it.
+        router: Option<bool>,
     },
 }
 
@@ -77,7 +84,7 @@ fn read_arp(p: &[u8]) -> Option<Said> {
     match octets(p, 6)? {
         [0, 1] if asker != target => Some(Said::Asks(Question { target: target.into(), asker: asker.into(), mac })),
         // To oneself: said without being asked (RFC 5227, 3).
-        [0, 1 | 2] => Some(Said::Tells { address: asker.into(), mac }),
+        [0, 1 | 2] => Some(Said::Tells { address: asker.into(), mac, router: None }),
         _ => None,
     }
 }
@@ -85,20 +92,32 @@ fn read_arp(p: &[u8]) -> Option<Said> {
 fn read_nd(sender: MacAddr, p: &[u8]) -> Option<Said> {
     let len = usize::from(u16::from_be_bytes(octets(p, 4)?));
     let body = p.get(40..)?.get(..len)?;
-    if p[0] >> 4 != 6 || p[6] != ICMPV6 || p[7] != HOPS || body.len() < 24 || body[1] != 0 {
+    if p[0] >> 4 != 6 || p[6] != ICMPV6 || p[7] != HOPS || body.len() < 16 || body[1] != 0 {
         return None;
     }
     let (from, to) = (Ipv6Addr::from(octets::<16>(p, 8)?), Ipv6Addr::from(octets::<16>(p, 24)?));
     if icmpv6_checksum(from, to, body) != 0 {
         return None;
     }
+    if body[0] == ROUTER_ADVERTISEMENT {
+        // From a router's own address on this link, with 0 for its lifetime also while it is no default router
+        // (RFC 4861, 4.2).
+        let mac = option(&body[16..], SOURCE).unwrap_or(sender);
+        return Some(Said::Tells { address: from.into(), mac, router: Some(true) });
+    }
     let target = IpAddr::from(octets::<16>(body, 8)?);
+    if body.len() < 24 {
+        return None;
+    }
     match body[0] {
         SOLICITATION => {
             let mac = option(&body[24..], SOURCE).unwrap_or(sender);
             Some(Said::Asks(Question { target, asker: from.into(), mac }))
         }
-        ADVERTISEMENT => Some(Said::Tells { address: target, mac: option(&body[24..], TARGET).unwrap_or(sender) }),
+        ADVERTISEMENT => {
+            let (mac, router) = (option(&body[24..], TARGET).unwrap_or(sender), body[4] & IS_ROUTER != 0);
+            Some(Said::Tells { address: target, mac, router: Some(router) })
+        }
         _ => None,
     }
 }
@@ -140,8 +159,9 @@ impl Answer {
     }
 }
 
-/// The answer to a question: its target is at `mac`.
-pub fn answer(q: &Question, mac: MacAddr) -> Answer {
+/// The answer to a question: its target is at `mac`, and a router or not. A host takes its default router for gone if an
+/// answer does not say that it is one (RFC 4861, 7.2.5).
+pub fn answer(q: &Question, mac: MacAddr, router: bool) -> Answer {
     let mut f = [0; 86];
     f[..6].copy_from_slice(&q.mac.octets());
     f[6..12].copy_from_slice(&mac.octets());
@@ -156,8 +176,8 @@ pub fn answer(q: &Question, mac: MacAddr) -> Answer {
             (f[14], f[19], f[20], f[21]) = (0x60, 32, ICMPV6, HOPS);
             f[22..38].copy_from_slice(&target.octets());
             f[38..54].copy_from_slice(&to.octets());
-            // Overriding what was known; solicited, unless nobody in particular asked.
-            (f[54], f[58]) = (ADVERTISEMENT, if unasked { 0x20 } else { 0x60 });
+            let flags = OVERRIDE | if unasked { 0 } else { SOLICITED } | if router { IS_ROUTER } else { 0 };
+            (f[54], f[58]) = (ADVERTISEMENT, flags);
             f[62..78].copy_from_slice(&target.octets());
             (f[78], f[79]) = (TARGET, 1);
             f[80..86].copy_from_slice(&mac.octets());
@@ -194,27 +214,29 @@ mod tests {
             [("10.0.0.2", "10.0.0.1"), ("10.0.0.2", "0.0.0.0"), ("fd00::2", "fd00::1"), ("fd00::2", "::")]
         {
             let (target, asker): (IpAddr, IpAddr) = (target.parse().unwrap(), asker.parse().unwrap());
-            let a = answer(&Question { target, asker, mac: mac(1) }, mac(2));
-            assert_eq!(read(a.octets(), 14), Some(Said::Tells { address: target, mac: mac(2) }), "{target} {asker}");
+            let a = answer(&Question { target, asker, mac: mac(1) }, mac(2), true);
+            let tells = Said::Tells { address: target, mac: mac(2), router: target.is_ipv6().then_some(true) };
+            assert_eq!(read(a.octets(), 14), Some(tells), "{target} {asker}");
             // Cut or changed, it says nothing, and nothing panics.
             for n in 0..a.octets().len() {
                 let _ = read(&a.octets()[..n], 14);
             }
             let mut changed = a.octets().to_vec();
             changed[30] ^= 1;
-            assert_ne!(read(&changed, 14), Some(Said::Tells { address: target, mac: mac(2) }));
+            assert_ne!(read(&changed, 14), Some(tells));
         }
     }
 
     #[test]
     fn questions_and_what_is_said_unasked() {
         let mut arp =
-            answer(&Question { target: [10, 0, 0, 1].into(), asker: [10, 0, 0, 2].into(), mac: mac(9) }, mac(1));
+            answer(&Question { target: [10, 0, 0, 1].into(), asker: [10, 0, 0, 2].into(), mac: mac(9) }, mac(1), false);
         arp.octets[21] = 1;
         let asks = Question { target: [10, 0, 0, 2].into(), asker: [10, 0, 0, 1].into(), mac: mac(1) };
         assert_eq!(read(arp.octets(), 14), Some(Said::Asks(asks)));
         arp.octets[41] = 1;
-        assert_eq!(read(arp.octets(), 14), Some(Said::Tells { address: [10, 0, 0, 1].into(), mac: mac(1) }));
+        let tells = Said::Tells { address: [10, 0, 0, 1].into(), mac: mac(1), router: None };
+        assert_eq!(read(arp.octets(), 14), Some(tells));
         assert_eq!(option(&[1, 0, 0, 0], SOURCE), None);
         assert_eq!(option(&[3, 1, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 7], SOURCE), Some(mac(7)));
     }

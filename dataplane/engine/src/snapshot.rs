@@ -11,7 +11,7 @@ use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     filter::{Filter, Lists},
     storm::StormLimits,
-    tunnel::{Bindings, Role},
+    tunnel::{Proxy, Role},
     vlan::{Class, PortVlans, TPID_8021Q, Tag},
 };
 
@@ -85,8 +85,8 @@ pub struct Segment {
     pub keeps_tags: bool,
     /// Whether addresses are learned from what comes in tunnels.
     pub learns_remote: bool,
-    /// Who has which address there, where questions are to be answered.
-    pub bindings: Option<Arc<Bindings>>,
+    /// Answers ARP requests and neighbor solicitations, where that is wanted.
+    pub proxy: Option<Proxy>,
     /// The network that it is, if it is one.
     pub network: Option<Arc<str>>,
     /// The lists of that network.
@@ -110,7 +110,7 @@ impl Segment {
             vni: None,
             keeps_tags: false,
             learns_remote: true,
-            bindings: None,
+            proxy: None,
             network: None,
             lists: None,
         }

@@ -203,7 +203,8 @@ pub fn json_schema() -> serde_json::Value {
             Type::Labels => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
             Type::Bindings => {
                 let text = json!({ "type": "string" });
-                json!({ "type": "array", "items": { "type": "object", "properties": { "address": text, "mac": text } } })
+                let of_each = json!({ "address": text, "mac": text, "router": { "type": "boolean" } });
+                json!({ "type": "array", "items": { "type": "object", "properties": of_each } })
             }
         };
         let target = if f.holds == Type::Texts { &mut s["items"] } else { &mut s };

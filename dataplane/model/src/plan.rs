@@ -148,7 +148,10 @@ pub fn text(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
         Value::Array(all) => all.iter().map(text).collect::<Vec<_>>().join(","),
-        Value::Object(o) if o.contains_key("address") => format!("{}={}", text(&o["address"]), text(&o["mac"])),
+        Value::Object(o) if o.contains_key("address") => {
+            let router = if o.contains_key("router") { "/router" } else { "" };
+            format!("{}={}{router}", text(&o["address"]), text(&o["mac"]))
+        }
         Value::Object(o) => o.iter().map(|(k, v)| format!("{k}={}", text(v))).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }

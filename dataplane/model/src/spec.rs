@@ -8,7 +8,7 @@ mod port;
 use std::{net::IpAddr, time::Duration};
 
 pub use filter::{AclSpec, DefaultAction, SessionsSpec, Timeouts, addresses};
-pub use overlay::{NetworkSpec, OverlaySpec, Route, Tunnel, Vtep, VtepSpec, remote_name};
+pub use overlay::{Binding, NetworkSpec, OverlaySpec, Route, Tunnel, Vtep, VtepSpec, remote_name};
 pub(crate) use overlay::{neighbor, route};
 pub use port::{
     AclNames, Attachment, Checks, DeviceSpec, Forwarding, MacLimit, PortPolicy, PortSpec, SecuritySpec, SessionLimits,

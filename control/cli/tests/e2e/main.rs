@@ -14,6 +14,7 @@ mod net;
 
 mod bad_input;
 mod bridging;
+mod cases;
 mod churn;
 mod contract;
 mod filter;

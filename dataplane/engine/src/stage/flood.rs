@@ -27,8 +27,8 @@ pub(crate) fn run<F: Frame>(
     again: &mut impl Again<F>,
 ) {
     let segment = cx.snapshot.segment(m.dst.segment());
-    if let Some(known) = segment.and_then(|s| s.bindings.as_deref())
-        && suppress::run(cx, from, &frame, m, known, out)
+    if let Some(proxy) = segment.and_then(|s| s.proxy.as_ref())
+        && suppress::run(cx, from, &frame, m, proxy, out)
     {
         return;
     }

@@ -1,13 +1,20 @@
-//! Suppress: a guest's ARP request or neighbour solicitation, about to be flooded into tunnels, is
-//! answered here if it is known who has the address. Only networks that go on at other hosts have it.
+//! Suppress: the ARP request or neighbor solicitation of a guest, which would be flooded into tunnels, is answered here if
+//! the address is known (RFC 9161). Only networks that go on at other hosts have it.
+//!
+//! A configured binding is certain. One that was learned is used only while the mac table has its host where the binding was
+//! heard, so that no answer names a host that has left; and never for a probe (RFC 5227, 2.1.1; RFC 4862, 5.4), which the
+//! host itself must answer.
+
+use std::net::IpAddr;
 
 use crate::{
-    DropReason, Frame, Output,
-    discovery::{self, Said},
+    DropReason, Frame, MacAddr, Output,
+    discovery::{self, Question, Said},
+    mac_table::Key,
     pipeline::{Context, Meta},
     snapshot::Port,
     stage::egress::overhead,
-    tunnel::{Bindings, Role},
+    tunnel::{Proxy, Role},
 };
 
 /// Whether the frame was answered, and is not to be flooded. It counts as dropped for that reason, its
@@ -18,38 +25,53 @@ pub(crate) fn run<F: Frame>(
     from: &Port,
     frame: &F,
     m: &Meta,
-    known: &Bindings,
+    proxy: &Proxy,
     out: &mut impl Output<F>,
 ) -> bool {
+    let segment = m.dst.segment();
+    let learn = |address: IpAddr, mac: MacAddr, router| {
+        // A host that speaks for another one is not believed.
+        if mac == m.src.mac() && !address.is_unspecified() && cx.trace.is_none() {
+            let port = (from.idx, matches!(from.role, Role::Remote(_)));
+            proxy.learned.note((segment, address.into()), mac, port, router, cx.now.s);
+        }
+    };
     let question = match discovery::read(frame.head(), overhead(m.class) as usize) {
         Some(Said::Asks(q)) => q,
-        Some(Said::Tells { address, mac }) => {
-            if cx.trace.is_none() {
-                known.note(address, mac, cx.now.s);
-            }
+        Some(Said::Tells { address, mac, router }) => {
+            learn(address, mac, router);
             return false;
         }
         None => return false,
     };
-    // Who speaks for another station is not believed.
-    if question.mac == m.src.mac() && cx.trace.is_none() {
-        known.note(question.asker, question.mac, cx.now.s);
-    }
+    learn(question.asker, question.mac, None);
     if !matches!(from.role, Role::Device) {
         return false;
     }
-    // Whoever asks for the address that is its own wants to know whether another one has it.
-    let Some(mac) = known.find(question.target, cx.now.s).filter(|mac| *mac != question.mac) else { return false };
-    let Some(mut answer) = out.make(discovery::answer(&question, mac).octets()) else { return false };
+    // A host that asks for its own address wants to know whether another one has it.
+    let known = known(cx, m, proxy, &question).filter(|(mac, _)| *mac != question.mac);
+    let Some((mac, router)) = known else { return false };
+    let Some(mut answer) = out.make(discovery::answer(&question, mac, router).octets()) else { return false };
     let tag = m.class.tag();
     if tag.is_some() && !answer.push_tag(tag.tpid(), tag.tci()) {
         return false;
     }
     if cx.trace.is_none() {
-        known.count_answer();
+        proxy.count_answer();
     }
     cx.counters.port(from.idx).clones.add(1);
     out.transmit(from.idx, answer);
     cx.drop(from.idx, DropReason::Suppressed, 1);
     true
+}
+
+/// The MAC address of the target, and whether it is a router's.
+fn known(cx: &Context<'_>, m: &Meta, proxy: &Proxy, q: &Question) -> Option<(MacAddr, bool)> {
+    if let Some(b) = proxy.configured(q.target) {
+        return Some((b.mac, b.router));
+    }
+    let segment = m.dst.segment();
+    let l = proxy.learned.find((segment, q.target.into()), cx.now.s).filter(|_| !q.asker.is_unspecified())?;
+    let is_there = cx.macs.lookup(cx.macs.hash(Key::new(l.mac, segment))) == Some(l.port);
+    is_there.then_some((l.mac, l.router))
 }

@@ -18,7 +18,7 @@ use crate::{
     security::Snooped,
     snapshot::{Port, Segment, SegmentMap, Snapshot, untagged},
     storm::{RateLimit, StormLimits},
-    tunnel::{Networks, Role},
+    tunnel::{BindingTable, Networks, Role},
     vlan::{PortVlans, VlanMode, VlanSet},
 };
 
@@ -100,6 +100,8 @@ pub struct Topology {
     networks: imbl::OrdMap<String, overlay::NetworkState>,
     vteps: BTreeMap<String, overlay::VtepState>,
     filters: filter::Filters,
+    /// Of all networks; one for this topology and its copies.
+    bindings: Arc<BindingTable>,
     /// Segments as they are; `None` after a change that may make them others.
     built: Option<Arc<Built>>,
     /// VLANs of hidden bridges that are free again, and how many were ever made.
@@ -120,6 +122,7 @@ impl Default for Topology {
             networks: imbl::OrdMap::new(),
             vteps: BTreeMap::new(),
             filters: filter::Filters::default(),
+            bindings: Arc::default(),
             built: None,
             hidden: Vec::new(),
             hidden_made: 0,
@@ -262,6 +265,7 @@ impl Topology {
 
     /// Makes numbers usable again, after nothing refers to them any more.
     pub fn reclaim(&mut self, retired: Retired) {
+        self.bindings.purge(&retired.ports, &retired.segments);
         self.free_ports.extend(retired.ports);
         self.free_segments.extend(retired.segments);
     }

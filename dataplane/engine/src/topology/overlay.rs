@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use dunlin_model::spec::remote_name;
@@ -13,7 +16,7 @@ use crate::{
     MAX_PORTS, PortIdx, SegmentId, Vid,
     snapshot::{Forwarding, Port, Segment, SegmentMap, untagged},
     storm::StormLimits,
-    tunnel::{Address, Bindings, Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
+    tunnel::{Address, BindingTable, Kind, Networks, NextHop, Outer, OuterSpec, Proxy, Remote, Role, Vtep, group_mac},
     vlan::{Class, PortVlans, TPID_8021Q, Tag, VlanMode},
 };
 
@@ -23,7 +26,8 @@ pub(super) struct NetworkState {
     pub(super) spec: Arc<NetworkSpec>,
     /// Bridge and VLAN; of a hidden bridge if it has none of its own.
     pub(super) place: (Arc<str>, Vid),
-    pub(super) bindings: Arc<Bindings>,
+    /// Requests that were answered.
+    pub(super) answered: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -87,8 +91,8 @@ impl Topology {
     pub fn set_network(&mut self, name: &str, spec: impl Into<Arc<NetworkSpec>>) {
         let spec = spec.into();
         self.built = None;
-        let (before, bindings) = self.networks.remove(name).map(|n| (n.place, n.bindings)).unzip();
-        let bindings = bindings.unwrap_or_default();
+        let (before, answered) = self.networks.remove(name).map(|n| (n.place, n.answered)).unzip();
+        let answered = answered.unwrap_or_default();
         let place = match (&spec.vlan, before) {
             (Some(_), before) => {
                 self.hidden.extend(before.filter(|p| is_hidden(&p.0)));
@@ -100,7 +104,7 @@ impl Topology {
         for p in self.ports.values_mut().filter(|p| p.spec.network.as_deref() == Some(name)) {
             (p.spec.bridge, p.spec.vlan) = (place.0.to_string(), VlanMode::Access { vid: place.1 });
         }
-        self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, bindings });
+        self.networks.insert(name.to_owned(), NetworkState { name: name.into(), spec, place, answered });
     }
 
     fn place(&self, (bridge, vid): &(String, Vid)) -> (Arc<str>, Vid) {
@@ -181,9 +185,14 @@ impl Topology {
         self.networks.get(name).map(|n| (&*n.place.0, n.place.1))
     }
 
-    /// Who has which address in a network.
-    pub fn bindings(&self, network: &str) -> Option<&Arc<Bindings>> {
-        self.networks.get(network).map(|n| &n.bindings)
+    /// What was learned of addresses in all networks.
+    pub fn bindings(&self) -> &BindingTable {
+        &self.bindings
+    }
+
+    /// Requests that were answered in a network.
+    pub fn answered(&self, network: &str) -> u64 {
+        self.networks.get(network).map_or(0, |n| n.answered.load(Relaxed))
     }
 
     /// Name and specification of a network.
@@ -289,7 +298,11 @@ impl Topology {
             };
             (segment.vni, segment.learns_remote) = (Some(o.vni.get()), o.learn);
             segment.keeps_tags = o.keep_tags;
-            segment.bindings = o.suppress.then(|| n.bindings.clone());
+            segment.proxy = o.suppress.then(|| Proxy {
+                spec: n.spec.clone(),
+                learned: self.bindings.clone(),
+                answered: n.answered.clone(),
+            });
             let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1.get());
             if let Some(of_vtep) = known.get_mut(&o.vtep) {
                 of_vtep.insert((o.kind, o.vni.get()), (class, id));

@@ -69,6 +69,14 @@ impl Address {
     /// No host's.
     pub(crate) const NONE: Address = Address(0);
 
+    pub(crate) fn bits(self) -> u128 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u128) -> Self {
+        Address(bits)
+    }
+
     #[inline(always)]
     fn v4(octets: [u8; 4]) -> Self {
         Address(0xffff << 32 | u128::from(u32::from_be_bytes(octets)))

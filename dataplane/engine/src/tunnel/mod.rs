@@ -30,7 +30,7 @@ use std::{
 };
 
 use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
-pub use bindings::Bindings;
+pub use bindings::{BindingTable, Proxy, Statistics as BindingStatistics};
 pub use dunlin_model::spec::Tunnel as Kind;
 pub use ip::{Address, checksum};
 pub use outer::{Outer, OuterSpec};

@@ -11,3 +11,4 @@ mod harness;
 mod oracle;
 mod overlay;
 mod reasons;
+mod suppress;

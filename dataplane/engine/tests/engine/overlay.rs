@@ -14,9 +14,9 @@ use dunlin_engine::{
 };
 use proptest::prelude::*;
 
-const VNI: u32 = 0x12_3456;
+pub(crate) const VNI: u32 = 0x12_3456;
 
-fn ip(host: u8, v6: bool) -> IpAddr {
+pub(crate) fn ip(host: u8, v6: bool) -> IpAddr {
     if v6 { format!("fd00::{host}").parse().unwrap() } else { IpAddr::from([10, 0, 0, host]) }
 }
 
@@ -26,7 +26,7 @@ fn vtep_mac(host: u8) -> MacAddr {
 
 /// A host with an uplink (port 0) and two guests (1 and 2) in network blue, whose remotes are known and
 /// reached.
-fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
+pub(crate) fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
     let trunk = PortPolicy::new("br0", VlanMode::Trunk { vlans: VlanSet::ALL });
     let mut s = Switch::new(vec![PortPolicy { mtu: Mtu::of::<1600>(), ..trunk }]);
     let vtep = VtepSpec {
@@ -56,7 +56,7 @@ fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
     s
 }
 
-fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
+pub(crate) fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
     OverlaySpec {
         kind: Kind::Vxlan,
         vni: Vni::new(vni.into()).expect("a VNI"),
@@ -386,39 +386,6 @@ fn what_is_for_the_vtep_itself_is_handed_over() {
     let mut to_it = arp.clone();
     to_it[..6].copy_from_slice(&vtep_mac(1).octets());
     assert_eq!(a.run(0, [HeapFrame::new(to_it)]).local.len(), 1);
-}
-
-#[test]
-fn questions_are_answered_where_it_is_known_who_has_the_address() {
-    use dunlin_engine::discovery::{Question, Said, answer, read};
-    let station = |n: u8| MacAddr::from_octets([2, 0, 0, 0, 0, n]);
-    // A question is an answer with another operation, asked of everyone.
-    let asks = |of: u8, by: u8| {
-        let said = answer(&Question { target: ip(by, false), asker: ip(of, false), mac: station(0) }, station(by));
-        let mut f = said.octets().to_vec();
-        f[..6].fill(0xff);
-        f[21] = 1;
-        f[6..12].copy_from_slice(&station(by).octets());
-        HeapFrame::new(f)
-    };
-    let mut a = host(1, &[2], false);
-    assert_eq!(a.run(1, [asks(8, 7)]).sent.len(), 2, "nobody knows: to the other guest and the other host");
-    assert_eq!(a.run(2, [asks(7, 8)]).sent.len(), 1, "who asked before is known");
-    let sink = a.run(1, [asks(8, 7)]);
-    let tells = Said::Tells { address: ip(8, false), mac: station(8) };
-    assert_eq!((sink.sent.len(), sink.sent[0].0), (1, a.ports[1].get()));
-    assert_eq!(read(&sink.sent[0].1, 14), Some(tells));
-    assert_eq!(a.drops(DropReason::Suppressed), 2);
-    // Its own address, after it moved or to see whether it is free; and after a long time.
-    assert_eq!(a.run(1, [asks(7, 7)]).sent.len(), 2);
-    a.now_s += 400;
-    assert_eq!(a.run(1, [asks(8, 7)]).sent.len(), 2);
-    // What control says is certain, and where it is off nothing is answered.
-    a.topology.bindings("blue").unwrap().install([(ip(9, false), station(9))]);
-    assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 1);
-    let off = OverlaySpec { suppress: false, ..overlay(VNI, &[2], false) };
-    a.topology.set_network("blue", NetworkSpec { vlan: None, overlay: Some(off), acls: Default::default() });
-    assert_eq!(a.run(1, [asks(9, 7)]).sent.len(), 2);
 }
 
 #[test]

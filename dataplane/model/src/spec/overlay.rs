@@ -76,7 +76,16 @@ pub struct OverlaySpec {
     /// Whether ARP requests and neighbor solicitations for known addresses are answered.
     pub suppress: bool,
     /// Static ARP/ND bindings.
-    pub bindings: BTreeMap<IpAddr, MacAddr>,
+    pub bindings: BTreeMap<IpAddr, Binding>,
+}
+
+/// The host or router that has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Whether it is a router.
+    pub router: bool,
 }
 
 impl OverlaySpec {
@@ -181,7 +190,8 @@ fn overlay(object: &str, n: &v1::Network, vni: u32, (vtep, own): (&str, &VtepSpe
         let Some(address) = b.address.parse::<IpAddr>().ok().filter(|a| is_host(*a)) else {
             return bad(object, "bindings", format!("'{}' is no address of a host", crate::shown(&b.address)));
         };
-        if bindings.insert(address, unicast_mac(object, "bindings", &b.mac)?).is_some() {
+        let binding = Binding { mac: unicast_mac(object, "bindings", &b.mac)?, router: b.router };
+        if bindings.insert(address, binding).is_some() {
             return bad(object, "bindings", format!("{address} is there twice"));
         }
     }

@@ -10,7 +10,7 @@ use dunlin_dpdk::eal::prefer_hugepages;
 use dunlin_engine::{
     PortIdx, SegmentId, Snapshot, acl::Acl, counters::PortTotals, mac_table::Key, topology::Topology, tunnel::Role,
 };
-use dunlin_model::{Configuration, Kind, objects::keys_of_kind, spec::Place, v1::object::Spec};
+use dunlin_model::{Configuration, Kind, spec::Place, v1::object::Spec};
 
 use super::{
     PortSide, Switch,
@@ -41,7 +41,7 @@ impl Switch {
         for (name, ..) in self.closing(&plan) {
             self.close_device(&name);
         }
-        let (touched, decided) = (plan.next.touched, plan.next.decided);
+        let decided = plan.next.decided;
         let old_topology = std::mem::replace(&mut self.topology, plan.topology);
         let old_configuration = std::mem::replace(&mut self.configuration, plan.next.configuration);
         // Links that went up or down since the plan was made.
@@ -90,7 +90,6 @@ impl Switch {
         self.problems.extend(problems);
         self.follow_entries();
         self.end_overlay_counts();
-        self.install_bindings(keys_of_kind(&touched, Kind::Network));
         self.follow_vteps();
         let max_sleep = self.configuration.resolved().dataplane.max_sleep;
         if old_configuration.resolved().dataplane.max_sleep != max_sleep {

@@ -104,10 +104,12 @@ impl Switch {
         self.topology.snooped(port, now_s).into_iter().map(lease).collect()
     }
 
-    /// One tick: forgets a part of the connections that are too old, and tells of what rules log.
+    /// One tick: forgets a part of the connections and bindings that are too old, and tells of what rules log.
     pub(super) fn tick_filters(&mut self) {
         self.sweep_part = (self.sweep_part + 1) % SWEEP_PARTS;
-        self.sessions.expire((self.sweep_part, SWEEP_PARTS), self.topology.sessions(), self.clock.now().s);
+        let (part, now_s) = ((self.sweep_part, SWEEP_PARTS), self.clock.now().s);
+        self.sessions.expire(part, self.topology.sessions(), now_s);
+        self.topology.bindings().expire(part, now_s);
         for w in 0..self.workers.len() {
             for _ in 0..LOGGED_A_TICK {
                 let Some(l) = self.workers[w].shared.next_logged() else { break };

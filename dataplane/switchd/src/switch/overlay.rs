@@ -68,15 +68,6 @@ impl Switch {
         }
     }
 
-    /// Tells networks that were set who has which address for certain.
-    pub(super) fn install_bindings<'a>(&self, set: impl Iterator<Item = &'a String>) {
-        for (name, spec) in set.filter_map(|n| self.topology.network(n)) {
-            if let (Some(o), Some(known)) = (&spec.overlay, self.topology.bindings(name)) {
-                known.install(o.bindings.iter().map(|(a, m)| (*a, *m)));
-            }
-        }
-    }
-
     pub(super) fn vtep_reports(&self) -> Vec<v1::VtepState> {
         let neighbors = self.underlay.neighbors();
         self.topology.vteps().map(|v| self.vtep_report(&v, &neighbors)).collect()
@@ -123,11 +114,18 @@ impl Switch {
         Ok(self.underlay.forget_neighbors(&filter.vtep, address) as u64)
     }
 
+    pub(super) fn binding_report(&self) -> v1::BindingsState {
+        let s = self.topology.bindings().statistics();
+        v1::BindingsState { entries: s.entries, capacity: s.capacity, refused: s.refused }
+    }
+
     pub(super) fn network_reports(&self) -> Vec<v1::NetworkState> {
+        let learned = self.topology.bindings().per_segment();
         let report = |(name, spec): (&str, &NetworkSpec)| {
-            let (place, known) = (self.topology.network_place(name), self.topology.bindings(name));
-            let segment = place.and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
-            let segment = segment.and_then(|id| self.snapshot.segment(id));
+            let place = self.topology.network_place(name);
+            let number = place.and_then(|(bridge, vid)| self.topology.segment(bridge, vid));
+            let segment = number.and_then(|id| self.snapshot.segment(id));
+            let configured = spec.overlay.as_ref().map_or(0, |o| o.bindings.len() as u32);
             let flood = segment.map_or(&[][..], |s| &s.flood);
             let joined: Vec<_> = flood.iter().filter_map(|i| self.snapshot.port(*i)).collect();
             let tunnel_mtu = joined.iter().filter(|p| !self.ports.contains_key(&*p.name)).map(|p| p.mtu).min();
@@ -135,8 +133,8 @@ impl Switch {
             v1::NetworkState {
                 name: name.to_owned(),
                 vni: spec.overlay.as_ref().map_or(0, |o| o.vni.get()),
-                bindings: known.map_or(0, |k| k.len() as u32),
-                suppressed: known.map_or(0, |k| k.answered()),
+                bindings: configured + number.and_then(|id| learned.get(&id)).copied().unwrap_or(0),
+                suppressed: self.topology.answered(name),
                 ports: ours().map(|p| p.name.to_string()).collect(),
                 too_large: ours()
                     .filter(|p| tunnel_mtu.is_some_and(|m| p.mtu > m))

@@ -145,6 +145,7 @@ impl Switch {
             vteps: self.vtep_reports(),
             networks: self.network_reports(),
             sessions: Some(self.sessions_state()),
+            bindings: Some(self.binding_report()),
         }
     }
 

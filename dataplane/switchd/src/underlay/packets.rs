@@ -119,10 +119,10 @@ pub fn hear(s: &Station, frame: &[u8]) -> Heard {
     match discovery::read(frame, l3) {
         // Who claims the VTEP's own address is no neighbour.
         Some(Said::Asks(q)) if q.asker != own => {
-            let answer = (q.target == own).then(|| discovery::answer(&q, s.mac).octets().to_vec());
+            let answer = (q.target == own).then(|| discovery::answer(&q, s.mac, false).octets().to_vec());
             return Heard::Neighbor { address: q.asker, mac: q.mac, answer };
         }
-        Some(Said::Tells { address, mac }) if address != own => {
+        Some(Said::Tells { address, mac, .. }) if address != own => {
             return Heard::Neighbor { address, mac, answer: None };
         }
         Some(_) => return Heard::Nothing,

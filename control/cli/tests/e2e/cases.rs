@@ -1,0 +1,234 @@
+//! Cases from the field, by which other switches went wrong, against kernels and daemons that show them.
+
+use crate::{
+    host::Host,
+    net::{Background, Netns, eventually},
+};
+
+/// A client that can lose its connection without a word, always from the same port.
+const CLIENT: &str = r#"
+import socket, struct, subprocess, sys
+link = lambda state: subprocess.run(["ip", "link", "set", "eth0", state], check=True)
+k = socket.socket()
+k.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+k.bind(("10.1.0.1", 5000))
+k.settimeout(100)
+k.connect(("10.1.0.2", 8080))
+k.sendall(b"x" * 100000)
+if k.recv(1) != b"y":
+    sys.exit("no answer")
+if sys.argv[1] == "vanish":
+    # The reset goes into a link that is down.
+    link("down")
+    k.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    k.close()
+    link("up")
+"#;
+
+/// A server that keeps its connections, and loses them all without a FIN when it is killed.
+const SERVER: &str = r#"
+import socket, struct, threading
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("10.1.0.2", 8080))
+s.listen()
+def serve(k):
+    n = 0
+    while n < 100000:
+        n += len(k.recv(65536)) or 100000
+    k.sendall(b"y")
+    threading.Event().wait()
+while True:
+    k, _ = s.accept()
+    k.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    threading.Thread(target=serve, args=[k]).start()
+"#;
+
+struct Connected {
+    host: Host,
+    client: Netns,
+    server: Netns,
+    listener: Background,
+}
+
+impl Connected {
+    /// A client and a server behind a stateful list, which the client has called once; it does not know that any more.
+    fn and_forgotten() -> Self {
+        let (client, server) = (Netns::with_address("10.1.0.1/24"), Netns::with_address("10.1.0.2/24"));
+        let host = Host::start();
+        host.add_host("c", &client, "--vlan 10");
+        host.add_host("s", &server, "--vlan 10");
+        for acl in ["to-s", "from-s"] {
+            host.dunlin(&format!("acl add {acl}"));
+            host.dunlin(&format!("acl rule add {acl} allow ethertype arp"));
+            host.dunlin(&format!("acl rule add {acl} allow state established,related"));
+        }
+        host.dunlin("acl rule add to-s allow tcp to any port 8080 state new");
+        host.dunlin("port set s --egress-acls to-s --ingress-acls from-s");
+        for (name, text) in [("client.py", CLIENT), ("server.py", SERVER)] {
+            std::fs::write(host.path(name), text).unwrap();
+        }
+        let listener = Self::listener(&host, &server);
+        let c = Connected { host, client, server, listener };
+        c.call("vanish");
+        c.host.wait_up("c");
+        c
+    }
+
+    fn listener(host: &Host, server: &Netns) -> Background {
+        let listener = server.spawn(&format!("/usr/bin/python3 {}", host.path("server.py")));
+        server.listens(8080);
+        listener
+    }
+
+    fn call(&self, how: &str) {
+        self.client.run(&format!("/usr/bin/python3 {} {how}", self.host.path("client.py")));
+    }
+
+    fn sessions(&self) -> serde_json::Value {
+        self.host.json("session list --l4-port 8080")
+    }
+}
+
+/// The switch forgot the connection, as the client did; the server answers the new call with a challenge of the old one.
+/// https://github.com/cilium/cilium/issues/45863
+#[test]
+fn a_server_that_has_an_older_connection_can_be_called() {
+    let c = Connected::and_forgotten();
+    c.host.dunlin("session flush --port s");
+    c.call("once");
+}
+
+/// Both ends forgot the connection, the switch did not. https://github.com/openzro/openzro/pull/196
+#[test]
+fn ends_that_forgot_a_connection_open_it_again() {
+    let mut c = Connected::and_forgotten();
+    c.server.run("ip link set eth0 down");
+    drop(std::mem::replace(&mut c.listener, Background(None)));
+    c.server.run("ip link set eth0 up");
+    c.host.wait_up("s");
+    c.listener = Connected::listener(&c.host, &c.server);
+    assert_eq!(c.sessions()[0]["state"], "open", "the switch knows it still");
+    c.call("once");
+}
+
+/// A switch with the network blue, which goes on at another host.
+fn with_overlay() -> (Host, Netns) {
+    let peer = Netns::with_address("10.50.0.2/24");
+    let host = Host::start();
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address 10.50.0.1/24");
+    host.dunlin("network add blue --vni 100 --remotes 10.50.0.2");
+    (host, peer)
+}
+
+fn add_guest(host: &Host, name: &str, ns: &Netns) {
+    ns.run("ip link set eth0 mtu 1430 && ethtool -K eth0 tx off >/dev/null");
+    host.add_host(name, ns, "--network blue --mtu 1430");
+}
+
+/// Whether an address is free says no answer for a guest that is gone (RFC 5227, RFC 4862).
+#[test]
+fn the_address_of_a_guest_that_left_is_free() {
+    let (host, _peer) = with_overlay();
+    let a = Netns::with_address("192.168.9.5/24");
+    a.allow_ipv6();
+    add_guest(&host, "a", &a);
+    a.run("ip -6 addr add fd09::5/64 dev eth0 nodad");
+    let bindings = || host.json("network list")[0]["state"]["bindings"].as_u64().unwrap();
+    eventually("its addresses are learned", 5.0, || {
+        a.try_run("busybox arping -U -c 1 -I eth0 192.168.9.5; ping -c 1 -W 1 fd09::99");
+        bindings() >= 2
+    });
+    host.dunlin("port del a");
+    drop(a);
+    let b = Netns::new();
+    b.allow_ipv6();
+    b.run("sysctl -qw net.ipv6.conf.eth0.accept_dad=1");
+    add_guest(&host, "b", &b);
+    b.run("busybox arping -D -c 2 -w 3 -I eth0 192.168.9.5");
+    b.run("ip addr add fd09::5/64 dev eth0");
+    eventually("the address was probed", 10.0, || !b.run("ip -6 addr show dev eth0").contains("tentative"));
+    assert!(!b.run("ip -6 addr show dev eth0").contains("dadfailed"));
+}
+
+/// A host keeps its default route when the switch answers in place of its router (RFC 4861, 7.2.5).
+#[test]
+fn the_router_that_the_switch_answers_for_stays_one() {
+    let (host, _peer) = with_overlay();
+    let (router, guest) = (Netns::new(), Netns::new());
+    for (name, ns) in [("r", &router), ("g", &guest)] {
+        ns.allow_ipv6();
+        add_guest(&host, name, ns);
+    }
+    router.run("sysctl -qw net.ipv6.conf.all.forwarding=1");
+    let address = |ns: &Netns| {
+        let told = ns.run("ip -6 -o addr show dev eth0 scope link");
+        told.split_whitespace().find_map(|w| w.strip_suffix("/64")).map(str::to_owned)
+    };
+    for ns in [&router, &guest] {
+        // A link that was up before IPv6 was allowed gets its address now.
+        ns.run("ip link set eth0 down && ip link set eth0 up");
+        eventually("a link-local address", 10.0, || address(ns).is_some());
+    }
+    host.wait_up("r");
+    host.wait_up("g");
+    let conf = "interface eth0 { AdvSendAdvert on; MaxRtrAdvInterval 4; MinRtrAdvInterval 3; prefix fd09::/64 {}; };";
+    std::fs::write(host.path("radvd.conf"), conf).unwrap();
+    let (conf, pid) = (host.path("radvd.conf"), host.path("radvd.pid"));
+    let _radvd = router.spawn(&format!("/usr/sbin/radvd -n -C {conf} -p {pid}"));
+    let has_route = || guest.run("ip -6 route show default").contains("eth0");
+    eventually("a default route", 20.0, has_route);
+    let suppressed = || host.json("network list")[0]["state"]["suppressed"].as_u64().unwrap();
+    let before = suppressed();
+    let router_address = address(&router).unwrap();
+    eventually("the switch answers for the router", 10.0, || {
+        guest.run(&format!("ip -6 neigh del {router_address} dev eth0 || true"));
+        guest.try_run(&format!("ping -c 1 -W 1 {router_address}%eth0"));
+        suppressed() > before
+    });
+    eventually("the answer is there", 5.0, || {
+        guest.run(&format!("ip -6 neigh show {router_address} dev eth0")).contains("router")
+    });
+    assert!(has_route());
+}
+
+/// With snooping, a guest gives back no lease but its own. https://github.com/kamorin/DHCPig/issues/14
+#[test]
+fn a_guest_releases_no_lease_of_another_guest() {
+    let (server, victim, guest) = (Netns::with_address("10.22.0.1/24"), Netns::new(), Netns::new());
+    let host = Host::start();
+    host.add_host("server", &server, "");
+    for (name, ns) in [("victim", &victim), ("guest", &guest)] {
+        let checks = format!("--security mac,ip,arp,dhcp-guard,dhcp-snooping --macs {}", ns.mac());
+        host.add_host(name, ns, &checks);
+    }
+    let _dnsmasq = server.serve_dhcp("10.22.0.50,10.22.0.60", &host.path(""));
+    let leases = |name: &str| host.port(name)["leases"].as_array().map_or(0, Vec::len);
+    for (name, ns) in [("victim", &victim), ("guest", &guest)] {
+        eventually("a lease", 20.0, || {
+            ns.try_run("busybox udhcpc -i eth0 -n -q -f -t 4 -T 1 -s /bin/true");
+            leases(name) == 1
+        });
+    }
+    let at_server = || std::fs::read_to_string(host.path("dnsmasq.leases")).unwrap();
+    let address = |name: &str| host.port(name)["leases"][0]["address"].as_str().unwrap().to_owned();
+    let (its, own) = (address("victim"), address("guest"));
+    let release = |client: &str, address: &str| {
+        let chaddr = format!("bytes.fromhex(\"{}\")", client.replace(':', ""));
+        guest.scapy(&format!(
+            "Ether(src=\"{}\",dst=\"{}\")/IP(src=\"{own}\",dst=\"10.22.0.1\")/UDP(sport=68,dport=67)\
+             /BOOTP(op=1,ciaddr=\"{address}\",chaddr={chaddr})\
+             /DHCP(options=[(\"message-type\",\"release\"),(\"server_id\",\"10.22.0.1\"),\"end\"])",
+            guest.mac(),
+            server.mac()
+        ));
+    };
+    release(&victim.mac(), &its);
+    release(&guest.mac(), &its);
+    eventually("both are dropped", 5.0, || host.drops("guest", "spoofed_dhcp") == 2);
+    assert!(at_server().contains(&its) && leases("victim") == 1);
+    // Its own it may give back: the server and the switch end it.
+    release(&guest.mac(), &own);
+    eventually("the lease is over", 10.0, || leases("guest") == 0 && !at_server().contains(&own));
+}
