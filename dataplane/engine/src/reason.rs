@@ -48,6 +48,8 @@ reasons! {
     Truncated = "truncated", Rx;
     /// The source address is a group address, broadcast or all zeros.
     InvalidSource = "invalid_source", Rx;
+    /// A reply to a rejected frame of the port, above the 1,000 a second that it gets (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
+    ReplyLimit = "reply_limit", Rx;
     /// The port does not carry the frame's VLAN; or another tag stands behind a priority tag.
     IngressVlan = "ingress_vlan", Rx;
     /// To 01-80-C2-00-00-00…0F, which stays on its link.

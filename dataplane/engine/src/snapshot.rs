@@ -10,7 +10,7 @@ pub use dunlin_model::spec::{Forwarding, MacLimit};
 use crate::{
     MAX_PORTS, PortIdx, SegmentId,
     filter::{Filter, Lists},
-    storm::StormLimits,
+    storm::RateLimits,
     tunnel::{Proxy, Role},
     vlan::{Class, PortVlans, TPID_8021Q, Tag},
 };
@@ -147,7 +147,7 @@ pub struct Port {
     /// an access port, which takes none.
     pub tagged: Option<Arc<[SegmentId; 4096]>>,
     /// Shared with the snapshots before and after, so that a change refills no bucket.
-    pub storm: Arc<StormLimits>,
+    pub limits: Arc<RateLimits>,
     /// Whether it is a device, or an end of tunnels. Those have no segment in `segments`.
     pub role: Role,
     /// VTEPs whose tunnels come by it.

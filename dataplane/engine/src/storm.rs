@@ -1,4 +1,4 @@
-//! Storm limits: frames per second of broadcast, multicast and unknown unicast from one port.
+//! Rates of one port: of broadcast, multicast and unknown unicast frames from it, and of replies to what it is rejected.
 //!
 //! A limit is the generic cell rate algorithm (ITU-T I.371): one word holds the time at which the
 //! port will have "paid" for everything it sent, and a frame passes while that is at most one
@@ -44,15 +44,26 @@ impl RateLimit {
     }
 }
 
+/// Replies to rejected frames of one port, in a second (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
+const REPLIES_FPS: u64 = 1_000;
+
 /// The limits of one port; `None` is no limit.
-#[derive(Debug, Default)]
-pub struct StormLimits {
+#[derive(Debug)]
+pub struct RateLimits {
     /// For frames to the broadcast address.
     pub broadcast: Option<RateLimit>,
     /// For frames to other group addresses.
     pub multicast: Option<RateLimit>,
     /// For frames to an address that the mac table does not hold.
     pub unknown_unicast: Option<RateLimit>,
+    /// For resets and ICMP errors to the sender of what was rejected.
+    pub replies: RateLimit,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        RateLimits { broadcast: None, multicast: None, unknown_unicast: None, replies: RateLimit::new(REPLIES_FPS) }
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ fn classified(from: &str, sent: &str) -> Option<(u16, u16, &'static str, String)
 fn seen_at(to: &str, (vid, priority, tpid, inner): &(u16, u16, &str, String)) -> Option<String> {
     let tagged = format!("{tpid}:{:04x}", priority | vid);
     let outer = match (to, vid) {
+        // A tag that comes out there would be taken for the frame's VLAN.
+        ("nuntagged", 10) if !inner.is_empty() => return None,
         ("access" | "tunnel" | "nuntagged", 10) => "",
         ("trunk", 0) => "",
         ("trunk" | "ntagged", 10 | 20) | ("nuntagged", 20) => &tagged,

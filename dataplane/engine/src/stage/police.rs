@@ -9,7 +9,7 @@ use crate::{
 
 #[inline(always)]
 pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
-    let s = &*port.storm;
+    let s = &*port.limits;
     if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
         return;
     }

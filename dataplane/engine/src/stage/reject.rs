@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     MacAddr,
-    headers::{Family, Headers, ICMP, ICMPV6, TCP},
+    headers::{FLAGS, Family, Headers, ICMP, ICMPV6, TCP},
     tunnel::checksum,
 };
 
@@ -14,9 +14,11 @@ const SHOWN: usize = 512;
 /// What an answer takes at most: Ethernet, IPv6, ICMPv6, and what is shown.
 const LONGEST: usize = 14 + 40 + 8 + SHOWN;
 const HOPS: u8 = 64;
+/// TCP's flag.
+const RST: u32 = 4;
 
-/// An untagged frame; none for what must not be answered (RFC 1122, 3.2.2; RFC 4443, 2.4).
-pub(super) fn answer(head: &[u8], l3: usize) -> Option<ArrayVec<u8, LONGEST>> {
+/// The headers of a frame that may be answered; none of one that must not be (RFC 1122, 3.2.2; RFC 4443, 2.4).
+pub(super) fn answerable(head: &[u8], l3: usize) -> Option<Headers> {
     let mac = |at: usize| head.get(at..at + 6).and_then(<[u8]>::first_chunk::<6>).map(|o| MacAddr::from_octets(*o));
     let (dst, src) = (mac(0)?, mac(6)?);
     let h = Headers::read(head, l3, 0, dst, src);
@@ -30,10 +32,16 @@ pub(super) fn answer(head: &[u8], l3: usize) -> Option<ArrayVec<u8, LONGEST>> {
         (ICMPV6, Some((kind, _))) => kind < 128 || (133..=137).contains(&kind),
         _ => false,
     };
+    let is_reset = h.protocol() == TCP && h.words[FLAGS] & RST != 0;
+    (!is_error && !is_reset).then_some(h)
+}
+
+/// The answer to a frame with these headers, untagged.
+pub(super) fn answer(h: &Headers, head: &[u8]) -> Option<ArrayVec<u8, LONGEST>> {
+    let ((src, dst), l3) = (h.macs(), usize::from(h.l3));
     let end = (h.end as usize).min(head.len());
     let (protocol, payload) = match h.protocol() {
-        TCP => (TCP, reset(&h, head)?),
-        _ if is_error => return None,
+        TCP => (TCP, reset(h, head)?),
         _ => unreachable(h.family, head.get(l3..end)?)?,
     };
     let mut f = ArrayVec::<u8, LONGEST>::new();
@@ -81,9 +89,6 @@ type Payload = ArrayVec<u8, { 8 + SHOWN }>;
 fn reset(h: &Headers, head: &[u8]) -> Option<Payload> {
     let t = head.get(usize::from(h.l4)..)?.first_chunk::<20>()?;
     let (flags, word) = (t[13], |at: usize| u32::from_be_bytes([t[at], t[at + 1], t[at + 2], t[at + 3]]));
-    if flags & 4 != 0 {
-        return None;
-    }
     let payload = (h.end as usize).checked_sub(usize::from(h.l4) + usize::from(t[12] >> 4) * 4)? as u32;
     let len = payload + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
     let (seq, ack, flags) = if flags & 16 != 0 { (word(8), 0, 4) } else { (0, word(4).wrapping_add(len), 4 | 16) };

@@ -17,7 +17,7 @@ use crate::{
     MAX_PORTS, PortIdx, SegmentId, Vid,
     security::Snooped,
     snapshot::{Port, Segment, SegmentMap, Snapshot, untagged},
-    storm::{RateLimit, StormLimits},
+    storm::{RateLimit, RateLimits},
     tunnel::{BindingTable, Networks, Role},
     vlan::{PortVlans, VlanMode, VlanSet},
 };
@@ -80,7 +80,7 @@ struct PortState {
     /// See [`Topology::identify`].
     identity: u64,
     spec: PortPolicy,
-    storm: Arc<StormLimits>,
+    limits: Arc<RateLimits>,
     snooped: Arc<Snooped>,
 }
 
@@ -198,16 +198,16 @@ impl Topology {
                 self.built = None;
             }
             if p.spec.storm_fps != spec.storm_fps {
-                p.storm = storm_limits(&spec);
+                p.limits = rate_limits(&spec);
             }
             p.spec = spec;
             return Ok(p.idx);
         }
         let idx = self.free_ports.pop().ok_or_else(|| TopologyError::TooManyPorts { port: name.to_owned() })?;
         self.built = None;
-        let storm = storm_limits(&spec);
+        let limits = rate_limits(&spec);
         self.ports
-            .insert(name.to_owned(), PortState { idx, up: false, identity: 0, spec, storm, snooped: Arc::default() });
+            .insert(name.to_owned(), PortState { idx, up: false, identity: 0, spec, limits, snooped: Arc::default() });
         Ok(idx)
     }
 
@@ -406,7 +406,7 @@ impl Topology {
             },
             vlans,
             segments,
-            storm: p.storm.clone(),
+            limits: p.limits.clone(),
             role: Role::Device,
             vteps: self.vteps_behind(name),
             name: name.into(),
@@ -415,7 +415,7 @@ impl Topology {
     }
 }
 
-fn storm_limits(spec: &PortPolicy) -> Arc<StormLimits> {
+fn rate_limits(spec: &PortPolicy) -> Arc<RateLimits> {
     let [broadcast, multicast, unknown_unicast] = spec.storm_fps.map(|f| f.map(|f| RateLimit::new(f.get())));
-    Arc::new(StormLimits { broadcast, multicast, unknown_unicast })
+    Arc::new(RateLimits { broadcast, multicast, unknown_unicast, ..Default::default() })
 }

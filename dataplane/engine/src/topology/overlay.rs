@@ -15,7 +15,7 @@ use super::{BridgeSpec, NetworkSpec, OverlaySpec, Topology, TopologyError, VtepS
 use crate::{
     MAX_PORTS, PortIdx, SegmentId, Vid,
     snapshot::{Forwarding, Port, Segment, SegmentMap, untagged},
-    storm::StormLimits,
+    storm::RateLimits,
     tunnel::{Address, BindingTable, Kind, Networks, NextHop, Outer, OuterSpec, Proxy, Remote, Role, Vtep, group_mac},
     vlan::{Class, PortVlans, TPID_8021Q, Tag, VlanMode},
 };
@@ -35,7 +35,7 @@ pub(super) struct VtepState {
     idx: PortIdx,
     spec: VtepSpec,
     name: Arc<str>,
-    storm: Arc<StormLimits>,
+    limits: Arc<RateLimits>,
     remotes: BTreeMap<(IpAddr, Kind), RemoteState>,
 }
 
@@ -142,7 +142,7 @@ impl Topology {
             return Ok(v.idx);
         }
         let idx = self.free_port(name)?;
-        let v = VtepState { idx, spec, name: name.into(), storm: Arc::default(), remotes: BTreeMap::new() };
+        let v = VtepState { idx, spec, name: name.into(), limits: Arc::default(), remotes: BTreeMap::new() };
         self.vteps.insert(name.to_owned(), v);
         Ok(idx)
     }
@@ -372,7 +372,7 @@ impl Topology {
             tagged: None,
             vlans,
             segments: SegmentMap::One(SegmentId::NONE),
-            storm: v.storm.clone(),
+            limits: v.limits.clone(),
             role,
             vteps: Box::new([]),
             name: name.clone(),

@@ -160,6 +160,11 @@ fn of_security(met: &mut Met) {
 }
 
 fn of_filters(met: &mut Met) {
+    let mut s = bridge([access(), access(), access()]);
+    s.topology.set_acl(Acl::new("all", &[], 0, Action::Reject, 1));
+    let acls = AclNames { ingress: vec!["all".to_owned()], egress: vec![] };
+    s.topology.set_port("p0", PortPolicy { acls, ..access() }).unwrap();
+    met.by(ReplyLimit, &mut s, 0, (0..120).map(|n| syn(1, 2, 4000 + n)));
     let ports = Match { protocol: Some(6), dst_ports: Some(80..=80), ..Match::default() };
     let later_fragment = || {
         let mut f = syn(1, 2, 4000);

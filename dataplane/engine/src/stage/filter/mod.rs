@@ -228,8 +228,15 @@ fn egress<F: Frame>(
 /// the station there had answered. Not told is, for want of buffers, who could be told of the next one.
 #[cold]
 fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
-    let answer = reject::answer(frame.head(), overhead(m.class) as usize).and_then(|octets| out.make(&octets));
-    let Some(mut answer) = answer else { return };
+    let Some(headers) = reject::answerable(frame.head(), overhead(m.class) as usize) else { return };
+    let replies = &from.limits.replies;
+    if !(if cx.trace.is_some() { replies.would_admit(cx.now.ns) } else { replies.admit(cx.now.ns) }) {
+        // The reply that is not made counts as made and dropped.
+        cx.counters.port(from.idx).clones.add(1);
+        return cx.drop(from.idx, DropReason::ReplyLimit, 1);
+    }
+    let answer = reject::answer(&headers, frame.head());
+    let Some(mut answer) = answer.and_then(|octets| out.make(&octets)) else { return };
     if !matches!(from.role, Role::Device) {
         return out.answer_inside(to.idx, (m.class.without_tag(), m.dst.segment()), answer);
     }
