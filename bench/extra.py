@@ -6,6 +6,7 @@ Each function takes the bench and yields (what, value, unit), to be shown and ke
 import contextlib
 import json
 import os
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -118,6 +119,69 @@ def learning(bench):
         yield f"cycles per frame with {n:,} new sources", cycles / max(frames, 1), ""
         yield "that is, addresses learned a second", tsc_hz() * frames / max(cycles, 1) / 1e6, "M/s"
         yield f"of {asked['rx_frames']:,} frames to each of them afterwards, flooded", asked["clones"], ""
+
+
+def syn(n):
+    """A TCP SYN of a client of its own to a server behind the sink."""
+    ip = bytes([10, 64 | n >> 16 & 63, n >> 8 & 255, n & 255])
+    tcp = struct.pack("!HHIIBBHHH", 1024 + (n & 0x7FFF), 80, 1, 0, 0x50, 2, 1024, 0, 0)
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, ip, bytes([10, 0, 0, 9]))
+    return mac(9, 0) + mac(7, 0) + b"\x08\x00" + head + tcp + bytes(6)
+
+
+def arp(n):
+    """An ARP request of a sender of its own."""
+    return (b"\xff" * 6 + mac(7, n) + bytes([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]) + mac(7, n) + bytes([10, 65 + (n >> 16)])
+            + struct.pack("!H", n & 0xFFFF) + bytes(6) + bytes([10, 0, 0, 9]) + bytes(18))
+
+
+STATEFUL = (("acl", "add", "flood", "--default", "deny"), ("acl", "rule", "add", "flood", "allow", "state", "new,established"))
+OVERLAY = (("port", "add", "up", "--kind", "nic", "--device", "net_null8,no-rx=1", "--queues", "1", "--mtu", "1600"),
+           ("vtep", "add", "v", "--uplink", "up", "--address", "10.50.0.1/24"),
+           ("network", "add", "blue", "--vni", "100", "--remotes", "10.50.0.2"))
+REJECT, DENY = ((("acl", "add", "flood", "--default", what),) for what in ("reject", "deny"))
+# What a port does to its neighbours: its frames by number, how it is set up, the same for a port that does no harm, and the
+# settings of both.
+ATTACKS = {
+    "new MAC addresses": (lambda n: frame(n, 7, to=mac(9, 0)), (), (), ()),
+    "new senders of ARP": (arp, OVERLAY, OVERLAY, ("--network", "blue")),
+    "new connections": (syn, STATEFUL, STATEFUL, ("--ingress-acls", "flood")),
+    "rejected frames, to denied ones": (syn, REJECT, DENY, ("--ingress-acls", "flood")),
+}
+
+
+def overload(bench):
+    """What frames cost while a table is full, and what a port that fills one takes from its neighbours."""
+    pairs, cost = 100_000, {}
+    for size in (1_000_000, pairs):
+        with dunlin(bench, between_two_ports(bench, pairs), mac_table_size=size) as (_, cli):
+            time.sleep(bench.args.warmup)
+            before, _, after = state(cli)["workers"][0], time.sleep(bench.args.seconds), state(cli)["workers"][0]
+            cost[size] = (after["busy_cycles"] - before["busy_cycles"]) / (after["frames"] - before["frames"])
+        yield f"cycles per frame of {2 * pairs:,} addresses, table for {size:,}", cost[size], ""
+    yield "the smaller table over the larger (at most 2)", cost[pairs] / cost[1_000_000], "times"
+    for name, (attack, harmful, harmless, settings) in ATTACKS.items():
+        rates = {}
+        # As many frames, of one sender and of ever new ones.
+        for what, numbers, setup in (("one", [0] * 64, harmless), ("new", range(150_000), harmful)):
+            file = write(bench.dir / f"{what}.pcap", map(attack, numbers))
+            case = between_two_ports(bench)
+            case.frames += 150_000
+            with dunlin(bench, case, mac_table_size=65_536) as (run, cli):
+                for command in setup:
+                    cli(*command)
+                cli("port", "add", "sink", "--kind", "nic", "--device", "net_null0,no-rx=1", "--queues", "1")
+                cli("mac", "add", mac(9, 0).hex(":"), "--port", "sink")
+                cli("port", "add", "attacker", "--kind", "nic", "--device", endless(5, file), "--queues", "1", *settings)
+                time.sleep(bench.args.warmup)
+
+                def neighbours():
+                    ports = state(cli)["ports"]
+                    return sum(p["counters"]["tx_frames"] for p in ports if p["name"] in ("p0", "p1"))
+                began, before = time.monotonic(), neighbours()
+                time.sleep(bench.args.seconds)
+                rates[what] = (neighbours() - before) / (time.monotonic() - began)
+        yield f"neighbours' rate beside {name}; over that beside one sender's", rates["new"] / rates["one"], ""
 
 
 def churn(bench):
@@ -266,7 +330,8 @@ def tcp_through(bench, contender, kind, name):
 
 
 ALL = {"new-connections": ("Connections that begin", new_connections), "latency": ("Latency, round trip", latency), "churn": ("Learning while forwarding", churn),
-       "control": ("Control and memory", control), "learning": ("Learning", learning), "tcp": ("TCP", tcp)}
+       "control": ("Control and memory", control), "learning": ("Learning", learning),
+       "overload": ("Overload: full tables, and the neighbours of a port that fills them", overload), "tcp": ("TCP", tcp)}
 NEEDS = {"tcp": ["iperf3", "ip", "ethtool"], "churn": ["ip"]}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE / "instructions.json"
 # And address pairs.
-SCENARIOS = {"forward": 1000, "trunk_to_access": 1000, "spread": 1000, "flood": 8, "filter": 1000, "track": 1000, "secure": 1}
+SCENARIOS = {"forward": 1000, "trunk_to_access": 1000, "spread": 1000, "flood": 8, "filter": 1000, "track": 1000, "secure": 1, "full": 1000}
 BURST, FEWER, MORE = 128, 125, 375
 # Compilers differ by themselves: beside another one than the figures were made with, only a large growth counts.
 ALLOWED, ALLOWED_OTHER_COMPILER = 1.05, 1.20

@@ -78,7 +78,7 @@ struct Args {
     #[arg(long)]
     no_huge: bool,
     /// Addresses the mac table holds
-    #[arg(long, value_name = "N", default_value_t = 65_536,
+    #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(i64::from(MacTable::MIN_CAPACITY)..=i64::from(MacTable::MAX_CAPACITY)))]
     mac_table_size: u32,
     /// Connections that are tracked at once

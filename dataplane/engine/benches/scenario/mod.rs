@@ -113,11 +113,13 @@ pub enum Kind {
     Track,
     /// Forwarding, the station behind the first port speaks as itself.
     Secure,
+    /// From and to sixteen times as many stations, in a table that holds a fraction of them: neither is known.
+    Full,
 }
 
 impl Kind {
     #[allow(dead_code, reason = "one of those who share this file names them by itself")]
-    pub const ALL: [(&'static str, Kind); 7] = [
+    pub const ALL: [(&'static str, Kind); 8] = [
         ("forward", Kind::Forward),
         ("trunk_to_access", Kind::TrunkToAccess),
         ("spread", Kind::Spread),
@@ -125,6 +127,7 @@ impl Kind {
         ("filter", Kind::Filter),
         ("track", Kind::Track),
         ("secure", Kind::Secure),
+        ("full", Kind::Full),
     ];
 }
 
@@ -144,6 +147,10 @@ pub struct Scenario {
 impl Scenario {
     /// `pairs` stations behind the first port and as many behind the others, talking.
     pub fn new(kind: Kind, pairs: u32) -> Self {
+        let (pairs, capacity) = match kind {
+            Kind::Full => (pairs * 16, MacTable::MIN_CAPACITY),
+            _ => (pairs, (pairs * 4).max(65_536)),
+        };
         let ports = match kind {
             Kind::Spread => 16,
             Kind::Flood => 9,
@@ -179,7 +186,7 @@ impl Scenario {
         let from_first: Vec<Handle> = shuffled(pairs).map(|s| frame((behind(s), s), (0, s), tagged)).collect();
         let mut s = Scenario {
             snapshot: topology.snapshot().expect("a snapshot"),
-            macs: MacTable::new((pairs * 4).max(65_536), [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
+            macs: MacTable::new(capacity, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
             counters: Counters::default(),
             sessions: Conntrack::new(pairs, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]),
             pipeline: Pipeline::default(),

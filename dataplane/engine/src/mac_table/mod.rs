@@ -26,7 +26,8 @@
 //! use as hold the entries at four a bucket: see `grow.rs`. A host with few stations keeps them in
 //! the cache, and in few pages, however large the table may become.
 //!
-//! **When it is full** the port that holds most pays: see `evict.rs`.
+//! **When it is full** the port that holds most pays: see `evict.rs`. A burst evicts one entry at most, so that a port
+//! that brings ever new addresses costs its worker little more than one whose addresses are known.
 
 mod evict;
 mod grow;
@@ -112,7 +113,7 @@ pub enum Learned {
     },
     /// The port is at its limit; nothing changed.
     Limited,
-    /// The table is full and this port has no claim on another's entry; nothing changed.
+    /// The table is full and this port has no claim on another's entry, or may not evict one now; nothing changed.
     Full,
 }
 
@@ -233,8 +234,15 @@ impl MacTable {
         self.find_anywhere(hash).map(|(_, w)| w.port())
     }
 
-    /// Notes that the key of `hash` sends from `port`. `limit`: the most addresses the port may have learned.
-    pub fn learn(&self, hash: Hash, port: PortIdx, limit: Option<u32>) -> Learned {
+    /// Whether a new address needs the place of another one.
+    #[inline(always)]
+    pub fn is_at_capacity(&self) -> bool {
+        self.total.load(Relaxed) >= self.capacity
+    }
+
+    /// Notes that the key of `hash` sends from `port`. `limit`: the most addresses the port may have learned. At capacity,
+    /// another entry is evicted only if `may_evict`: to find it costs as much as to forward many frames.
+    pub fn learn(&self, hash: Hash, port: PortIdx, limit: Option<u32>, may_evict: bool) -> Learned {
         let fresh = Word::anybody(port, State::Seen).about(Word::in_first(hash));
         let mut searches = 1..SEARCHES;
         while let Some((slot, w)) = self.find_anywhere(hash) {
@@ -263,13 +271,18 @@ impl MacTable {
         if self.over_limit(port, limit) {
             return Learned::Limited;
         }
-        if self.insert(hash, fresh) {
+        if (may_evict || !self.is_at_capacity()) && self.insert(hash, fresh) {
             self.learned.fetch_add(1, Relaxed);
             Learned::New
         } else {
-            self.refused_full.fetch_add(1, Relaxed);
             Learned::Full
         }
+    }
+
+    /// Counts addresses that were not learned because the table is full: those of a burst at once, since all workers count
+    /// here.
+    pub fn count_refused(&self, n: u64) {
+        self.refused_full.fetch_add(n, Relaxed);
     }
 
     /// Whether [`MacTable::learn`] would not learn it because of the limit.
@@ -407,7 +420,7 @@ impl MacTable {
     /// Puts `word` into a bucket of `hash`, of which there is no entry. `false` if there is no room.
     fn insert(&self, hash: Hash, word: Word) -> bool {
         self.grow();
-        if self.total.load(Relaxed) >= self.capacity && !self.evict_for_capacity(hash, word.port()) {
+        if self.is_at_capacity() && !self.evict_for_capacity(hash, word.port()) {
             return false;
         }
         self.place(hash, word, None).is_some()

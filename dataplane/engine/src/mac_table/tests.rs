@@ -23,7 +23,7 @@ fn table(capacity: u32) -> MacTable {
 }
 
 fn learn(t: &MacTable, k: Key, p: usize) -> Learned {
-    t.learn(t.hash(k), port(p), None)
+    t.learn(t.hash(k), port(p), None, true)
 }
 
 fn lookup(t: &MacTable, k: Key) -> Option<usize> {
@@ -213,15 +213,15 @@ fn coming_home_is_not_noticed() {
         s.spawn(|| {
             for p in (0..7).cycle().take_while(|_| !done.load(Relaxed)) {
                 if let who @ 1.. = now.load(Acquire) {
-                    t.learn(Hash(who), port(p), None);
+                    t.learn(Hash(who), port(p), None, true);
                 }
                 turns.fetch_add(1, Relaxed);
             }
         });
         let _ends = Ends(&done);
         for who in movers {
-            fillers.iter().for_each(|h| assert_eq!(t.learn(*h, port(8), None), Learned::New));
-            assert_eq!(t.learn(*who, port(9), None), Learned::New);
+            fillers.iter().for_each(|h| assert_eq!(t.learn(*h, port(8), None, true), Learned::New));
+            assert_eq!(t.learn(*who, port(9), None, true), Learned::New);
             assert!(t.view().glance::<LanesAnywhere>(who).is_none());
             now.store(who.0, Release);
             fillers.iter().for_each(|h| assert!(t.remove(h.key(t.inverse))));
@@ -258,13 +258,13 @@ fn a_crowd_is_held_or_pays() {
     let t = table(MacTable::MIN_CAPACITY);
     let known: Vec<Hash> = crowd().take(60).collect();
     for (i, h) in known.iter().enumerate() {
-        assert_eq!(t.learn(*h, port(i % 7), None), Learned::New, "{i}");
+        assert_eq!(t.learn(*h, port(i % 7), None, true), Learned::New, "{i}");
     }
     known.iter().enumerate().for_each(|(i, h)| assert_eq!(t.lookup(*h), Some(port(i % 7)), "{i}"));
     assert_eq!(t.statistics().evictions, 0);
     // No more than 64 have room; port 1 comes to hold most, and pays.
     for h in crowd().skip(60).take(200) {
-        t.learn(h, port(1), None);
+        t.learn(h, port(1), None, true);
     }
     let s = t.statistics();
     assert!(s.entries == 64 && s.evictions + s.refused_full >= 100, "{s:?}");
@@ -273,7 +273,7 @@ fn a_crowd_is_held_or_pays() {
     }
     // A table that may become larger does, and then all have room.
     let t = table(400_000);
-    let round = || crowd().take(100).filter(|h| t.learn(*h, port(1), None) != Learned::Known).count();
+    let round = || crowd().take(100).filter(|h| t.learn(*h, port(1), None, true) != Learned::Known).count();
     let rounds: Vec<usize> = (0..5).map(|_| round()).collect();
     assert!(rounds[0] == 100 && rounds[4] == 0, "{rounds:?}");
     assert!(t.view().buckets.len() > START);
@@ -283,7 +283,7 @@ fn a_crowd_is_held_or_pays() {
 #[test]
 fn limit_holds_for_new_and_for_moved_addresses() {
     let t = table(100);
-    let at = |k: Key, p: usize| t.learn(t.hash(k), port(p), Some(2));
+    let at = |k: Key, p: usize| t.learn(t.hash(k), port(p), Some(2), true);
     assert_eq!(at(key(1), 1), Learned::New);
     assert_eq!(at(key(2), 1), Learned::New);
     assert_eq!(at(key(3), 1), Learned::Limited);
@@ -363,7 +363,7 @@ fn readers_never_see_a_mixed_entry() {
                     // Once at one of its ports, then at the other, where it stays until its next turn.
                     let last = n / 512 % 2;
                     for which in [1 - last, last] {
-                        let learned = t.learn(crowd[k], port(PAIRS[k % 4][which]), None);
+                        let learned = t.learn(crowd[k], port(PAIRS[k % 4][which]), None, true);
                         if let Learned::Moved { from } = learned {
                             assert!(PAIRS[k % 4].contains(&from.get()), "address {k} was at port {}", from.get());
                         }

@@ -35,30 +35,46 @@ fn learn_each<F>(
     out: &mut impl Output<F>,
 ) -> (Refused, bool) {
     let (mut refused, mut is_asked, mut news) = (Refused::NONE, false, None);
+    let (mut may_evict, mut no_room) = (true, 0);
     for i in numbers(unknown) {
         // Who is new talks on: what follows of it is known by now.
         if news == Some(meta[i].src_hash) {
             continue;
         }
-        match learn(cx, port, &meta[i], out) {
-            Ok(true) => {
+        let full = cx.macs.is_at_capacity();
+        match learn(cx, port, &meta[i], may_evict, out) {
+            Ok(learned) => {
+                // Also if no entry was found that could be evicted: the search is what takes time.
+                may_evict &= !(full && matches!(learned, Learned::New | Learned::Full));
+                no_room += u64::from(learned == Learned::Full);
+                if !matches!(learned, Learned::New | Learned::Moved { .. }) {
+                    continue;
+                }
                 let hash = meta[i].src_hash;
                 is_asked |= meta.iter().any(|m| m.dst_hash == hash);
                 news = Some(hash);
             }
-            Ok(false) => {}
             Err(reason) => {
                 meta[i].fate = Fate::drop(reason);
                 refused.add(i);
             }
         }
     }
+    if no_room > 0 {
+        cx.macs.count_refused(no_room);
+    }
     (refused, is_asked)
 }
 
-/// Whether it is elsewhere now than before.
+/// What learning the source came to.
 #[inline(never)]
-fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -> Result<bool, DropReason> {
+fn learn<F>(
+    cx: &Context<'_>,
+    port: &Port,
+    m: &Meta,
+    may_evict: bool,
+    out: &mut impl Output<F>,
+) -> Result<Learned, DropReason> {
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);
     }
@@ -66,12 +82,12 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
         return Err(DropReason::InvalidSource);
     }
     if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {
-        return Ok(false);
+        return Ok(Learned::Known);
     }
     if cx.trace.is_some() {
         if cx.macs.is_static(m.src_hash) {
             cx.tell("learn", || format!("{} is static: nothing is learned of it", m.src.mac()));
-            return Ok(false);
+            return Ok(Learned::Known);
         }
         let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit));
         cx.tell("learn", || match too_many {
@@ -79,16 +95,17 @@ fn learn<F>(cx: &Context<'_>, port: &Port, m: &Meta, out: &mut impl Output<F>) -
             true => format!("{} would not be learned: port '{}' has as many as its limit", m.src.mac(), port.name),
         });
         let dropped = too_many && port.forwarding.mac_limit.is_some_and(|l| l.drop);
-        return if dropped { Err(DropReason::MacLimit) } else { Ok(false) };
+        return if dropped { Err(DropReason::MacLimit) } else { Ok(Learned::Known) };
     }
     let mut tell = |from| {
         out.learned(MacLearned { segment: m.src.segment(), mac: m.src.mac(), from, at: port.idx });
     };
-    match cx.macs.learn(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit)) {
+    let learned = cx.macs.learn(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit), may_evict);
+    match learned {
         Learned::New => tell(None),
         Learned::Moved { from } => tell(Some(from)),
         Learned::Limited if port.forwarding.mac_limit.is_some_and(|l| l.drop) => return Err(DropReason::MacLimit),
-        Learned::Known | Learned::Full | Learned::Limited => return Ok(false),
+        Learned::Known | Learned::Full | Learned::Limited => {}
     }
-    Ok(true)
+    Ok(learned)
 }

@@ -300,3 +300,64 @@ fn a_renewal_passes_before_the_lease_is_known() {
     assert!(passes(&mut s, 1, udp_as(MACS[1], IPS[1], MACS[0], mine, (67, 68), &m)));
     assert!(passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
 }
+
+/// Replies to what is rejected have a rate for each port (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f); what is not sent is counted.
+#[test]
+fn a_port_gets_few_replies_to_what_it_is_rejected() {
+    let mut s = switch(None, Some((vec![], Action::Reject)));
+    s.run(1, [udp_as(MACS[1], IPS[1], MACS[0], IPS[0], (1, 2), b"")]);
+    let burst = || (0..50).map(|n| udp_as(MACS[0], IPS[0], MACS[1], IPS[1], (n, 9), b"x"));
+    let (mut replies, rejected) = (0, 50 * 2_000);
+    for n in 0..2_000 {
+        // A hundred bursts a second: 20 seconds.
+        s.now_s = 1 + n / 100;
+        replies += s.run(0, burst()).sent.len() as u64;
+    }
+    assert!((20 * 100..=21 * 1_000).contains(&replies), "{replies}");
+    assert_eq!(s.drops(DropReason::ReplyLimit), rejected - replies);
+    assert_eq!(s.drops(DropReason::EgressAclRejected), rejected);
+    // What gets no reply takes none from the others' rate.
+    s.now_s += 10;
+    let resets = (0..1_000).map(|_| tcp(0, (1, 2), "R", 1, 0, b""));
+    let before = s.drops(DropReason::ReplyLimit);
+    for reset in resets {
+        assert!(s.run(0, [reset]).sent.is_empty());
+    }
+    assert_eq!(s.drops(DropReason::ReplyLimit), before);
+    assert_eq!(s.run(0, [tcp(0, (1, 2), "S", 1, 0, b"")]).sent.len(), 1);
+}
+
+/// A port that sends from ever new addresses finds the table full: each burst takes the place of one entry at most, and its
+/// neighbours stay known.
+#[test]
+fn a_flood_of_addresses_costs_its_port_alone() {
+    let access = || spec(VlanMode::Access { vid: Vid::of::<1>() });
+    let mut s = Switch::new(vec![access(), access(), access()]);
+    let from = |n: u32, to: u32| {
+        let mac = |n: u32| [&[2, 0][..], &n.to_be_bytes()].concat();
+        let mut f = [mac(to), mac(n), vec![0x88, 0xb5]].concat();
+        f.resize(60, 0);
+        HeapFrame::new(f)
+    };
+    for n in 0..100 {
+        s.run(1, [from(n, 900)]);
+    }
+    let capacity = s.macs.statistics().capacity as u32;
+    for n in (0..capacity * 2).step_by(100) {
+        s.run(0, (n..n + 100).map(|n| from(1_000_000 + n, 5)));
+    }
+    let full = s.macs.statistics();
+    assert!(full.entries <= full.capacity && full.evictions + full.refused_full > u64::from(capacity / 2), "{full:?}");
+    for n in (0..10_000).step_by(100) {
+        s.run(0, (n..n + 100).map(|n| from(2_000_000 + n, 5)));
+    }
+    let after = s.macs.statistics();
+    assert_eq!((after.evictions + after.refused_full) - (full.evictions + full.refused_full), 10_000);
+    assert!(after.evictions - full.evictions <= 100, "one a burst: {after:?}");
+    // The neighbours are known, and a new one is learned at once.
+    for n in 0..100 {
+        assert_eq!(s.run(2, [from(5_000, n)]).sent.len(), 1, "{n}");
+    }
+    assert_eq!(s.run(1, [from(5_001, 5_000)]).sent.len(), 1);
+    assert_eq!(s.run(2, [from(5_000, 5_001)]).sent.len(), 1);
+}
