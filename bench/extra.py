@@ -163,7 +163,7 @@ def overload(bench):
     for name, (attack, harmful, harmless, settings) in ATTACKS.items():
         rates = {}
         # As many frames, of one sender and of ever new ones.
-        for what, numbers, setup in (("one", [0] * 64, harmless), ("new", range(150_000), harmful)):
+        for what, numbers, setup in (("one", [0] * 150_000, harmless), ("new", range(150_000), harmful)):
             file = write(bench.dir / f"{what}.pcap", map(attack, numbers))
             case = between_two_ports(bench)
             case.frames += 150_000

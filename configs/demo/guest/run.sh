@@ -14,6 +14,7 @@ run.sh --name NAME --socket PATH [options]
   --vlan N             put the address on a VLAN device, so that frames leave tagged
   --mtu N              announce this MTU to the guest, which sets it
   --queues N           queue pairs, and processors to serve them (default 1)
+  --packed on|off      offer the guest packed rings, if the switch does (default off, as QEMU's)
   --memory MB          default 192
   --image DIR          where image.sh put the kernel and the initrd
   --vhost server|client
@@ -30,7 +31,7 @@ USAGE
 
 die() { echo "run.sh: $*" >&2; exit 1; }
 
-name='' socket='' ip='' mac='' vlan='' mtu='' queues=1 memory=192 image=$here/../../../target/guest
+name='' socket='' ip='' mac='' vlan='' mtu='' queues=1 packed=off memory=192 image=$here/../../../target/guest
 vhost=server console=stdio monitor='' incoming=''
 while (($#)); do
     case $1 in -h | --help) usage; exit 0 ;; esac
@@ -43,6 +44,7 @@ while (($#)); do
         --vlan) vlan=$2 ;;
         --mtu) mtu=$2 ;;
         --queues) queues=$2 ;;
+        --packed) packed=$2 ;;
         --memory) memory=$2 ;;
         --image) image=$2 ;;
         --vhost) vhost=$2 ;;
@@ -76,7 +78,7 @@ esac
 
 # vectors=0: QEMU 7.2 crashes with vhost-user and MSI-X when it emulates the processor. romfile: no
 # network boot, which only costs time.
-device=virtio-net-pci,netdev=net0,mac=$mac,vectors=0,mrg_rxbuf=on,romfile=${mtu:+,host_mtu=$mtu}
+device=virtio-net-pci,netdev=net0,mac=$mac,vectors=0,mrg_rxbuf=on,packed=$packed,romfile=${mtu:+,host_mtu=$mtu}
 if ((queues > 1)); then
     device+=,mq=on
     append+=" dunlin.queues=$queues"

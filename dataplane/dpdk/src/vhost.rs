@@ -127,11 +127,14 @@ impl VhostPort {
         let port = VhostPort(shared);
         let flags = if role == Role::Client { sys::RTE_VHOST_USER_CLIENT as u64 } else { 0 };
         // UFO is long dead; ECN needs CWR handling that segmentation in software leaves to the
-        // guests: neither is offered.
+        // guests: neither is offered. Nor are packed rings: where the switch was in them stands nowhere in the guest's
+        // memory, so that a switch that is restarted can't go on there (QEMU, docs/interop/vhost-user, inflight I/O
+        // tracking), and the guest is cut off until it resets its driver.
         let without = 1u64 << sys::VIRTIO_NET_F_HOST_UFO
             | 1 << sys::VIRTIO_NET_F_GUEST_UFO
             | 1 << sys::VIRTIO_NET_F_HOST_ECN
-            | 1 << sys::VIRTIO_NET_F_GUEST_ECN;
+            | 1 << sys::VIRTIO_NET_F_GUEST_ECN
+            | 1 << sys::VIRTIO_F_RING_PACKED;
         // SAFETY: DPDK runs; the path is NUL-terminated and the callbacks are static.
         unsafe {
             check(what(), sys::rte_vhost_driver_register(c_path.as_ptr(), flags))?;
