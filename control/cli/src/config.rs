@@ -315,7 +315,10 @@ fn value_of(f: &Field, value: toml::Value) -> Result<Value, String> {
                 let text = |name| t.get(name)?.as_str();
                 Some(serde_json::json!({ "address": text("address")?, "mac": text("mac")?, "router": router }))
             };
-            (all(&pair), "a list of tables, as [{ address = \"10.0.0.5\", mac = \"52:54:00:00:00:05\" }]")
+            (
+                all(&pair),
+                "a list of tables, as [{ address = \"10.0.0.5\", mac = \"52:54:00:00:00:05\", router = false }]",
+            )
         }
     };
     found.ok_or_else(|| format!("is {}; {wanted} is wanted", shown(&value.to_string())))

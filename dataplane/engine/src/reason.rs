@@ -48,11 +48,12 @@ reasons! {
     Truncated = "truncated", Rx;
     /// The source address is a group address, broadcast or all zeros.
     InvalidSource = "invalid_source", Rx;
-    /// A reply to a rejected frame of the port, above the 1,000 a second that it gets (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
+    /// Reply to a rejected frame not sent: the limit is 1,000 a second for each port (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
     ReplyLimit = "reply_limit", Rx;
     /// The port does not carry the frame's VLAN; or another tag stands behind a priority tag.
     IngressVlan = "ingress_vlan", Rx;
-    /// To 01-80-C2-00-00-00…0F, which stays on its link.
+    /// To 01-80-C2-00-00-00…0F, which stays on its link. Between dot1q-tunnel ports, spanning tree (00) of the customer and
+    /// 0B, 0C, 0D and 0F pass (IEEE 802.1Q, 8.6.3).
     ReservedMulticast = "reserved_multicast", Rx;
     /// The source of layer 2 is none of the port's.
     SpoofedMac = "spoofed_mac", Rx;
@@ -64,7 +65,8 @@ reasons! {
     SpoofedNd = "spoofed_nd", Rx;
     /// From a DHCP server, where there may be none.
     DhcpServer = "dhcp_server", Rx;
-    /// In DHCP, as another client, for an address that is not the port's, or as a relay.
+    /// DHCP message with the MAC address of another client, as a relay, for an address that is not bound to this port, or
+    /// that can't be read without doubt.
     SpoofedDhcp = "spoofed_dhcp", Rx;
     /// A router's advertisement or redirect, where there may be none.
     RouterAdvertisement = "router_advertisement", Rx;

@@ -27,7 +27,7 @@ use crate::{
 
 /// Ports of UDP (RFC 2131, RFC 8415).
 pub(crate) const DHCP_SERVER: u32 = 67;
-pub(crate) const DHCP_CLIENT: u32 = 68;
+const DHCP_CLIENT: u32 = 68;
 pub(crate) const DHCPV6_SERVER: u32 = 547;
 const DHCPV6_CLIENT: u32 = 546;
 
@@ -55,10 +55,10 @@ impl V4 {
         V4 { src: h.words[SRC], protocol: h.protocol(), sport: h.words[SPORT], dport: h.words[DPORT] }
     }
 
-    /// From a DHCP client to a server.
+    /// To a DHCP server, by whatever port: servers do not ask.
     #[inline(always)]
-    fn is_from_client(&self) -> bool {
-        (self.protocol, self.sport, self.dport) == (UDP, DHCP_CLIENT, DHCP_SERVER)
+    fn is_to_server(&self) -> bool {
+        (self.protocol, self.dport) == (UDP, DHCP_SERVER)
     }
 
     /// Between the ports of DHCP, or one of them.
@@ -95,7 +95,7 @@ impl Security {
             Family::V4 => {
                 let p = V4::of(h);
                 match &self.snooped {
-                    Some(_) if p.is_from_client() => self.check_dhcp(h, head, &p, now_s),
+                    Some(_) if p.is_to_server() => self.check_dhcp(h, head, &p, now_s),
                     _ => self.check_v4(&p, now_s),
                 }
             }
@@ -122,7 +122,7 @@ impl Security {
             return Some(Ok(()));
         }
         *passed = None;
-        if self.snooped.is_some() && p.is_from_client() {
+        if self.snooped.is_some() && p.is_to_server() {
             return None;
         }
         if self.checks.mac && !self.has_mac(mac) {
@@ -146,7 +146,7 @@ impl Security {
             return Err(DropReason::DhcpServer);
         }
         // Who has no address yet asks a DHCP server for one.
-        let asks = p.src == 0 && p.is_from_client();
+        let asks = p.src == 0 && p.is_to_server() && p.sport == DHCP_CLIENT;
         if !c.ip || asks || self.has(Ipv4Addr::from_bits(p.src).into(), now_s) {
             return Ok(());
         }
@@ -157,24 +157,24 @@ impl Security {
     /// (4.3.2) passes from an address that is not known yet: its acknowledgement says that it is the port's, also after
     /// snooping was switched on, or the lease was forgotten, under a client that has one.
     fn check_dhcp(&self, h: &Headers, head: &[u8], p: &V4, now_s: u32) -> Result<(), DropReason> {
-        let whole = h.words[FRAGMENT] == 0;
-        let message = head.get(usize::from(h.l4) + 8..).filter(|_| whole).and_then(ClientMessage::read);
+        let from_client = p.sport == DHCP_CLIENT && h.words[FRAGMENT] == 0;
+        let message = udp_payload(h, head).filter(|_| from_client).and_then(ClientMessage::read);
         let its_own = |m: &ClientMessage| {
             m.relay.is_unspecified() && [Some(m.client), m.identifier].iter().flatten().all(|mac| self.has_mac(*mac))
         };
         let m = message.filter(its_own).ok_or(DropReason::SpoofedDhcp)?;
         let renews = m.kind == REQUEST && m.address.to_bits() == p.src && p.src != 0;
-        if !renews && m.gives_back().is_some_and(|address| !self.has(address.into(), now_s)) {
+        if !renews && m.released_address().is_some_and(|address| !self.has(address.into(), now_s)) {
             return Err(DropReason::SpoofedDhcp);
         }
         if renews { Ok(()) } else { self.check_v4(p, now_s) }
     }
 
     /// Takes note of an address that the station gives back, in a message that may pass; whether that was one.
-    pub(crate) fn give_back(&self, h: &Headers, head: &[u8]) -> bool {
+    pub(crate) fn release(&self, h: &Headers, head: &[u8]) -> bool {
         let Some(snooped) = self.snooped.as_ref().filter(|_| h.family == Family::V4) else { return false };
-        let message = head.get(usize::from(h.l4) + 8..).and_then(ClientMessage::read);
-        message.and_then(|m| m.gives_back()).is_some_and(|address| snooped.forget(address.into()))
+        let message = udp_payload(h, head).and_then(ClientMessage::read);
+        message.and_then(|m| m.released_address()).is_some_and(|address| snooped.forget(address.into()))
     }
 
     /// Whether anything but its sender's addresses is asked of an IPv6 packet with these ports.
@@ -285,6 +285,13 @@ impl Security {
     }
 }
 
+/// The payload of a UDP datagram, whole: what is behind its own length is not read by its receiver.
+fn udp_payload<'a>(h: &Headers, head: &'a [u8]) -> Option<&'a [u8]> {
+    let l4 = usize::from(h.l4);
+    let length = head.get(l4 + 4..)?.first_chunk::<2>().map(|n| usize::from(u16::from_be_bytes(*n)))?;
+    head.get(l4 + 8..(l4 + length).min(h.end as usize))
+}
+
 /// Kinds of messages: RFC 2132, 9.6.
 const REQUEST: u8 = 3;
 const DECLINE: u8 = 4;
@@ -305,32 +312,38 @@ struct ClientMessage {
 }
 
 impl ClientMessage {
-    /// `None` if it can't be read, or says its kind twice or nowhere that every server looks.
+    /// `None` if servers could read it differently: options that are cut, have a length that is not theirs, or stand there
+    /// twice, no kind, no end.
     fn read(m: &[u8]) -> Option<ClientMessage> {
         let (fixed, options) = m.split_first_chunk::<240>()?;
         let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
         if fixed[..3] != [1, 1, 6] || fixed[236..] != DHCP_COOKIE {
             return None;
         }
-        let (mut kind, mut requested, mut identifier, mut twice) = (None, None, None, false);
-        let ended = options_v4(options, |option, value| match (option, value) {
-            (53, [k]) => twice |= kind.replace(*k).is_some(),
-            (50, [a, b, c, d]) => twice |= requested.replace(Ipv4Addr::new(*a, *b, *c, *d)).is_some(),
-            // Of hardware type 1, Ethernet (RFC 2132, 9.14).
-            (61, [1, a, b, c, d, e, f]) => {
-                twice |= identifier.replace(MacAddr::from_octets([*a, *b, *c, *d, *e, *f])).is_some();
+        let (mut kind, mut requested, mut identifier, mut odd) = (None, None, None, false);
+        let mut seen = [0u8; 256];
+        let ended = options_v4(options, |option, value| {
+            seen[usize::from(option)] = seen[usize::from(option)].saturating_add(1);
+            match (option, value) {
+                (53, [k]) => kind = Some(*k),
+                (50, [a, b, c, d]) => requested = Some(Ipv4Addr::new(*a, *b, *c, *d)),
+                // Of hardware type 1, Ethernet (RFC 2132, 9.14).
+                (61, [1, mac @ ..]) if mac.len() == 6 => {
+                    identifier = mac.first_chunk::<6>().map(|m| MacAddr::from_octets(*m));
+                }
+                // Options in the place of names (52).
+                (50 | 52 | 53, _) => odd = true,
+                _ => {}
             }
-            // Options in the place of names.
-            (52, _) => twice = true,
-            _ => {}
         })?;
+        odd |= [50, 53, 54, 61].iter().any(|option| seen[*option] > 1);
         let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
         let m = ClientMessage { client, identifier, kind: kind?, address: address(12), requested, relay: address(24) };
-        (ended && !twice).then_some(m)
+        (ended && !odd).then_some(m)
     }
 
     /// The address whose lease it ends.
-    fn gives_back(&self) -> Option<Ipv4Addr> {
+    fn released_address(&self) -> Option<Ipv4Addr> {
         match self.kind {
             RELEASE => Some(self.address),
             DECLINE => Some(self.requested.unwrap_or(Ipv4Addr::UNSPECIFIED)),

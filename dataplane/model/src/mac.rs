@@ -46,6 +46,13 @@ impl MacAddr {
         self.0 & !0xf == 0x0180_c200_0000
     }
 
+    /// Those of the reserved addresses that a provider bridge forwards as data of its customer: the bridge group address of
+    /// spanning tree, and 0B, 0C, 0D and 0F (IEEE 802.1Q-2018, 8.6.3, table 8-2 leaves them out).
+    #[inline]
+    pub const fn is_customers(self) -> bool {
+        self.is_reserved() && matches!(self.0 & 0xf, 0 | 0xb | 0xc | 0xd | 0xf)
+    }
+
     /// Whether a host can have it: it is no group address and not zero.
     pub const fn is_unicast(self) -> bool {
         !self.is_multicast() && self.0 != 0
@@ -106,5 +113,7 @@ mod tests {
         assert!("01:80:c2:00:00:00".parse::<MacAddr>().unwrap().is_reserved());
         assert!("01:80:c2:00:00:0f".parse::<MacAddr>().unwrap().is_reserved());
         assert!(!"01:80:c2:00:00:10".parse::<MacAddr>().unwrap().is_reserved());
+        let customers = |n: u8| MacAddr::from_octets([1, 0x80, 0xc2, 0, 0, n]).is_customers();
+        assert_eq!((0..0x20).filter(|n| customers(*n)).collect::<Vec<u8>>(), [0, 0xb, 0xc, 0xd, 0xf]);
     }
 }

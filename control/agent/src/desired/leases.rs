@@ -18,8 +18,7 @@ impl Desired {
         let warning = |(name, _): (&String, &std::sync::Arc<PortSpec>)| {
             format!(
                 "port '{name}': security: dhcp-snooping does not know the address that a running guest has: until the guest \
-                 asks a DHCP server again (not only for a renewal), all that it sends is dropped as spoofed_ip. Renew the \
-                 lease in the guest, or name its address in ips"
+                 renews its lease, all else that it sends is dropped as spoofed_ip. Renew the lease in the guest, or name its address in ips"
             )
         };
         to.ports.iter().filter(starts).map(warning).collect()

@@ -393,7 +393,7 @@ impl Conntrack {
         };
         if let Some(t) = &segment {
             match tcp::fits(state, f.end, t) {
-                Fit::Yes | Fit::Aside => {}
+                Fit::Yes | Fit::Resync => {}
                 Fit::No => return Tracked::Invalid,
                 Fit::Anew => return Tracked::New,
             }
@@ -402,7 +402,7 @@ impl Conntrack {
             && !f.refused
             && f.filter == filter
         {
-            self.take_or_note((&f, state), h.protocol(), segment.as_ref(), now_s);
+            self.take_or_resync((&f, state), h.protocol(), segment.as_ref(), now_s);
             return Tracked::Taken;
         }
         p.found = f;
@@ -422,7 +422,7 @@ impl Conntrack {
         let segment = segment(h, head);
         if let Some((f, state)) = self.find(p) {
             // It was begun a moment ago, by a frame of the same burst or of another worker's.
-            let fits = segment.is_none_or(|t| matches!(tcp::fits(state, f.end, &t), Fit::Yes | Fit::Aside));
+            let fits = segment.is_none_or(|t| matches!(tcp::fits(state, f.end, &t), Fit::Yes | Fit::Resync));
             if fits && !f.refused {
                 self.advance(&f, h, head, now_s);
                 return Ok(());
@@ -483,14 +483,14 @@ impl Conntrack {
     /// Takes in a frame of a connection that was let pass.
     pub(crate) fn advance(&self, f: &Found, h: &Headers, head: &[u8], now_s: u32) {
         if self.is_still(f) {
-            self.take_or_note((f, self.state(f)), h.protocol(), segment(h, head).as_ref(), now_s);
+            self.take_or_resync((f, self.state(f)), h.protocol(), segment(h, head).as_ref(), now_s);
         }
     }
 
     /// Takes in a frame of the connection; of a segment that renews nothing, only what is to be remembered.
-    fn take_or_note(&self, (f, state): (&Found, &State), protocol: u8, segment: Option<&Segment>, now_s: u32) {
-        match segment.filter(|t| tcp::fits(state, f.end, t) == Fit::Aside) {
-            Some(t) => tcp::note(state, f.end, t),
+    fn take_or_resync(&self, (f, state): (&Found, &State), protocol: u8, segment: Option<&Segment>, now_s: u32) {
+        match segment.filter(|t| tcp::fits(state, f.end, t) == Fit::Resync) {
+            Some(t) => tcp::note_resync(state, f.end, t),
             None => self.take((f, state), protocol, segment, now_s),
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! **Ends that forgot the connection** (a crash, a restored snapshot) call again from the same port, and the other end,
 //! or this table, still has the old one. The answers of RFC 9293 (3.5.1, 3.10.7) and RFC 5961 (4.2) must pass, or the
-//! ends never agree: see [`Fit::Aside`] and [`reopens`].
+//! ends never agree: see [`Fit::Resync`] and [`reopens`].
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -198,7 +198,7 @@ pub(super) enum Fit {
     Yes,
     /// An end has forgotten the connection and says so, or asks for another one: the segment may pass, so that both ends
     /// agree again, and neither renews the connection nor changes its windows.
-    Aside,
+    Resync,
     /// Out of its windows, or of no use in its state.
     No,
     /// It begins another one between the same ends, after the last was closed.
@@ -220,7 +220,9 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
             // Both at once.
             (_, End::Silent) => Fit::Yes,
             // Sent again, or by an end that has forgotten, and will be told so by the other.
-            (_, End::Open) => Fit::Aside,
+            (_, End::Open) => Fit::Resync,
+            // The same after its FIN, which the other end has not answered with its own.
+            (_, End::Closing | End::Closed) if i == 0 => Fit::Resync,
             (_, End::Opening) if i == 0 || t.seq.wrapping_add(t.len) == state[SENT + i].load(Relaxed) => Fit::Yes,
             _ => Fit::No,
         };
@@ -268,10 +270,10 @@ fn fits_opening(state: &State, i: usize, t: &Segment) -> Option<Fit> {
     let (mine, other) = (end(flags, i), end(flags, 1 - i));
     match t.flags & (SYN | ACK | RST) {
         // The other end called, and this one still has an older connection: it says what it expects (RFC 5961, 4.2).
-        ACK if mine == End::Silent && other == End::Opening => Some(Fit::Aside),
-        // The answer to that (RFC 9293, 3.10.7.3): see [`note`].
+        ACK if mine == End::Silent && other == End::Opening && t.len == 0 => Some(Fit::Resync),
+        // The answer to that (RFC 9293, 3.10.7.3): see [`note_resync`].
         RST if mine == End::Opening && load(WINDOW + 1 - i) == 0 && t.seq != 0 && t.seq == load(SENT + 1 - i) => {
-            Some(Fit::Aside)
+            Some(Fit::Resync)
         }
         // The same SYN answered once more, by an end that forgot its first answer, or by another station.
         f if f == SYN | ACK && mine == End::Opening && t.ack == load(SENT + 1 - i) => Some(Fit::Yes),
@@ -283,16 +285,21 @@ fn fits_opening(state: &State, i: usize, t: &Segment) -> Option<Fit> {
 /// Whether a SYN that came while both ends were open is answered by this segment: both forgot the connection of before,
 /// and it is another one from now on.
 fn reopens(flags: u32, i: usize, t: &Segment) -> bool {
-    i == 1 && end(flags, 1) > End::Opening && flags & SYN_AGAIN != 0 && flags >> SYN_ACK == t.ack & SYN_ACK_BITS
+    i == 1 && end(flags, 1) >= End::Opening && flags & SYN_AGAIN != 0 && flags >> SYN_ACK == t.ack & SYN_ACK_BITS
 }
 
-/// Remembers a segment of end `i` that is [`Fit::Aside`]: the SYN that may begin another connection, or what an end says
+/// Remembers a segment of end `i` that is [`Fit::Resync`]: the SYN that may begin another connection, or what an end says
 /// of one that is older than this.
 #[cold]
-pub(super) fn note(state: &State, i: usize, t: &Segment) {
+pub(super) fn note_resync(state: &State, i: usize, t: &Segment) {
     let flags = state[FLAGS].load(Relaxed);
+    let last = t.seq.wrapping_add(t.len);
     if t.flags & (SYN | ACK) == SYN && i == 0 {
-        let asked = t.seq.wrapping_add(t.len) & SYN_ACK_BITS;
+        // The one that began it, sent again, asks for nothing new.
+        if last == state[SENT].load(Relaxed) {
+            return;
+        }
+        let asked = last & SYN_ACK_BITS;
         let with = |f: u32| Some(f & !(SYN_ACK_BITS << SYN_ACK) | SYN_AGAIN | asked << SYN_ACK);
         let _ = state[FLAGS].fetch_update(Relaxed, Relaxed, with);
     } else if t.flags & ACK != 0 && end(flags, i) == End::Silent {
@@ -337,10 +344,10 @@ pub(super) fn put(word: &AtomicU32, value: u32) {
 pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     let before = state[FLAGS].load(Relaxed);
     let mut flags = before;
+    if t.flags & (SYN | ACK) == SYN | ACK && reopens(flags, i, t) && t.ack != state[SENT].load(Relaxed) {
+        return reopen(state, t);
+    }
     if t.flags & SYN != 0 && end(flags, i) > End::Opening {
-        if t.flags & ACK != 0 && reopens(flags, i, t) {
-            reopen(state, t);
-        }
         return;
     }
     let load = |at: usize| state[at].load(Relaxed);
@@ -354,7 +361,8 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     if t.flags & SYN != 0 && end(flags, i) <= End::Opening {
         flags = with_end(flags, i, End::Opening);
         if let Some(scale) = t.scale {
-            flags |= SCALED << i | scale << (SCALE + 4 * i as u32);
+            let at = SCALE + 4 * i as u32;
+            flags = flags & !(15 << at) | SCALED << i | scale << at;
         }
         put(&state[SENT + i], last);
         put(&state[LIMIT + i], last);
@@ -396,11 +404,13 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     }
 }
 
-/// Flags of two that changed them at once: the later state of each end.
+/// Flags of two that changed them at once: the later state of each end. `b` are those of a segment that was taken in: what
+/// is remembered of another SYN is never its own, scales are.
 fn merge(a: u32, b: u32) -> u32 {
     let ends = (0..2).fold(0, |f, i| with_end(f, i, end(a, i).max(end(b, i))));
-    let rest = !((1 << (2 * END_BITS)) - 1);
-    ends | (a | b) & rest
+    let (again, scales) = (SYN_AGAIN | SYN_ACK_BITS << SYN_ACK, 0xff << SCALE);
+    let rest = !(((1 << (2 * END_BITS)) - 1) | again | scales);
+    ends | a & again | b & scales | (a | b) & rest
 }
 
 fn max(a: u32, b: u32) -> u32 {

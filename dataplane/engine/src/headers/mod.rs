@@ -137,7 +137,7 @@ impl Headers {
                     self.l3 += 8;
                     found = ethertype(self.l3);
                 }
-                Llc::Hides => self.broken = true,
+                Llc::Ambiguous => self.broken = true,
                 Llc::Other => {}
             }
         }
@@ -350,7 +350,7 @@ enum Llc {
     /// An EtherType at the end of eight octets, and its packet behind it: RFC 1042, and IEEE 802.1H for bridges.
     Snap,
     /// Something that some stations read as IP or ARP.
-    Hides,
+    Ambiguous,
     /// Nothing of the kind: spanning tree and the like.
     Other,
 }
@@ -361,7 +361,7 @@ fn snap(head: &[u8], at: usize) -> Llc {
         [0xaa, 0xaa, 3, 0, 0, 0 | 0xf8, _, _, ..] => Llc::Snap,
         // SNAP that is cut or is no unnumbered information; the service access points of IP and of ARP.
         [0xaa, 0xaa, 3, a, b, c, ..] if (*a, *b, *c) != (0, 0, 0) && (*a, *b, *c) != (0, 0, 0xf8) => Llc::Other,
-        [0xaa | 0x06 | 0x98, ..] => Llc::Hides,
+        [0xaa | 0x06 | 0x98, ..] => Llc::Ambiguous,
         _ => Llc::Other,
     }
 }

@@ -5,7 +5,7 @@
 //! once, however many ports it reaches.
 
 use crate::{
-    DropReason, Frame, Output,
+    DropReason, Frame, Output, PortIdx,
     pipeline::{Context, Meta},
     snapshot::Port,
     stage::{
@@ -14,7 +14,7 @@ use crate::{
         tunnel::{self, Again},
     },
     tunnel::Role,
-    vlan::Tag,
+    vlan::{EgressForm, TPID_8021AD, Tag},
 };
 
 #[inline(never)]
@@ -33,6 +33,25 @@ pub(crate) fn run<F: Frame>(
         return;
     }
     let targets = segment.map_or(&[][..], |s| &s.flood[..]);
+    // Asked once a frame: the ports of others are not asked.
+    match m.dst.mac().is_customers() {
+        false => to_each::<F, false>(cx, from, targets, frame, m, out, again),
+        true => to_each::<F, true>(cx, from, targets, frame, m, out, again),
+    }
+}
+
+/// Sends the frame to each of `targets` that it may leave by. `CUSTOMERS`: it is to an address that is data for a provider's
+/// network alone.
+#[inline(never)]
+fn to_each<F: Frame, const CUSTOMERS: bool>(
+    cx: &Context<'_>,
+    from: &Port,
+    targets: &[PortIdx],
+    frame: F,
+    m: &Meta,
+    out: &mut impl Output<F>,
+    again: &mut impl Again<F>,
+) {
     let mut heads = None;
     let mut rewritten: Option<(Tag, F)> = None;
     let mut waiting: Option<(&Port, Tag)> = None;
@@ -40,6 +59,9 @@ pub(crate) fn run<F: Frame>(
     for to in targets.iter().filter_map(|t| cx.snapshot.port(*t)) {
         // Neither isolation nor a link that is down is a loss worth a count here: a flood is not meant for them.
         if to.idx == from.idx || (from.forwarding.protected && to.forwarding.protected) || !to.is_up() {
+            continue;
+        }
+        if CUSTOMERS && !stays_customers(to, m) {
             continue;
         }
         if !matches!(to.role, Role::Device) {
@@ -67,10 +89,19 @@ pub(crate) fn run<F: Frame>(
             None => cx.drop(port.idx, DropReason::NoBuffer, 1),
         },
         Some((port, tag)) => send(cx, port, tag, &frame, has, &mut rewritten, out),
+        None if outcomes == 0 && CUSTOMERS => return cx.drop(from.idx, DropReason::ReservedMulticast, 1),
         None if outcomes == 0 => return cx.drop(from.idx, DropReason::NoOtherPort, 1),
         None => {}
     }
     cx.counters.port(from.idx).clones.add(outcomes - 1);
+}
+
+/// Whether a customer's spanning tree and the like may leave by a port: to another end of the customer's VLAN, or further
+/// into the provider's network, not to a host of the provider.
+#[cold]
+fn stays_customers(to: &Port, m: &Meta) -> bool {
+    let is_tagged = || to.vlans.egress(m.class.vid()) == EgressForm::Tagged && m.class.tpid() == TPID_8021AD;
+    to.vlans.tunnel.is_some() || matches!(to.role, Role::Remote(_)) || is_tagged()
 }
 
 /// The same by a port without a device: headers go in front of a share of the buffer, or of its copy

@@ -35,7 +35,7 @@ fn learn_each<F>(
     out: &mut impl Output<F>,
 ) -> (Refused, bool) {
     let (mut refused, mut is_asked, mut news) = (Refused::NONE, false, None);
-    let (mut may_evict, mut no_room) = (true, 0);
+    let (mut may_evict, mut not_learned) = (true, 0);
     for i in numbers(unknown) {
         // Who is new talks on: what follows of it is known by now.
         if news == Some(meta[i].src_hash) {
@@ -46,7 +46,7 @@ fn learn_each<F>(
             Ok(learned) => {
                 // Also if no entry was found that could be evicted: the search is what takes time.
                 may_evict &= !(full && matches!(learned, Learned::New | Learned::Full));
-                no_room += u64::from(learned == Learned::Full);
+                not_learned += u64::from(learned == Learned::Full);
                 if !matches!(learned, Learned::New | Learned::Moved { .. }) {
                     continue;
                 }
@@ -60,8 +60,8 @@ fn learn_each<F>(
             }
         }
     }
-    if no_room > 0 {
-        cx.macs.count_refused(no_room);
+    if not_learned > 0 {
+        cx.macs.count_refused(not_learned);
     }
     (refused, is_asked)
 }

@@ -6,6 +6,8 @@ use crate::{
     pipeline::{Context, Fate, Meta, numbers},
     snapshot::Port,
     stage::glance::Seen,
+    tunnel::Role,
+    vlan::TPID_8021AD,
 };
 
 /// Decides the fates of those that `seen` has as missing. Whether every frame's is the same.
@@ -29,11 +31,18 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Se
 #[inline(never)]
 fn look_again(cx: &Context<'_>, port: &Port, m: &Meta) -> Fate {
     if m.dst.is_multicast() {
-        return if m.dst.mac().is_reserved() { Fate::drop(DropReason::ReservedMulticast) } else { Fate::FLOOD };
+        let stays = m.dst.mac().is_reserved() && !(m.dst.mac().is_customers() && is_customers(port, m));
+        return if stays { Fate::drop(DropReason::ReservedMulticast) } else { Fate::FLOOD };
     }
     match cx.macs.lookup(m.dst_hash) {
         Some(to) if to == port.idx => Fate::drop(DropReason::SamePort),
         Some(to) => Fate::unicast(to),
         None => Fate::FLOOD,
     }
+}
+
+/// Whether the frame is a customer's, inside of a provider's network: by a dot1q-tunnel port, with a service tag, or out of
+/// a tunnel. To the other ends of that network alone: see [`flood`](super::flood).
+fn is_customers(port: &Port, m: &Meta) -> bool {
+    port.vlans.tunnel.is_some() || m.class.tag().tpid() == TPID_8021AD || matches!(port.role, Role::Remote(_))
 }

@@ -31,7 +31,8 @@ pub(crate) fn run<F: Frame>(
     let segment = m.dst.segment();
     let learn = |address: IpAddr, mac: MacAddr, router| {
         // A host that speaks for another one is not believed.
-        if mac == m.src.mac() && !address.is_unspecified() && cx.trace.is_none() {
+        let is_news = !address.is_unspecified() && proxy.configured(address).is_none();
+        if mac == m.src.mac() && is_news && cx.trace.is_none() {
             let port = (from.idx, matches!(from.role, Role::Remote(_)));
             proxy.learned.note((segment, address.into()), mac, port, router, cx.now.s);
         }
@@ -65,7 +66,8 @@ pub(crate) fn run<F: Frame>(
     true
 }
 
-/// The MAC address of the target, and whether it is a router's.
+/// The MAC address of the target, and whether it is a router's: as long as that is not known, a neighbor solicitation is not
+/// answered, because a wrong answer takes the route from the host that asks.
 fn known(cx: &Context<'_>, m: &Meta, proxy: &Proxy, q: &Question) -> Option<(MacAddr, bool)> {
     if let Some(b) = proxy.configured(q.target) {
         return Some((b.mac, b.router));
@@ -73,5 +75,6 @@ fn known(cx: &Context<'_>, m: &Meta, proxy: &Proxy, q: &Question) -> Option<(Mac
     let segment = m.dst.segment();
     let l = proxy.learned.find((segment, q.target.into()), cx.now.s).filter(|_| !q.asker.is_unspecified())?;
     let is_there = cx.macs.lookup(cx.macs.hash(Key::new(l.mac, segment))) == Some(l.port);
-    is_there.then_some((l.mac, l.router))
+    let router = if q.target.is_ipv4() { Some(false) } else { l.router };
+    router.filter(|_| is_there).map(|is_router| (l.mac, is_router))
 }

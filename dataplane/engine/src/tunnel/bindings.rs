@@ -44,6 +44,7 @@ const FRESH_S: u32 = 60;
 /// Flags beside an entry's port.
 const USED: u32 = 1 << 16;
 const ROUTER: u32 = 1 << 17;
+const HOST: u32 = 1 << 18;
 
 /// What was learned of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +52,8 @@ pub(crate) struct Learned {
     pub mac: MacAddr,
     /// The port by which it was heard.
     pub port: PortIdx,
-    pub router: bool,
+    /// Whether it is a router; `None` if no advertisement said it yet.
+    pub router: Option<bool>,
 }
 
 /// An entry as it was at one instant.
@@ -94,7 +96,7 @@ impl Entry {
         let learned = Learned {
             mac: MacAddr::from_bits(owner >> 16),
             port: PortIdx::from_raw(port as u16),
-            router: port & ROUTER != 0,
+            router: (port & (ROUTER | HOST) != 0).then_some(port & ROUTER != 0),
         };
         let key = (SegmentId(owner as u16), Address::from_bits(high << 64 | low));
         Some(Content { version, key, learned, used: port & USED != 0, seen_s })
@@ -112,7 +114,9 @@ impl Entry {
             return false;
         }
         fence(Release);
-        let flags = |l: &Learned| l.port.get() as u32 | USED | if l.router { ROUTER } else { 0 };
+        let flags = |l: &Learned| {
+            l.port.get() as u32 | USED | l.router.map_or(0, |is_router| if is_router { ROUTER } else { HOST })
+        };
         self.address[0].store((address.bits() >> 64) as u64, Relaxed);
         self.address[1].store(address.bits() as u64, Relaxed);
         self.owner.store(l.map_or(0, |l| l.mac.bits() << 16) | u64::from(segment.0), Relaxed);
@@ -175,7 +179,8 @@ impl BindingTable {
         &self.entries[at..at + WAYS]
     }
 
-    /// Learns an address of a segment. `router` is `None` where the frame does not say it.
+    /// Learns an address of a segment. `router` is `None` where the frame does not say it: then what its host said before
+    /// holds.
     pub(crate) fn note(
         &self,
         key: (SegmentId, Address),
@@ -184,17 +189,22 @@ impl BindingTable {
         router: Option<bool>,
         now_s: u32,
     ) {
+        let quota = if is_remote { REMOTE_MAX } else { PORT_MAX };
+        let at_quota = self.of_ports[port.get()].load(Relaxed) >= quota;
         let mut place: Option<((u8, u32), &Entry, Content)> = None;
         for e in self.bucket(key) {
             let Some(c) = e.read() else { continue };
             if c.used && c.key == key {
-                let learned = Learned { mac, port, router: router.unwrap_or(c.learned.router) };
+                let before = c.learned.router.filter(|_| c.learned.mac == mac);
+                let learned = Learned { mac, port, router: router.or(before) };
                 if learned != c.learned || now_s.saturating_sub(c.seen_s) > FRESH_S {
-                    self.put((e, &c), key, &learned, is_remote, now_s);
+                    self.put((e, &c), key, &learned, quota, now_s);
                 }
                 return;
             }
             let class = match c.used {
+                // At its quota, a port has the places of its own entries only.
+                _ if at_quota && !(c.used && c.learned.port == port) => continue,
                 false => 0,
                 true if c.is_old(now_s) => 1,
                 true if c.learned.port == port => 2,
@@ -205,23 +215,15 @@ impl BindingTable {
                 place = Some((rank, e, c));
             }
         }
-        let learned = Learned { mac, port, router: router.unwrap_or(false) };
+        let learned = Learned { mac, port, router };
         match place {
-            Some((_, e, c)) => self.put((e, &c), key, &learned, is_remote, now_s),
+            Some((_, e, c)) => self.put((e, &c), key, &learned, quota, now_s),
             None => _ = self.refused.fetch_add(1, Relaxed),
         }
     }
 
-    fn put(
-        &self,
-        (e, before): (&Entry, &Content),
-        key: (SegmentId, Address),
-        l: &Learned,
-        is_remote: bool,
-        now_s: u32,
-    ) {
+    fn put(&self, (e, before): (&Entry, &Content), key: (SegmentId, Address), l: &Learned, quota: u32, now_s: u32) {
         let its = before.used && before.learned.port == l.port;
-        let quota = if is_remote { REMOTE_MAX } else { PORT_MAX };
         if !its && self.of_ports[l.port.get()].fetch_add(1, Relaxed) >= quota {
             self.of_ports[l.port.get()].fetch_sub(1, Relaxed);
             self.refused.fetch_add(1, Relaxed);
@@ -324,7 +326,7 @@ mod tests {
         t.note(key(2), mac(2), port(1), Some(true), 5);
         t.note(key(2), mac(2), port(1), None, 6);
         let learned = |now_s| t.find(key(2), now_s).map(|l| (l.mac, l.port, l.router));
-        assert_eq!(learned(305), Some((mac(2), port(1).0, true)), "a request does not say that it is no router");
+        assert_eq!(learned(305), Some((mac(2), port(1).0, Some(true))), "a request does not say that it is no router");
         assert_eq!(learned(306), None);
         t.expire((0, 1), 306);
         assert_eq!(t.statistics().entries, 0);

@@ -36,6 +36,8 @@ fn a_challenge_of_an_older_connection_is_answered() {
     let syn = || tcp(0, (5000, 80), "S", 1000, 0, b"");
     assert!(passes(&mut s, 0, syn()));
     assert!(passes(&mut s, 1, tcp(1, (80, 5000), "A", 145_824_453, 643_160_523, b"")));
+    // With data, it is no challenge.
+    assert!(!passes(&mut s, 1, tcp(1, (80, 5000), "A", 145_824_453, 643_160_523, b"data")));
     // A reset that answers no challenge is another's.
     assert!(!passes(&mut s, 0, tcp(0, (5000, 80), "R", 643_160_524, 0, b"")));
     assert!(passes(&mut s, 0, tcp(0, (5000, 80), "R", 643_160_523, 0, b"")));
@@ -84,6 +86,26 @@ fn a_connection_that_both_ends_forgot_is_opened_again() {
         assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", answer + 1, syn + 4, &[0; 1400])), "{syn}");
         assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", syn + 4, answer + 1401, b"")), "{syn}");
         assert_eq!(sessions(&s), [("open", 0)]);
+    }
+}
+
+/// The same while the first call is not answered in full, and after a FIN that was not answered.
+#[test]
+fn a_call_that_was_left_off_is_opened_again() {
+    for closes in [false, true] {
+        let mut s = guarded();
+        if closes {
+            let (a, b) = open(&mut s, 4000);
+            assert!(passes(&mut s, 0, tcp(0, (4000, 80), "FA", a, b, b"")));
+        } else {
+            assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", 100, 0, b"")));
+            assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", 500, 101, b"")));
+        }
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "S", 3_000_000_000, 0, b"")), "{closes}");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "SA", 2_000_000_000, 3_000_000_001, b"")), "{closes}");
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", 3_000_000_001, 2_000_000_001, b"get")), "{closes}");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 2_000_000_001, 3_000_000_004, b"here")), "{closes}");
+        assert_eq!(sessions(&s), [("open", 0)], "{closes}");
     }
 }
 
@@ -246,7 +268,8 @@ fn secured(snoop: bool) -> Switch {
 #[test]
 fn a_dhcp_client_speaks_for_itself() {
     let mut s = secured(true);
-    let from = |address, message: &[u8]| udp_as(MACS[0], address, MACS[1], IPS[1], (68, 67), message);
+    let by = |port, address, message: &[u8]| udp_as(MACS[0], address, MACS[1], IPS[1], (port, 67), message);
+    let from = |address, message: &[u8]| by(68, address, message);
     let acknowledged = |address: [u8; 4]| {
         let mut m = dhcp_client(5, MACS[0], [0; 4], &[51, 4, 0, 0, 0, 100]);
         m[0] = 2;
@@ -269,6 +292,11 @@ fn a_dhcp_client_speaks_for_itself() {
         ("a second kind", dhcp_client(1, MACS[0], others, &[53, 1, 7])),
         ("options elsewhere", dhcp_client(1, MACS[0], others, &[52, 1, 3])),
         ("an option that is cut", dhcp_client(1, MACS[0], others, &[12, 200])),
+        ("a kind of two octets", dhcp_client(3, MACS[0], others, &[53, 2, 7, 0])),
+        (
+            "an address of five",
+            dhcp_client(4, MACS[0], [0; 4], &[&[50, 5, 10, 0, 0, 101, 0, 50, 4][..], &mine].concat()),
+        ),
         ("as a relay", relayed),
         ("cut", dhcp_client(7, MACS[0], others, &[])[..200].to_vec()),
     ];
@@ -276,6 +304,9 @@ fn a_dhcp_client_speaks_for_itself() {
         assert!(!passes(&mut s, 0, from(mine, &message)), "{what}");
         assert_eq!(s.drops(DropReason::SpoofedDhcp), n, "{what}");
     }
+    // By another port than a client's; servers do not look at it.
+    assert!(!passes(&mut s, 0, by(1234, mine, &dhcp_client(7, MACS[0], others, &[]))));
+    assert!(!passes(&mut s, 0, by(67, mine, &dhcp_client(1, MACS[0], [0; 4], &[]))));
     // Its own it may give back, and has it no more then.
     assert_eq!(s.topology.snooped("p0", 1), [(mine.into(), 101)]);
     assert!(passes(&mut s, 0, from(mine, &dhcp_client(7, MACS[0], mine, &[]))));
@@ -360,4 +391,37 @@ fn a_flood_of_addresses_costs_its_port_alone() {
     }
     assert_eq!(s.run(1, [from(5_001, 5_000)]).sent.len(), 1);
     assert_eq!(s.run(2, [from(5_000, 5_001)]).sent.len(), 1);
+}
+
+/// The customer's spanning tree is data for the provider (IEEE 802.1Q-2018, 8.6.3): between dot1q-tunnel ports, and with a
+/// service tag between switches; not to hosts of the provider. Pause, LACP, 802.1X and LLDP stay on their link.
+#[test]
+fn a_customers_spanning_tree_passes_the_provider() {
+    let tunnel =
+        || spec(VlanMode::Dot1qTunnel { vid: Vid::of::<100>(), cvlans: VlanSet::ALL, tpid: vlan::TPID_8021AD });
+    let trunk = spec(VlanMode::Trunk { vlans: VlanSet::ALL });
+    let access = || spec(VlanMode::Access { vid: Vid::of::<100>() });
+    let mut s = Switch::new(vec![tunnel(), tunnel(), trunk, access(), access()]);
+    let to = |n: u8, tag: &[u8]| {
+        let mut f = [&[1, 0x80, 0xc2, 0, 0, n][..], &MACS[0], tag, &[0, 38, 0x42, 0x42, 3]].concat();
+        f.resize(60, 0);
+        HeapFrame::new(f)
+    };
+    let ports = |s: &mut Switch, from, frame| {
+        s.run(from, [frame]).sent.iter().map(|(p, _)| *p).collect::<std::collections::BTreeSet<_>>()
+    };
+    let [_, p1, p2, ..] = [0, 1, 2, 3, 4].map(|i| s.ports[i].get());
+    let p0 = s.ports[0].get();
+    let mut dropped = 0;
+    for n in 0..16 {
+        let passes = [0, 0xb, 0xc, 0xd, 0xf].contains(&n);
+        let expected = |ports: [usize; 2]| ports.into_iter().filter(|_| passes).collect();
+        assert_eq!(ports(&mut s, 0, to(n, &[])), expected([p1, p2]), "{n:x}");
+        assert_eq!(ports(&mut s, 2, to(n, &[0x88, 0xa8, 0, 100])), expected([p0, p1]), "{n:x}");
+        // Ordinary ports, and a customer's tag that is none of the provider's.
+        assert!(ports(&mut s, 3, to(n, &[])).is_empty(), "{n:x}");
+        assert!(ports(&mut s, 2, to(n, &[0x81, 0, 0, 100])).is_empty(), "{n:x}");
+        dropped += 2 + if passes { 0 } else { 2 };
+        assert_eq!(s.drops(DropReason::ReservedMulticast), dropped, "{n:x}");
+    }
 }

@@ -103,7 +103,7 @@ fn a_probe_is_for_the_host_itself() {
     let mut a = host(1, &[2], false);
     for (known, asks, probes) in [
         (request(7, 8, false), request(8, 7, false), request(8, 7, true)),
-        (solicitation(7, 8, false), solicitation(8, 7, false), solicitation(8, 7, true)),
+        (advertisement(8, 0x20), solicitation(8, 7, false), solicitation(8, 7, true)),
     ] {
         a.run(2, [known]);
         let learned = a.topology.bindings().statistics().entries;
@@ -151,11 +151,15 @@ fn a_router_stays_one_in_the_answer() {
         router.unwrap()
     };
     let mut a = host(1, &[2], false);
+    // A solicitation does not say what its sender is.
+    a.run(2, [solicitation(3, 8, false)]);
+    let sink = a.run(1, [solicitation(8, 7, false)]);
+    assert_eq!(answered(&a, &sink), None);
     a.run(2, [advertisement(8, 0x20)]);
     assert!(!is_router(&mut a));
     a.run(2, [advertisement(8, 0xa0)]);
     assert!(is_router(&mut a));
-    // A solicitation of the router does not say that it is none.
+    // Nor that a router is none any more.
     a.now_s += 100;
     a.run(2, [solicitation(3, 8, false)]);
     assert!(is_router(&mut a));

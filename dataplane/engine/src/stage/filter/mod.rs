@@ -24,7 +24,7 @@ use crate::{
         CHUNK, DPORT, FRAGMENT, Family, Headers, Heads, Mask, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those,
     },
     pipeline::{Context, Fate, Meta, Refused, Verdict},
-    security::{DHCP_CLIENT, DHCP_SERVER, DHCPV6_SERVER, Security, V4},
+    security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
     stage::{
         egress::{check, overhead},
@@ -279,7 +279,7 @@ fn run<F: Frame>(
     }
     let Some(security) = filter.security.as_ref().filter(|_| cx.trace.is_none()) else { return };
     for i in bits(from_clients & !outcome.refused) {
-        if security.give_back(&heads.row(i), heads.frames()[i].head()) {
+        if security.release(&heads.row(i), heads.frames()[i].head()) {
             out.leased();
         }
     }
@@ -320,7 +320,7 @@ fn secure<F: Frame>(
         let checked = if let Some(checked) = plain {
             checked
         } else {
-            if security.snooped.is_some() && (protocol, sport, dport) == (UDP, DHCP_CLIENT, DHCP_SERVER) {
+            if security.snooped.is_some() && (protocol, dport) == (UDP, DHCP_SERVER) {
                 from_clients |= 1 << i;
             }
             // Who sent the one before, if that passed: of the same there is nothing more to ask.
