@@ -4,13 +4,14 @@
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    Burst, DropReason, Fps, MAX_PORTS, MacAddr, Mtu, Output, Pipeline, PortIdx, Vid, Vni,
+    Burst, DropReason, Fps, MAX_PORTS, MacAddr, Mtu, Pipeline, PortIdx, Vid, Vni,
     acl::{Acl, Action, Match, Prefix, Rule, state},
+    burst::{Context, Now},
     conntrack::{Conntrack, SessionLimits, Settings},
     counters::{Counters, PortTotals},
-    frame::{HeapFrame, MAX_PIECES, MacLearned},
+    frame::HeapFrame,
     mac_table::{Key, MacTable},
-    pipeline::{Context, Now},
+    output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
     security::Checks,
     snapshot::{Forwarding, MacLimit},
     topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, Topology, VtepSpec},
@@ -20,19 +21,25 @@ use dunlin_engine::{
 
 struct Sent(u64);
 
-impl Output<HeapFrame> for Sent {
-    fn transmit(&mut self, _: PortIdx, _: HeapFrame) {
+impl Transmit<HeapFrame> for Sent {
+    fn transmit(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) {
         self.0 += 1;
-    }
-    fn learned(&mut self, _: MacLearned) {}
-    fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
-        true
     }
     fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
         Some(HeapFrame::new(octets))
     }
     fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
         Ok(std::iter::once(frame).collect())
+    }
+}
+
+impl Events for Sent {
+    fn learned(&mut self, _: MacLearned) {}
+}
+
+impl Punt<HeapFrame> for Sent {
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
+        true
     }
 }
 

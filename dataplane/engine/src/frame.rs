@@ -1,9 +1,5 @@
 //! What the engine asks of a frame buffer, and the one that tests use.
 
-use arrayvec::ArrayVec;
-
-use crate::{Burst, DropReason, PortIdx, SegmentId, vlan::Class};
-
 /// A frame in a buffer that its holder owns (perhaps together with others: see [`Frame::share`]).
 ///
 /// Dropping it gives the buffer back. The header octets are contiguous: `head()` holds the first
@@ -64,99 +60,6 @@ pub trait Frame: Sized {
     /// # Panics
     /// May panic if the buffer is shared or not plain.
     fn cut(&mut self, from: usize, len: u32);
-}
-
-/// The most frames that one becomes when its segments are cut.
-pub const MAX_PIECES: usize = 128;
-
-/// Where the pipeline puts the frames that leave, and tells what happened on the way.
-pub trait Output<F> {
-    /// `frame` leaves by `port`, in the form it has now.
-    fn transmit(&mut self, port: PortIdx, frame: F);
-
-    /// All frames of `burst`, `octets` long together, leave by `port`; every one of them is plain
-    /// ([`Frame::is_plain`]). It is empty afterwards.
-    fn transmit_burst(&mut self, port: PortIdx, burst: &mut Burst<F>, octets: u64) {
-        let _ = octets;
-        burst.drain(..).for_each(|f| self.transmit(port, f));
-    }
-
-    /// An address was learned, or seen at another port than before. At most once per frame.
-    fn learned(&mut self, event: MacLearned);
-
-    /// A rule that logs decided a frame. Rare: see [`crate::acl`].
-    fn logged(&mut self, event: Logged) {
-        let _ = event;
-    }
-
-    /// A DHCP server gave a station an address, or the station gave it back, which [`crate::topology::Topology::snooped`] has.
-    fn leased(&mut self) {}
-
-    /// `frame`, received at `from`, is for the VTEP itself: ARP, neighbour discovery, a ping. `false` if there is no
-    /// room for it: it is dropped as [`crate::DropReason::LocalFull`].
-    fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: F) -> bool;
-
-    /// `frame`, whose IP packet begins at `l3`, is too large for the tunnel to `remote`, which takes packets
-    /// of `mtu` octets. It counts as dropped; its sender may be told, by a frame received at the remote in
-    /// the segment `inside`.
-    fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F, l3: usize, mtu: u32) {
-        let _ = (remote, inside, frame, l3, mtu);
-    }
-
-    /// `frame`, which the switch made, is to be as if sent by a station behind `port`, in the segment `inside`:
-    /// for [`crate::Pipeline::run_inside`]. The answer to who is behind a tunnel, who may be told of the next if
-    /// not of this one.
-    fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: F) {
-        let _ = (port, inside, frame);
-    }
-
-    /// Keeps a copy of `frame`, which can't be sent into the tunnel to `remote` before its next hop is known,
-    /// with what it is in the overlay, for [`crate::Pipeline::send_into`]. `false` if there is no room:
-    /// it is dropped then.
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F) -> bool {
-        let _ = (remote, inside, frame);
-        false
-    }
-
-    /// A frame of the switch's own; `None` when there is no buffer left.
-    fn make(&mut self, octets: &[u8]) -> Option<F> {
-        let _ = octets;
-        None
-    }
-
-    /// What `frame` becomes when checksums and segments that its sender left to the switch are made;
-    /// all plain.
-    fn finish(&mut self, frame: F) -> Result<ArrayVec<F, MAX_PIECES>, DropReason>;
-}
-
-/// A rule that logs decided, or counted, a frame.
-#[derive(Clone, Debug)]
-pub struct Logged {
-    /// The list.
-    pub acl: std::sync::Arc<crate::acl::Acl>,
-    /// The rule's number in it, from 0; beyond its rules for the default.
-    pub rule: u32,
-    /// What followed.
-    pub action: crate::acl::Action,
-    /// The port that it is attached to.
-    pub port: PortIdx,
-    /// On its way in, or out.
-    pub ingress: bool,
-    /// What the frame was.
-    pub headers: crate::headers::Headers,
-}
-
-/// An address sends from `at`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MacLearned {
-    /// The segment it was seen in.
-    pub segment: crate::SegmentId,
-    /// The address.
-    pub mac: crate::MacAddr,
-    /// Where it was, if it was known.
-    pub from: Option<PortIdx>,
-    /// Where it is.
-    pub at: PortIdx,
 }
 
 /// A frame in ordinary memory, for tests, fuzzing and tracing.

@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod acl;
+pub mod burst;
 pub mod conntrack;
 pub mod counters;
 pub mod discovery;
@@ -22,6 +23,7 @@ pub mod frame;
 pub mod headers;
 mod intrinsics;
 pub mod mac_table;
+pub mod output;
 pub mod pipeline;
 pub mod reason;
 pub mod security;
@@ -34,9 +36,11 @@ pub mod tunnel;
 pub mod types;
 pub mod vlan;
 
+pub use burst::{BURST, Burst};
 pub use dunlin_model::{Fps, MacAddr, Mtu, Vid, Vni};
-pub use frame::{Frame, Output};
-pub use pipeline::{BURST, Burst, Pipeline};
+pub use frame::Frame;
+pub use output::Output;
+pub use pipeline::Pipeline;
 pub use reason::DropReason;
 pub use snapshot::Snapshot;
 pub use types::{PortIdx, SegmentId};

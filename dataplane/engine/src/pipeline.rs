@@ -53,192 +53,40 @@
 use arrayvec::ArrayVec;
 
 use crate::{
-    DropReason, Frame, MacAddr, Output, PortIdx, SegmentId, Snapshot,
-    conntrack::Conntrack,
-    counters::Counters,
-    headers::{self, CHUNK, bits},
-    mac_table::{Hash, Key, MacTable},
+    BURST, Burst, DropReason, Frame, MAX_PORTS, MacAddr, Output, PortIdx, SegmentId,
+    burst::{BurstInfo, Context, Fate, Meta, Refused, Verdict},
+    headers::{CHUNK, bits},
+    mac_table::Key,
     snapshot::{Port, Segment},
     stage::{
         self,
-        tunnel::{Again, Entry},
+        emit::{self, Group},
+        recirculate::{NoRecirc, RecircContext, Recirculate},
+        tunnel,
     },
-    trace::Trace,
     tunnel::Role,
-    vlan::{Class, TPID_8021Q, Tag},
+    vlan::Class,
 };
 
-/// The most frames taken through the stages together.
-pub const BURST: usize = 128;
-
-/// A bit for each frame of a burst, the first one lowest.
-pub(crate) type Mask = u128;
-
-/// The frames of one burst.
-pub type Burst<F> = ArrayVec<F, BURST>;
-
-/// What happens to a frame, in one word: a port's number, [`Fate::FLOOD`], or above that a reason to
-/// drop it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Fate(u32);
-
-/// A [`Fate`], taken apart.
-pub(crate) enum Verdict {
-    /// Leaves by one port.
-    Unicast(PortIdx),
-    /// To all other ports of its segment.
-    Flood,
-    /// Dropped.
-    Drop(DropReason),
-}
-
-impl Fate {
-    pub(crate) const FLOOD: Fate = Fate(1 << 16);
-
-    #[inline(always)]
-    pub(crate) const fn unicast(to: PortIdx) -> Self {
-        Fate(to.get() as u32)
-    }
-
-    #[inline(always)]
-    pub(crate) const fn drop(reason: DropReason) -> Self {
-        Fate(Self::FLOOD.0 + 1 + reason as u32)
-    }
-
-    #[inline(always)]
-    pub(crate) const fn bits(self) -> u32 {
-        self.0
-    }
-
-    #[inline(always)]
-    pub(crate) fn verdict(self) -> Verdict {
-        match self.0.checked_sub(Self::FLOOD.0) {
-            None => Verdict::Unicast(PortIdx::from_raw(self.0 as u16)),
-            Some(0) => Verdict::Flood,
-            Some(n) => Verdict::Drop(DropReason::ALL[n as usize - 1]),
-        }
-    }
-}
-
-/// Frames of a burst that go no further: bit i is frame i, whose reason is its fate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Refused(Mask);
-
-const _: () = assert!(BURST == Mask::BITS as usize);
-
-impl Refused {
-    pub(crate) const NONE: Refused = Refused(0);
-
-    #[inline(always)]
-    pub(crate) fn add(&mut self, i: usize) {
-        self.0 |= 1 << i;
-    }
-
-    pub(crate) fn has(self, i: usize) -> bool {
-        self.0 >> i & 1 == 1
-    }
-
-    /// Those of the burst's `chunk`-th [`CHUNK`].
-    pub(crate) fn add_chunk(&mut self, chunk: usize, of: headers::Mask) {
-        self.0 |= Mask::from(of) << (chunk * CHUNK);
-    }
-}
-
-/// The numbers of the bits that are set, the lowest first.
-#[inline(always)]
-pub(crate) fn numbers(set: Mask) -> impl Iterator<Item = usize> {
-    // In halves: a register has 64 bits.
-    let halves = [set as headers::Mask, (set >> CHUNK) as headers::Mask].into_iter().enumerate();
-    halves.flat_map(|(half, set)| bits(set).map(move |i| half * CHUNK + i))
-}
-
-/// What the stages found out about one frame.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Meta {
-    /// Destination and segment.
-    pub dst: Key,
-    /// Source and segment.
-    pub src: Key,
-    pub dst_hash: Hash,
-    pub src_hash: Hash,
-    /// Its VLAN, and how it shows it.
-    pub class: Class,
-    pub fate: Fate,
-}
-
-impl Meta {
-    pub(crate) const EMPTY: Meta = Meta {
-        dst: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
-        src: Key::new(crate::MacAddr::BROADCAST, crate::SegmentId::NONE),
-        dst_hash: Hash::ZERO,
-        src_hash: Hash::ZERO,
-        class: Class::new(Tag::NONE, TPID_8021Q, 0),
-        fate: Fate::FLOOD,
-    };
-}
-
-/// The time, as the caller's clock has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Now {
-    /// Seconds, for filters, connections and bindings.
-    pub s: u32,
-    /// Nanoseconds, for rates. May start anywhere; must not go back.
-    pub ns: u64,
-}
-
-/// What all stages of one burst work with.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The configuration.
-    pub snapshot: &'a Snapshot,
-    /// Where addresses are.
-    pub macs: &'a MacTable,
-    /// The worker's own counters.
-    pub counters: &'a Counters,
-    /// Connections that were let pass.
-    pub sessions: &'a Conntrack,
-    /// The worker's number: which of the counters of rules are its own.
-    pub worker: usize,
-    /// The time of the burst.
-    pub now: Now,
-    /// Where to tell what happens; then nothing is changed that others see.
-    pub trace: Option<&'a Trace>,
-}
-
-impl Context<'_> {
-    #[inline]
-    pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
-        self.counters.port(port).drops[reason as usize].add(n);
-        if self.trace.is_some() && n > 0 {
-            self.tell_drop(port, reason);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn tell_drop(&self, port: PortIdx, reason: DropReason) {
-        let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
-        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe().trim()));
-    }
-
-    /// Says something of a frame that is traced.
-    #[inline(always)]
-    pub(crate) fn tell(&self, stage: &'static str, text: impl FnOnce() -> String) {
-        if let Some(trace) = self.trace {
-            trace.tell(stage, text());
-        }
-    }
-}
-
 /// One worker's scratch space.
+#[derive(Default)]
 pub struct Pipeline {
-    meta: [Meta; BURST],
-    again: [Meta; BURST],
+    first: Scratch,
+    second: Scratch,
 }
 
-impl Default for Pipeline {
+/// That of one pass.
+struct Scratch {
+    meta: [Meta; BURST],
+    /// The same, of the frames that go to one port.
+    sorted: [Meta; BURST],
+    /// For each port that frames of the burst go to, and for floods: the number of their group, from 1. Else 0.
+    groups: Box<[u8; MAX_PORTS + 1]>,
+}
+
+impl Default for Scratch {
     fn default() -> Self {
-        Pipeline { meta: [Meta::EMPTY; BURST], again: [Meta::EMPTY; BURST] }
+        Scratch { meta: [Meta::EMPTY; BURST], sorted: [Meta::EMPTY; BURST], groups: Box::new([0; MAX_PORTS + 1]) }
     }
 }
 
@@ -248,14 +96,14 @@ impl Pipeline {
     #[inline]
     pub fn run<F: Frame>(&mut self, cx: Context<'_>, ingress: PortIdx, burst: &mut Burst<F>, out: &mut impl Output<F>) {
         let cx = &cx;
-        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
+        let mut again = Pending::new(&mut self.second);
         if let Some(port) = cx.snapshot.port(ingress)
             && !port.vteps.is_empty()
         {
-            stage::tunnel::bypass(cx, port, burst, out, &mut again);
+            tunnel::decap::bypass(cx, port, burst, out, &mut again);
         }
         if !burst.is_empty() {
-            pass(cx, &mut self.meta, ingress, Origin::Device, burst, out, &mut again);
+            pass(cx, &mut self.first, ingress, Origin::Device, burst, out, &mut again);
         }
         if !again.burst.is_empty() {
             again.flush(cx, out);
@@ -283,10 +131,10 @@ impl Pipeline {
             ends.is_some_and(|(to, from)| at(from) == Some(ingress) && at(to).is_some())
         });
         if !cx.snapshot.port(ingress).is_some_and(Port::is_device) {
-            return pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut NoMore);
+            return pass(cx, &mut self.first, ingress, Origin::Switch(&inside), burst, out, &mut NoRecirc);
         }
-        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
-        pass(cx, &mut self.meta, ingress, Origin::Switch(&inside), burst, out, &mut again);
+        let mut again = Pending::new(&mut self.second);
+        pass(cx, &mut self.first, ingress, Origin::Switch(&inside), burst, out, &mut again);
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
@@ -307,11 +155,17 @@ impl Pipeline {
         let its = |s: &Segment| s.remotes.contains(&remote) || s.flood.contains(&remote);
         let to = cx.snapshot.segment(inside.1).filter(|s| its(s)).and_then(|_| cx.snapshot.port(remote));
         let Some(to) = to else { return cx.drop(remote, DropReason::PortGone, 1) };
-        let mut again = Pending { meta: &mut self.again, entry: Entry::NONE, burst: Burst::new() };
+        let mut again = Pending::new(&mut self.second);
         let nobody = Key::new(MacAddr::default(), inside.1);
         let m = Meta { dst: nobody, src: nobody, class: inside.0, ..Meta::EMPTY };
-        // Whoever sent it may be gone: it comes from nowhere, as far as isolation is concerned.
-        stage::tunnel::leave(cx, to, to, frame, &m, out, &mut again);
+        let mut frames: Burst<F> = Some(frame).into_iter().collect();
+        let info = frames.iter().fold(BurstInfo::NONE, |mut info, f| {
+            info.add(f);
+            info
+        });
+        let group = Group { frames: &mut frames, meta: std::slice::from_ref(&m), info };
+        // Its sender may be gone: as far as isolation is concerned, it comes from nowhere.
+        emit::hand_over(cx, emit::Hop { from: to, to, flooded: false }, group, out, &mut again);
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
@@ -328,9 +182,10 @@ impl Pipeline {
         let cx = &cx;
         let mut to = [None; BURST];
         if let Some(port) = cx.snapshot.port(ingress) {
-            let all = stage::parse::run(cx, port, &port.untagged, burst, &mut self.meta);
-            for (i, (to, m)) in to.iter_mut().zip(&self.meta).enumerate().take(burst.len()) {
-                *to = if all.refused.has(i) { None } else { cx.macs.lookup(m.dst_hash) };
+            let meta = &mut self.first.meta;
+            let (_, refused) = stage::parse::run(cx, port, &port.untagged, burst, meta);
+            for (i, (to, m)) in to.iter_mut().zip(meta).enumerate().take(burst.len()) {
+                *to = if refused.has(i) { None } else { cx.macs.lookup(m.dst_hash) };
             }
         }
         to
@@ -339,50 +194,45 @@ impl Pipeline {
 
 /// Frames on their way into their second pass, as many as begin it alike.
 struct Pending<'a, F: Frame> {
-    meta: &'a mut [Meta; BURST],
-    entry: Entry,
+    scratch: &'a mut Scratch,
+    context: RecircContext,
     burst: Burst<F>,
+    info: BurstInfo,
 }
 
-impl<F: Frame> Pending<'_, F> {
+impl<'a, F: Frame> Pending<'a, F> {
+    fn new(scratch: &'a mut Scratch) -> Self {
+        Pending { scratch, context: RecircContext::NONE, burst: Burst::new(), info: BurstInfo::NONE }
+    }
+
     #[inline(never)]
     fn flush(&mut self, cx: &Context<'_>, out: &mut impl Output<F>) {
+        let info = std::mem::replace(&mut self.info, BurstInfo::NONE);
         // What a VTEP sends into tunnels has one way to go.
-        if let Some(vtep) = cx.snapshot.port(self.entry.port)
+        if let Some(vtep) = cx.snapshot.port(self.context.port)
             && matches!(vtep.role, Role::Vtep(_))
         {
-            return stage::tunnel::send_each(cx, vtep, &mut self.burst, out);
+            return tunnel::encap::send_outer(cx, vtep, &mut self.burst, info, out);
         }
-        let inside = (self.entry.class, self.entry.segment);
-        pass(cx, self.meta, self.entry.port, Origin::Tunnel(&inside), &mut self.burst, out, &mut NoMore);
+        let inside = (self.context.class, self.context.segment);
+        let origin = Origin::Tunnel(&inside);
+        pass(cx, self.scratch, self.context.port, origin, &mut self.burst, out, &mut NoRecirc);
     }
 }
 
-impl<F: Frame> Again<F> for Pending<'_, F> {
+impl<F: Frame> Recirculate<F> for Pending<'_, F> {
     const LAST: bool = false;
 
     #[inline(always)]
-    fn push(&mut self, cx: &Context<'_>, entry: Entry, frame: F, out: &mut impl Output<F>) {
-        if self.entry != entry || self.burst.is_full() {
+    fn push(&mut self, cx: &Context<'_>, context: RecircContext, frame: F, out: &mut impl Output<F>) {
+        if self.context != context || self.burst.is_full() {
             if !self.burst.is_empty() {
                 self.flush(cx, out);
             }
-            self.entry = entry;
+            self.context = context;
         }
+        self.info.add(&frame);
         self.burst.push(frame);
-    }
-}
-
-/// Behind the second pass there is none.
-pub(crate) struct NoMore;
-
-impl<F: Frame> Again<F> for NoMore {
-    const LAST: bool = true;
-
-    fn push(&mut self, cx: &Context<'_>, entry: Entry, _: F, _: &mut impl Output<F>) {
-        // Whoever pushes has asked; a frame that comes all the same is dropped, and counted.
-        cx.counters.port(entry.port).rx_frames.add(1);
-        cx.drop(entry.port, DropReason::NestedTunnel, 1);
     }
 }
 
@@ -399,12 +249,12 @@ enum Origin<'a> {
 #[inline(always)]
 fn pass<F: Frame>(
     cx: &Context<'_>,
-    meta: &mut [Meta; BURST],
+    scratch: &mut Scratch,
     ingress: PortIdx,
     origin: Origin<'_>,
     burst: &mut Burst<F>,
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
+    again: &mut impl Recirculate<F>,
 ) {
     let counted = cx.counters.port(ingress);
     // What the switch made at a device was not received there.
@@ -421,22 +271,23 @@ fn pass<F: Frame>(
         Origin::Device => &port.untagged,
         Origin::Tunnel(inside) | Origin::Switch(inside) => inside,
     };
-    let mut all = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
+    let Scratch { meta, sorted, groups } = scratch;
+    let (mut info, refused) = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
     if !is_made {
-        counted.rx_bytes.add(all.octets);
+        counted.rx_bytes.add(info.octets);
     }
     cx.tell("receive", || {
         let segment = meta.first().and_then(|m| cx.snapshot.segment(m.src.segment()));
         let segment = segment.map(|s| s.label()).map(|(name, vid)| format!("'{name}' VLAN {vid}"));
         format!("port '{}', segment {}", port.name, segment.as_deref().unwrap_or("none"))
     });
-    if all.refused != Refused::NONE {
-        all.octets -= shed(cx, port, burst, meta, all.refused);
+    if refused != Refused::NONE {
+        info.octets -= shed(cx, port, burst, meta, refused);
     }
     if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && matches!(origin, Origin::Device)) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
-            all.octets -= shed(cx, port, burst, meta, refused);
+            info.octets -= shed(cx, port, burst, meta, refused);
         }
     }
     let mut seen = stage::glance::run(cx, port.idx, &mut meta[..burst.len()]);
@@ -445,15 +296,15 @@ fn pass<F: Frame>(
     }
     let (refused, changed) = stage::learn::run(cx, port, &mut meta[..burst.len()], seen.unknown, out);
     if refused != Refused::NONE {
-        all.octets -= shed(cx, port, burst, meta, refused);
+        info.octets -= shed(cx, port, burst, meta, refused);
     }
     let meta = &mut meta[..burst.len()];
     if changed || refused != Refused::NONE {
         // Others of the burst may be for whom was learned just now.
         seen = stage::glance::run(cx, port.idx, meta);
     }
-    let same_fate = stage::lookup::run(cx, port, meta, seen);
-    stage::police::run(cx, port, meta);
+    let mut same_fate = stage::lookup::run(cx, port, meta, seen);
+    same_fate &= !stage::police::run(cx, port, meta);
     cx.tell("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
         Some((mac, Verdict::Unicast(to))) => {
             format!("{mac} is at port '{}'", cx.snapshot.port(to).map_or("(gone)", |p| &p.name))
@@ -461,16 +312,12 @@ fn pass<F: Frame>(
         Some((mac, Verdict::Flood)) => format!("{mac} is nowhere in particular: to all other ports of the segment"),
         _ => "nothing is left to send".to_owned(),
     });
-    if same_fate
-        && all.same_class
-        && let Some(first) = meta.first()
-        && let Verdict::Unicast(to) = first.fate.verdict()
-        && (stage::egress::burst(cx, port, to, burst, meta, &all, out)
-            || stage::tunnel::burst(cx, (port, to), burst, first, &all, out))
-    {
-        return;
+    match meta.first().map(|m| m.fate.verdict()) {
+        Some(Verdict::Unicast(to)) if same_fate => {
+            emit::unicast(cx, port, to, Group { frames: burst, meta, info }, out, again);
+        }
+        _ => sort(cx, port, Group { frames: burst, meta, info }, (sorted, groups), out, again),
     }
-    dispatch(cx, port, burst, meta, out, again);
 }
 
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
@@ -501,27 +348,59 @@ fn shed<F: Frame>(
     octets
 }
 
-/// Hands every frame on by its fate.
-#[inline]
-fn dispatch<F: Frame>(
+/// Hands on together what goes to the same port, in the order in which it came.
+#[inline(never)]
+fn sort<F: Frame>(
     cx: &Context<'_>,
     port: &Port,
-    burst: &mut Burst<F>,
-    meta: &[Meta],
+    group: Group<'_, F>,
+    (sorted, numbers): (&mut [Meta; BURST], &mut [u8; MAX_PORTS + 1]),
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
+    again: &mut impl Recirculate<F>,
 ) {
-    let refused = match cx.snapshot.filters_out {
-        true => stage::filter::egress_each(cx, port, burst, meta, out),
-        false => Refused::NONE,
-    };
-    let any_refused = refused != Refused::NONE;
-    for (i, (frame, m)) in burst.drain(..).zip(meta).enumerate() {
-        match m.fate.verdict() {
-            _ if any_refused && refused.has(i) => {}
-            Verdict::Unicast(to) => stage::egress::unicast(cx, port, to, frame, m, out, again),
-            Verdict::Flood => stage::flood::run(cx, port, frame, m, out, again),
-            Verdict::Drop(reason) => cx.drop(port.idx, reason, 1),
+    let mut groups = ArrayVec::<(Fate, [u64; BURST / CHUNK]), BURST>::new();
+    for (i, m) in group.meta.iter().enumerate() {
+        if let Verdict::Drop(reason) = m.fate.verdict() {
+            cx.drop(port.idx, reason, 1);
+            continue;
+        }
+        let number = &mut numbers[m.fate.place()];
+        if *number == 0 {
+            groups.push((m.fate, [0; BURST / CHUNK]));
+            *number = groups.len() as u8;
+        }
+        groups[usize::from(*number) - 1].1[i / CHUNK] |= 1 << (i % CHUNK);
+    }
+    let mut left = ArrayVec::<Option<F>, BURST>::new();
+    left.extend(group.frames.drain(..).map(Some));
+    for &(fate, members) in &groups {
+        numbers[fate.place()] = 0;
+        // Where all are of one class, the first speaks for all, unless a filter wants to see each.
+        let is_asked = match fate.verdict() {
+            Verdict::Unicast(to) => cx.snapshot.port(to).is_some_and(|to| to.filter_for(port).is_some()),
+            _ => true,
+        };
+        let needs_each = is_asked || !group.info.same_class;
+        let (mut frames, mut info) = (Burst::new(), BurstInfo { octets: 0, ..group.info });
+        let (mut any_bits, mut common_bits) = (0, u64::MAX);
+        for (half, members) in members.into_iter().enumerate() {
+            for i in bits(members).map(|i| half * CHUNK + i) {
+                let Some(frame) = left[i].take() else { continue };
+                if needs_each || frames.is_empty() {
+                    let m = &group.meta[i];
+                    (any_bits, common_bits) = (any_bits | m.class.bits(), common_bits & m.class.bits());
+                    sorted[frames.len()] = *m;
+                }
+                info.octets += u64::from(frame.len());
+                frames.push(frame);
+            }
+        }
+        info.same_class = any_bits == common_bits;
+        let n = if needs_each { frames.len() } else { 1 };
+        let group = Group { meta: &sorted[..n], frames: &mut frames, info };
+        match fate.verdict() {
+            Verdict::Unicast(to) => emit::unicast(cx, port, to, group, out, again),
+            _ => stage::flood::run(cx, port, group, out, again),
         }
     }
 }

@@ -19,8 +19,6 @@ use crate::{
 pub struct Snapshot {
     pub(crate) ports: Box<[Option<Arc<Port>>; MAX_PORTS]>,
     pub(crate) segments: Arc<[Segment]>,
-    /// Whether any port asks something of what leaves by it.
-    pub(crate) filters_out: bool,
     /// How connections are kept.
     pub(crate) sessions: crate::conntrack::Settings,
 }
@@ -28,12 +26,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// With no port and no segment.
     pub fn empty() -> Self {
-        Snapshot {
-            ports: Box::new([const { None }; MAX_PORTS]),
-            segments: Arc::new([]),
-            filters_out: false,
-            sessions: Default::default(),
-        }
+        Snapshot { ports: Box::new([const { None }; MAX_PORTS]), segments: Arc::new([]), sessions: Default::default() }
     }
 
     /// A port, if it is there.

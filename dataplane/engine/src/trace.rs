@@ -6,9 +6,10 @@ use std::cell::RefCell;
 use arrayvec::ArrayVec;
 
 use crate::{
-    Burst, DropReason, Output, Pipeline, PortIdx, Snapshot,
-    frame::{HeapFrame, MAX_PIECES, MacLearned},
-    pipeline::Context,
+    Burst, DropReason, Pipeline, PortIdx, Snapshot,
+    burst::Context,
+    frame::HeapFrame,
+    output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
 };
 
 /// One thing that was found out about the frame.
@@ -47,8 +48,8 @@ impl Told<'_> {
     }
 }
 
-impl Output<HeapFrame> for Told<'_> {
-    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
+impl Transmit<HeapFrame> for Told<'_> {
+    fn transmit(&mut self, port: PortIdx, _: PortIdx, frame: HeapFrame) {
         let h = frame.octets();
         let tag = match h.get(12..16) {
             Some([0x81, 0, a, b]) => format!(", tagged VLAN {}", u16::from_be_bytes([*a, *b]) & 0xfff),
@@ -57,7 +58,19 @@ impl Output<HeapFrame> for Told<'_> {
         };
         self.trace.tell("transmit", format!("by port '{}', {} octets{tag}", self.name(port), h.len()));
     }
+    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
+        Some(HeapFrame::new(octets))
+    }
+    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
+        Ok([frame].into_iter().collect())
+    }
+}
+
+impl Events for Told<'_> {
     fn learned(&mut self, _: MacLearned) {}
+}
+
+impl Punt<HeapFrame> for Told<'_> {
     fn local(&mut self, vtep: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
         self.trace.tell("local", format!("for VTEP '{}' itself", self.name(vtep)));
         true
@@ -79,12 +92,6 @@ impl Output<HeapFrame> for Told<'_> {
     fn hold(&mut self, remote: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: &HeapFrame) -> bool {
         self.trace.tell("hold", format!("until the next hop to '{}' is known", self.name(remote)));
         true
-    }
-    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
-        Some(HeapFrame::new(octets))
-    }
-    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
-        Ok([frame].into_iter().collect())
     }
 }
 

@@ -125,6 +125,18 @@ impl Class {
         Class(self.0 & 0xffff_ffff)
     }
 
+    /// Octets of the Ethernet header of the frame, with the tag that it has.
+    #[inline(always)]
+    pub const fn header_len(self) -> u32 {
+        14 + self.tag().octets()
+    }
+
+    /// The same with this tag in the frame instead.
+    #[inline(always)]
+    pub const fn with_tag(self, tag: Tag) -> Class {
+        Class((tag.0 as u64) << 32 | self.0 & 0xffff_ffff)
+    }
+
     /// The TPID of the tag it gets.
     #[inline(always)]
     pub const fn tpid(self) -> u16 {
@@ -164,6 +176,12 @@ impl Tag {
     #[inline(always)]
     pub const fn is_some(self) -> bool {
         self.0 != 0
+    }
+
+    /// Octets that it takes in a frame.
+    #[inline(always)]
+    pub const fn octets(self) -> u32 {
+        if self.is_some() { 4 } else { 0 }
     }
 
     /// Its TPID; 0 without a tag.

@@ -15,9 +15,9 @@ use dunlin_dpdk::{
     tap, vhost,
 };
 use dunlin_engine::{
-    BURST, Burst, DropReason, MAX_PORTS, Output, PortIdx, SegmentId,
+    BURST, Burst, DropReason, MAX_PORTS, PortIdx, SegmentId,
     counters::{Count, Counters},
-    frame::{Logged, MAX_PIECES, MacLearned},
+    output::{Events, Logged, MAX_PIECES, MacLearned, Punt, Transmit},
     vlan::Class,
 };
 use parking_lot::Mutex;
@@ -159,13 +159,13 @@ impl TxPort {
 
     /// The queue for what `from` sends, and its place among guests' own if it is one of them.
     #[inline(always)]
-    fn of(&mut self, from: Option<PortIdx>) -> (&mut TxPort, Option<u16>) {
+    fn of(&mut self, from: PortIdx) -> (&mut TxPort, Option<u16>) {
         if self.guests.is_empty() { (self, None) } else { self.of_guest(from) }
     }
 
     #[inline(never)]
-    fn of_guest(&mut self, from: Option<PortIdx>) -> (&mut TxPort, Option<u16>) {
-        match self.guests.iter().position(|g| Some(*g) == from) {
+    fn of_guest(&mut self, from: PortIdx) -> (&mut TxPort, Option<u16>) {
+        match self.guests.iter().position(|g| *g == from) {
             Some(at) => (&mut self.own[at], Some(at as u16)),
             None => (self, None),
         }
@@ -239,7 +239,7 @@ impl Transmitter {
     /// The transmitter for one round.
     #[inline(always)]
     pub fn round<'a>(&'a mut self, guard: Guard<'a>, shared: &'a WorkerShared) -> Round<'a> {
-        Round { tx: self, guard, shared, from: None }
+        Round { tx: self, guard, shared }
     }
 }
 
@@ -248,17 +248,16 @@ pub struct Round<'a> {
     tx: &'a mut Transmitter,
     guard: Guard<'a>,
     shared: &'a WorkerShared,
-    from: Option<PortIdx>,
 }
 
-impl Output<Packet> for Round<'_> {
+impl Transmit<Packet> for Round<'_> {
     #[inline(always)]
-    fn transmit(&mut self, port: PortIdx, frame: Packet) {
+    fn transmit(&mut self, port: PortIdx, from: PortIdx, frame: Packet) {
         let Some(p) = &mut self.tx.ports[port.get()] else {
             // The port's policy is there before its device is: down, so hardly anything comes here.
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, 1);
         };
-        let (p, own) = p.of(self.from);
+        let (p, own) = p.of(from);
         if p.waiting.is_empty() {
             self.tx.dirty.push((port, own));
         }
@@ -272,13 +271,13 @@ impl Output<Packet> for Round<'_> {
     }
 
     #[inline(always)]
-    fn transmit_burst(&mut self, port: PortIdx, burst: &mut Burst<Packet>, octets: u64) {
+    fn transmit_burst(&mut self, port: PortIdx, from: PortIdx, burst: &mut Burst<Packet>, octets: u64) {
         let n = burst.len();
         let Some(p) = &mut self.tx.ports[port.get()] else {
             burst.clear();
             return drop_frames(&self.shared.counters, port, DropReason::LinkDown, n as u64);
         };
-        let (p, own) = p.of(self.from);
+        let (p, own) = p.of(from);
         if p.waiting.is_empty() && n == BURST {
             return send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
         }
@@ -296,6 +295,20 @@ impl Output<Packet> for Round<'_> {
         }
     }
 
+    fn make(&mut self, octets: &[u8]) -> Option<Packet> {
+        self.tx.make(octets)
+    }
+
+    fn finish(&mut self, frame: Packet) -> Result<ArrayVec<Packet, MAX_PIECES>, DropReason> {
+        let mut pieces = ArrayVec::new();
+        match self.tx.finisher.finish(frame.0, Caps::default(), &mut pieces) {
+            Ok(()) => Ok(pieces.into_iter().map(Packet).collect()),
+            Err(e) => Err(reason(&e)),
+        }
+    }
+}
+
+impl Events for Round<'_> {
     fn logged(&mut self, event: Logged) {
         self.shared.logged(event);
     }
@@ -307,7 +320,9 @@ impl Output<Packet> for Round<'_> {
     fn leased(&mut self) {
         self.shared.leased();
     }
+}
 
+impl Punt<Packet> for Round<'_> {
     fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: Packet) -> bool {
         self.shared.mailbox.post(About::Vtep(vtep, from), &frame.0)
     }
@@ -332,28 +347,9 @@ impl Output<Packet> for Round<'_> {
         held.push(Held { remote, inside, frame, since: Instant::now() });
         true
     }
-
-    fn make(&mut self, octets: &[u8]) -> Option<Packet> {
-        self.tx.make(octets)
-    }
-
-    fn finish(&mut self, frame: Packet) -> Result<ArrayVec<Packet, MAX_PIECES>, DropReason> {
-        let mut pieces = ArrayVec::new();
-        match self.tx.finisher.finish(frame.0, Caps::default(), &mut pieces) {
-            Ok(()) => Ok(pieces.into_iter().map(Packet).collect()),
-            Err(e) => Err(reason(&e)),
-        }
-    }
 }
 
 impl Round<'_> {
-    /// What is sent next was received from `port`.
-    #[inline(always)]
-    pub fn from(&mut self, port: PortIdx) -> &mut Self {
-        self.from = Some(port);
-        self
-    }
-
     /// Takes frames whose next hop `is_known` by now, in their order; those that waited too long are dropped.
     #[inline(always)]
     pub fn take_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {

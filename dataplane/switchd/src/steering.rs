@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, pipeline::Context};
+use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, burst::Context};
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::packet::Packet;

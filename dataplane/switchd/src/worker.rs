@@ -27,11 +27,11 @@ use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, SegmentId, Snapshot,
+    burst::{Context, Now},
     conntrack::Conntrack,
     counters::{Count, Counters},
-    frame::{Logged, MacLearned},
     mac_table::MacTable,
-    pipeline::{Context, Now},
+    output::{Logged, MacLearned},
     vlan::Class,
 };
 use parking_lot::Mutex;
@@ -343,24 +343,24 @@ impl Worker {
                         continue;
                     }
                 }
-                pipeline.run(cx, rx.port, burst, out.from(rx.port));
+                pipeline.run(cx, rx.port, burst, &mut out);
             }
         }
         self.links.take(burst, |port, burst| {
             frames += burst.len() as u64;
             bursts += 1;
-            pipeline.run(cx, port, burst, out.from(port));
+            pipeline.run(cx, port, burst, &mut out);
         });
         for h in out.take_held(|remote| cx.snapshot.port(remote).is_none_or(|p| p.role.is_reached())) {
             frames += 1;
-            pipeline.send_into(cx, h.remote, h.inside, h.frame, out.from(h.remote));
+            pipeline.send_into(cx, h.remote, h.inside, h.frame, &mut out);
         }
         for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
             burst.push(frame);
             match inside {
-                Some(inside) => pipeline.run_inside(cx, port, inside, burst, out.from(port)),
-                None => pipeline.run(cx, port, burst, out.from(port)),
+                Some(inside) => pipeline.run_inside(cx, port, inside, burst, &mut out),
+                None => pipeline.run(cx, port, burst, &mut out),
             }
         }
         if frames > 0 {

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    BURST, Burst, DropReason, Frame, MacAddr, Output, Pipeline, PortIdx, Snapshot, Vid,
+    BURST, Burst, DropReason, Frame, MacAddr, Pipeline, PortIdx, Snapshot, Vid,
     acl::{Acl, Action, Match, Prefix, Rule, state},
+    burst::{Context, Now},
     conntrack::Conntrack,
     counters::Counters,
-    frame::{MAX_PIECES, MacLearned},
     mac_table::MacTable,
-    pipeline::{Context, Now},
+    output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
     security::Checks,
     topology::{AclNames, BridgeSpec, PortPolicy, SecuritySpec, Topology},
     vlan::{VlanMode, VlanSet},
@@ -77,22 +77,31 @@ pub struct Sink {
     pub frames: u64,
 }
 
-impl Output<Handle> for Sink {
+impl Transmit<Handle> for Sink {
     #[inline(always)]
-    fn transmit(&mut self, _: PortIdx, frame: Handle) {
+    fn transmit(&mut self, _: PortIdx, _: PortIdx, frame: Handle) {
         self.frames += u64::from(frame.len() > 0);
     }
     #[inline(always)]
-    fn transmit_burst(&mut self, _: PortIdx, burst: &mut Burst<Handle>, _: u64) {
+    fn transmit_burst(&mut self, _: PortIdx, _: PortIdx, burst: &mut Burst<Handle>, _: u64) {
         self.frames += burst.len() as u64;
         burst.clear();
     }
-    fn learned(&mut self, _: MacLearned) {}
-    fn local(&mut self, _: PortIdx, _: PortIdx, _: Handle) -> bool {
-        true
+    fn make(&mut self, _: &[u8]) -> Option<Handle> {
+        None
     }
     fn finish(&mut self, frame: Handle) -> Result<ArrayVec<Handle, MAX_PIECES>, DropReason> {
         Ok(std::iter::once(frame).collect())
+    }
+}
+
+impl Events for Sink {
+    fn learned(&mut self, _: MacLearned) {}
+}
+
+impl Punt<Handle> for Sink {
+    fn local(&mut self, _: PortIdx, _: PortIdx, _: Handle) -> bool {
+        true
     }
 }
 

@@ -24,7 +24,6 @@ use crate::{
         CHUNK, DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, Mask, PROTOCOL, SPORT, SRC, SRC6, TCP, bits, parts, those,
     },
     intrinsics::{Job, LANES, Lanes, widest},
-    stage::egress::overhead,
 };
 
 /// A frame's signatures are there when those of the seventh behind it were asked for.
@@ -231,7 +230,7 @@ fn ask<L: Lanes, const K: usize>(table: &Table<K>, of: Mask, keys: &Keys<K>) -> 
 /// The TCP segment of plain frame `i`, if it can be read.
 #[inline(always)]
 fn plain_segment<F: Frame>(family: Family, heads: &Heads<'_, F>, i: usize) -> Option<Segment> {
-    let (head, l3) = (heads.frames()[i].head(), overhead(heads.meta()[i].class) as usize);
+    let (head, l3) = (heads.frames()[i].head(), heads.meta()[i].class.header_len() as usize);
     // IPv6's length is without its header (RFC 8200, 3).
     let (length_at, header, counted) = if family == Family::V6 { (l3 + 4, 40, 40) } else { (l3 + 2, 20, 0) };
     let length = head.get(length_at..).and_then(<[u8]>::first_chunk)?;

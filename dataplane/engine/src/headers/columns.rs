@@ -19,9 +19,8 @@ use super::{
 use crate::{
     Frame, SegmentId,
     acl::state,
+    burst::Meta,
     intrinsics::{Job, LANES, Lanes, ROW, widest},
-    pipeline::Meta,
-    stage::egress::overhead,
     tunnel::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
@@ -252,7 +251,7 @@ impl<'a, F: Frame> Heads<'a, F> {
     #[inline(always)]
     fn read_one(&self, i: usize) -> Headers {
         let m = &self.meta[i];
-        Headers::read(self.burst[i].head(), overhead(m.class) as usize, m.class.vid(), m.dst.mac(), m.src.mac())
+        Headers::read(self.burst[i].head(), m.class.header_len() as usize, m.class.vid(), m.dst.mac(), m.src.mac())
     }
 
     /// Adds addresses of layer 2, if they are not there.
@@ -320,7 +319,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
             let (mut rows, mut more, mut v6) = ([&[0; ROW]; LANES], [&[0; ROW]; LANES], 0);
             for i in from..n.min(from + LANES) {
                 let (m, head) = (&meta[i], burst[i].head());
-                let l3 = overhead(m.class) as usize;
+                let l3 = m.class.header_len() as usize;
                 vlans.0[i] = u32::from(m.class.vid());
                 *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_nobodys();
                 // As much as IPv4's header and TCP's take.

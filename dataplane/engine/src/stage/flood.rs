@@ -1,99 +1,138 @@
-//! Flood: one frame to all other ports of its segment that are up.
+//! Flood: frames to all other ports of their segment that are up.
 //!
-//! The buffer is shared by reference count. Ports that want another tag share one rewritten
-//! copy: in one segment there are hardly ever more than two forms, so a flood copies at most
-//! once, however many ports it reaches.
+//! The buffers are shared by reference count. Ports that want another tag share one rewritten copy: in one segment there are
+//! hardly ever more than two forms, so a flood copies a frame at most once, however many ports it reaches.
+
+use arrayvec::ArrayVec;
 
 use crate::{
-    DropReason, Frame, Output, PortIdx,
-    pipeline::{Context, Meta},
-    snapshot::Port,
+    BURST, Burst, DropReason, Frame, Output, PortIdx,
+    burst::{BurstInfo, Context, Meta},
+    snapshot::{Port, Segment},
     stage::{
-        egress::{check_permitted, retag},
-        filter, suppress,
-        tunnel::{self, Again},
+        emit::{self, Admitted, Group, Hop},
+        recirculate::Recirculate,
+        suppress,
     },
-    tunnel::Role,
+    tunnel::{Proxy, Role},
     vlan::{EgressForm, TPID_8021AD, Tag},
 };
 
+/// Floods a group. Nothing is left of it.
 #[inline(never)]
 pub(crate) fn run<F: Frame>(
     cx: &Context<'_>,
     from: &Port,
-    frame: F,
-    m: &Meta,
+    group: Group<'_, F>,
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
+    again: &mut impl Recirculate<F>,
 ) {
-    let segment = cx.snapshot.segment(m.dst.segment());
-    if let Some(proxy) = segment.and_then(|s| s.proxy.as_ref())
-        && suppress::run(cx, from, &frame, m, proxy, out)
-    {
-        return;
+    let Some(first) = group.meta.first() else { return };
+    let segment = cx.snapshot.segment(first.dst.segment());
+    if group.frames.len() > 1 && !goes_together(cx, &group, segment) {
+        return group.each(|one| run(cx, from, one, out, again));
     }
-    let targets = segment.map_or(&[][..], |s| &s.flood[..]);
-    // Asked once a frame: the ports of others are not asked.
-    match m.dst.mac().is_customers() {
-        false => to_each::<F, false>(cx, from, targets, frame, m, out, again),
-        true => to_each::<F, true>(cx, from, targets, frame, m, out, again),
+    match segment.and_then(|s| s.proxy.as_ref()) {
+        Some(proxy) => unanswered(cx, from, group, proxy, segment, out, again),
+        None => to_each(cx, from, group, segment, out, again),
     }
 }
 
-/// Sends the frame to each of `targets` that it may leave by. `CUSTOMERS`: it is to an address that is data for a provider's
-/// network alone.
+/// Whether all of a group goes to the same ports, and an end of tunnels among those can take it together.
+#[inline(always)]
+fn goes_together<F>(cx: &Context<'_>, group: &Group<'_, F>, segment: Option<&Segment>) -> bool {
+    let Some(first) = group.meta.first() else { return true };
+    let is_alike = |m: &Meta| m.dst.segment() == first.dst.segment() && !m.dst.mac().is_customers();
+    let is_device = |to: &PortIdx| cx.snapshot.port(*to).is_none_or(Port::is_device);
+    group.meta.iter().all(is_alike) && (group.info.same_class || segment.is_none_or(|s| s.flood.iter().all(is_device)))
+}
+
+/// Floods what the ARP/ND proxy of the network does not answer.
 #[inline(never)]
-fn to_each<F: Frame, const CUSTOMERS: bool>(
+fn unanswered<F: Frame>(
     cx: &Context<'_>,
     from: &Port,
-    targets: &[PortIdx],
-    frame: F,
-    m: &Meta,
+    mut group: Group<'_, F>,
+    proxy: &Proxy,
+    segment: Option<&Segment>,
     out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
+    again: &mut impl Recirculate<F>,
 ) {
+    let (mut i, mut octets) = (0, 0);
+    let mut left = ArrayVec::<Meta, BURST>::new();
+    let meta = group.meta;
+    group.frames.retain(|frame| {
+        let m = &meta[i];
+        i += 1;
+        if suppress::run(cx, from, frame, m, proxy, out) {
+            return false;
+        }
+        octets += u64::from(frame.len());
+        left.push(*m);
+        true
+    });
+    group.info.octets = octets;
+    let group = Group { frames: group.frames, meta: &left, info: group.info };
+    to_each(cx, from, group, segment, out, again);
+}
+
+/// Sends a group to each port of the segment that it may leave by.
+#[inline(never)]
+fn to_each<F: Frame>(
+    cx: &Context<'_>,
+    from: &Port,
+    group: Group<'_, F>,
+    segment: Option<&Segment>,
+    out: &mut impl Output<F>,
+    again: &mut impl Recirculate<F>,
+) {
+    let Some(first) = group.meta.first() else { return };
+    let is_customers = first.dst.mac().is_customers();
+    let ports = segment.map_or(&[][..], |s| &s.flood).iter().filter_map(|to| cx.snapshot.port(*to));
+    let mut targets =
+        ports.filter(|to| is_target(from, to) && (!is_customers || stays_customers(to, first))).peekable();
+    let (n, mut outcomes) = (group.frames.len() as u64, 0);
+    let mut copies = Copies(ArrayVec::new());
     let mut heads = None;
-    let mut rewritten: Option<(Tag, F)> = None;
-    let mut waiting: Option<(&Port, Tag)> = None;
-    let (has, mut outcomes) = (m.class.tag(), 0u64);
-    for to in targets.iter().filter_map(|t| cx.snapshot.port(*t)) {
-        // Neither isolation nor a link that is down is a loss worth a count here: a flood is not meant for them.
-        if to.idx == from.idx || (from.forwarding.protected && to.forwarding.protected) || !to.is_up() {
-            continue;
-        }
-        if CUSTOMERS && !stays_customers(to, m) {
-            continue;
-        }
-        if !matches!(to.role, Role::Device) {
-            outcomes += into_tunnel(cx, (from, to), &frame, m, &mut rewritten, out, again);
-            continue;
-        }
+    let last = loop {
+        let Some(to) = targets.next() else { break None };
         outcomes += 1;
-        let admitted = match (check_permitted(from, to, &frame, m), to.filter_for(from)) {
-            (Ok(tag), Some(f)) => filter::egress_flooded(cx, (to, f), (&frame, m), &mut heads, out).map(|()| tag),
-            (admitted, _) => admitted,
-        };
-        match admitted {
-            // The last port gets the buffer itself, so everyone waits for a successor.
-            Ok(tag) => {
-                if let Some((port, tag)) = waiting.replace((to, tag)) {
-                    send(cx, port, tag, &frame, has, &mut rewritten, out);
-                }
-            }
-            Err(reason) => cx.drop(to.idx, reason, 1),
+        let hop = Hop { from, to, flooded: true };
+        let admitted = emit::admit(cx, hop, group.frames, group.meta, group.info, &mut heads, out);
+        // The last port gets the buffers themselves.
+        if targets.peek().is_none() {
+            break Some((hop, admitted));
+        }
+        let mut shares = Burst::new();
+        let octets = copies.share(cx, hop, &group, &admitted, &mut shares);
+        let shared = Group { frames: &mut shares, meta: group.meta, info: BurstInfo { octets, ..group.info } };
+        emit::hand_over(cx, hop, shared, out, again);
+    };
+    match last {
+        Some((hop, admitted)) if copies.0.is_empty() => emit::send(cx, hop, group, &admitted, out, again),
+        Some((hop, admitted)) => {
+            let mut shares = Burst::new();
+            let octets = copies.share(cx, hop, &group, &admitted, &mut shares);
+            let shared = Group { frames: &mut shares, meta: group.meta, info: BurstInfo { octets, ..group.info } };
+            emit::hand_over(cx, hop, shared, out, again);
+            group.frames.clear();
+        }
+        None => {
+            group.frames.clear();
+            let reason = if is_customers { DropReason::ReservedMulticast } else { DropReason::NoOtherPort };
+            return cx.drop(from.idx, reason, n);
         }
     }
-    match waiting {
-        Some((port, tag)) if tag == has || rewritten.is_none() => match retag(frame, has, tag) {
-            Some(frame) => out.transmit(port.idx, frame),
-            None => cx.drop(port.idx, DropReason::NoBuffer, 1),
-        },
-        Some((port, tag)) => send(cx, port, tag, &frame, has, &mut rewritten, out),
-        None if outcomes == 0 && CUSTOMERS => return cx.drop(from.idx, DropReason::ReservedMulticast, 1),
-        None if outcomes == 0 => return cx.drop(from.idx, DropReason::NoOtherPort, 1),
-        None => {}
-    }
-    cx.counters.port(from.idx).clones.add(outcomes - 1);
+    cx.counters.port(from.idx).clones.add(n * (outcomes - 1));
+}
+
+/// Whether what is flooded is meant for a port. Neither isolation nor a link that is down is a loss worth a count here, and
+/// nothing goes from tunnel to tunnel.
+#[inline(always)]
+fn is_target(from: &Port, to: &Port) -> bool {
+    to.idx != from.idx
+        && emit::permit(from, to).is_ok()
+        && !matches!((&from.role, &to.role), (Role::Remote(_), Role::Remote(_)))
 }
 
 /// Whether a customer's spanning tree and the like may leave by a port: to another end of the customer's VLAN, or further
@@ -104,54 +143,67 @@ fn stays_customers(to: &Port, m: &Meta) -> bool {
     to.vlans.tunnel.is_some() || matches!(to.role, Role::Remote(_)) || is_tagged()
 }
 
-/// The same by a port without a device: headers go in front of a share of the buffer, or of its copy
-/// without the tag. How many frames that is: none from tunnel to tunnel.
-#[inline(never)]
-fn into_tunnel<F: Frame>(
-    cx: &Context<'_>,
-    (from, to): (&Port, &Port),
-    frame: &F,
-    m: &Meta,
-    rewritten: &mut Option<(Tag, F)>,
-    out: &mut impl Output<F>,
-    again: &mut impl Again<F>,
-) -> u64 {
-    if !tunnel::floods_to(from, to) {
-        return 0;
-    }
-    let untagged = Meta { class: m.class.without_tag(), ..*m };
-    match share(frame, m.class.tag(), Tag::NONE, rewritten) {
-        Some(frame) => tunnel::leave(cx, from, to, frame, &untagged, out, again),
-        None => cx.drop(to.idx, DropReason::NoBuffer, 1),
-    }
-    1
-}
+/// Of the frames of a group, copies in another form than that in which they came; empty as long as no port wants one.
+struct Copies<F>(ArrayVec<Option<(Tag, F)>, BURST>);
 
-/// Sends a share of the frame, or of its rewritten copy, to one port.
-#[inline(always)]
-fn send<F: Frame>(
-    cx: &Context<'_>,
-    to: &Port,
-    want: Tag,
-    frame: &F,
-    has: Tag,
-    rewritten: &mut Option<(Tag, F)>,
-    out: &mut impl Output<F>,
-) {
-    match share(frame, has, want, rewritten) {
-        Some(frame) => out.transmit(to.idx, frame),
-        None => cx.drop(to.idx, DropReason::NoBuffer, 1),
+impl<F: Frame> Copies<F> {
+    /// Fills `shares` with shares of what may leave, or of its copies; their octets.
+    #[inline(always)]
+    fn share(
+        &mut self,
+        cx: &Context<'_>,
+        hop: Hop<'_>,
+        group: &Group<'_, F>,
+        admitted: &Admitted,
+        shares: &mut Burst<F>,
+    ) -> u64 {
+        if let Some(first) = group.meta.first()
+            && admitted.is_as_received(first)
+        {
+            shares.extend(group.frames.iter().map(Frame::share));
+            return group.info.octets;
+        }
+        self.share_each(cx, hop, group, admitted, shares)
     }
-}
 
-/// A share of the frame, or of its rewritten copy.
-#[inline(always)]
-fn share<F: Frame>(frame: &F, has: Tag, want: Tag, rewritten: &mut Option<(Tag, F)>) -> Option<F> {
-    if want == has {
-        return Some(frame.share());
+    #[inline(never)]
+    fn share_each(
+        &mut self,
+        cx: &Context<'_>,
+        hop: Hop<'_>,
+        group: &Group<'_, F>,
+        admitted: &Admitted,
+        shares: &mut Burst<F>,
+    ) -> u64 {
+        let (mut octets, mut no_buffer) = (0, 0);
+        for (i, frame) in group.frames.iter().enumerate() {
+            let Some(want) = admitted.tag(i) else { continue };
+            match self.form(i, frame, group.meta_of(i).class.tag(), want, group.frames.len()) {
+                Some(share) => {
+                    octets += u64::from(share.len());
+                    shares.push(share);
+                }
+                None => no_buffer += 1,
+            }
+        }
+        if no_buffer > 0 {
+            cx.drop(hop.to.idx, DropReason::NoBuffer, no_buffer);
+        }
+        octets
     }
-    if rewritten.as_ref().is_none_or(|(tag, _)| *tag != want) {
-        *rewritten = frame.copy().and_then(|copy| retag(copy, has, want)).map(|copy| (want, copy));
+
+    /// A share of frame `i` of `n`, or of its copy with tag `want`.
+    fn form(&mut self, i: usize, frame: &F, has: Tag, want: Tag, n: usize) -> Option<F> {
+        if want == has {
+            return Some(frame.share());
+        }
+        if self.0.is_empty() {
+            self.0.extend((0..n).map(|_| None));
+        }
+        let copy = &mut self.0[i];
+        if copy.as_ref().is_none_or(|(tag, _)| *tag != want) {
+            *copy = frame.copy().and_then(|mut c| emit::rewrite(&mut c, has, want).then_some((want, c)));
+        }
+        copy.as_ref().map(|(_, copy)| copy.share())
     }
-    rewritten.as_ref().map(|(_, copy)| copy.share())
 }

@@ -4,8 +4,8 @@
 
 use crate::{
     DropReason, PortIdx,
+    burst::{Context, Fate, Mask, Meta},
     intrinsics::{Job, Lanes, widest},
-    pipeline::{Context, Fate, Mask, Meta},
 };
 
 /// What one look found out, of frames by their bits.

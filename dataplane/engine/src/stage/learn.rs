@@ -5,10 +5,10 @@
 //! these is ever known, so the frames of a station that is known are not asked.
 
 use crate::{
-    DropReason, Output, SegmentId,
-    frame::MacLearned,
+    DropReason, SegmentId,
+    burst::{Context, Fate, Mask, Meta, Refused, numbers},
     mac_table::Learned,
-    pipeline::{Context, Fate, Mask, Meta, Refused, numbers},
+    output::{Events, MacLearned},
     snapshot::Port,
     tunnel::Role,
 };
@@ -16,23 +16,23 @@ use crate::{
 /// Of the frames of `unknown`, those that go no further; and whether one of the burst is to an address that is elsewhere now
 /// than before.
 #[inline(always)]
-pub(crate) fn run<F>(
+pub(crate) fn run(
     cx: &Context<'_>,
     port: &Port,
     meta: &mut [Meta],
     unknown: Mask,
-    out: &mut impl Output<F>,
+    out: &mut impl Events,
 ) -> (Refused, bool) {
     if unknown == 0 { (Refused::NONE, false) } else { learn_each(cx, port, meta, unknown, out) }
 }
 
 #[inline(never)]
-fn learn_each<F>(
+fn learn_each(
     cx: &Context<'_>,
     port: &Port,
     meta: &mut [Meta],
     unknown: Mask,
-    out: &mut impl Output<F>,
+    out: &mut impl Events,
 ) -> (Refused, bool) {
     let (mut refused, mut is_asked, mut news) = (Refused::NONE, false, None);
     let (mut may_evict, mut not_learned) = (true, 0);
@@ -68,12 +68,12 @@ fn learn_each<F>(
 
 /// What learning the source came to.
 #[inline(never)]
-fn learn<F>(
+fn learn(
     cx: &Context<'_>,
     port: &Port,
     m: &Meta,
     may_evict: bool,
-    out: &mut impl Output<F>,
+    out: &mut impl Events,
 ) -> Result<Learned, DropReason> {
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);

@@ -3,7 +3,7 @@
 
 use crate::{
     DropReason,
-    pipeline::{Context, Fate, Meta, numbers},
+    burst::{Context, Fate, Meta, numbers},
     snapshot::Port,
     stage::glance::Seen,
     tunnel::Role,

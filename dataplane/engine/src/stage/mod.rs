@@ -1,6 +1,6 @@
 //! The stages, one file each. Their order is in `pipeline.rs`.
 
-pub(crate) mod egress;
+pub(crate) mod emit;
 pub(crate) mod filter;
 pub(crate) mod flood;
 pub(crate) mod glance;
@@ -9,6 +9,7 @@ pub(crate) mod learn;
 pub(crate) mod lookup;
 pub(crate) mod parse;
 pub(crate) mod police;
+pub(crate) mod recirculate;
 mod reject;
 pub(crate) mod suppress;
 pub(crate) mod tunnel;

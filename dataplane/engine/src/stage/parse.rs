@@ -5,31 +5,16 @@
 
 use crate::{
     DropReason, Frame, SegmentId,
+    burst::{BurstInfo, Context, Fate, Meta, Refused},
     intrinsics::{Job, Lanes, widest},
     mac_table::View,
-    pipeline::{Context, Fate, Meta, Refused},
     snapshot::Port,
     stage::ingress_vlan,
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
 };
 
-/// What is known of a burst as a whole.
-#[derive(Clone, Copy)]
-pub(crate) struct Parsed {
-    /// Of all frames.
-    pub octets: u64,
-    /// Of the largest frame.
-    pub largest: u32,
-    /// Every frame is what [`Frame::is_plain`] says.
-    pub plain: bool,
-    /// Every frame is in the same VLAN, tagged alike.
-    pub same_class: bool,
-    /// The frames that go no further.
-    pub refused: Refused,
-}
-
 /// Fills `meta`; frames without a tag are what `untagged` says. Asks for the buckets of the keys, so that
-/// the next two stages find them in the cache.
+/// the next two stages find them in the cache. What is known of all, and the frames that go no further.
 #[inline(always)]
 pub(crate) fn run<F: Frame>(
     cx: &Context<'_>,
@@ -37,17 +22,15 @@ pub(crate) fn run<F: Frame>(
     untagged: &(Class, SegmentId),
     burst: &[F],
     meta: &mut [Meta],
-) -> Parsed {
-    let mut all = Parsed { octets: 0, largest: 0, plain: true, same_class: true, refused: Refused::NONE };
+) -> (BurstInfo, Refused) {
+    let (mut info, mut refused) = (BurstInfo::NONE, Refused::NONE);
     // A loop of its own over the descriptors: the headers' cache lines are on their way meanwhile.
     for frame in burst {
         frame.prefetch();
-        all.octets += u64::from(frame.len());
-        all.largest = all.largest.max(frame.len());
-        all.plain &= frame.is_plain();
+        info.add(frame);
     }
-    widest(Parse { cx, port, untagged, burst, meta, all: &mut all });
-    all
+    widest(Parse { cx, port, untagged, burst, meta, same_class: &mut info.same_class, refused: &mut refused });
+    (info, refused)
 }
 
 struct Parse<'a, F> {
@@ -56,7 +39,8 @@ struct Parse<'a, F> {
     untagged: &'a (Class, SegmentId),
     burst: &'a [F],
     meta: &'a mut [Meta],
-    all: &'a mut Parsed,
+    same_class: &'a mut bool,
+    refused: &'a mut Refused,
 }
 
 impl<F: Frame> Job for Parse<'_, F> {
@@ -67,12 +51,12 @@ impl<F: Frame> Job for Parse<'_, F> {
         for (i, (frame, m)) in self.burst.iter().zip(self.meta).enumerate() {
             if let Err(reason) = parse::<L>(macs, self.port, self.untagged, frame.head(), m) {
                 m.fate = Fate::drop(reason);
-                self.all.refused.add(i);
+                self.refused.add(i);
             }
             any_bits |= m.class.bits();
             common_bits &= m.class.bits();
         }
-        self.all.same_class = any_bits == common_bits;
+        *self.same_class = any_bits == common_bits;
     }
 }
 

@@ -3,16 +3,18 @@
 
 use crate::{
     DropReason, MacAddr,
-    pipeline::{Context, Fate, Meta},
+    burst::{Context, Fate, Meta},
     snapshot::Port,
 };
 
+/// Whether any frame is dropped for it.
 #[inline(always)]
-pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
+pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
     let s = &*port.limits;
     if s.broadcast.is_none() && s.multicast.is_none() && s.unknown_unicast.is_none() {
-        return;
+        return false;
     }
+    let mut any = false;
     for m in meta.iter_mut().filter(|m| m.fate == Fate::FLOOD) {
         let dst = m.dst.mac();
         let (limit, reason) = if dst == MacAddr::BROADCAST {
@@ -28,6 +30,8 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) {
         cx.tell("storm", || format!("port '{}': {} its limit", port.name, if passes { "within" } else { "above" }));
         if !passes {
             m.fate = Fate::drop(reason);
+            any = true;
         }
     }
+    any
 }

@@ -9,11 +9,10 @@ use std::net::IpAddr;
 
 use crate::{
     DropReason, Frame, MacAddr, Output,
+    burst::{Context, Meta},
     discovery::{self, Question, Said},
     mac_table::Key,
-    pipeline::{Context, Meta},
     snapshot::Port,
-    stage::egress::overhead,
     tunnel::{Proxy, Role},
 };
 
@@ -37,7 +36,7 @@ pub(crate) fn run<F: Frame>(
             proxy.learned.note((segment, address.into()), mac, port, router, cx.now.s);
         }
     };
-    let question = match discovery::read(frame.head(), overhead(m.class) as usize) {
+    let question = match discovery::read(frame.head(), m.class.header_len() as usize) {
         Some(Said::Asks(q)) => q,
         Some(Said::Tells { address, mac, router }) => {
             learn(address, mac, router);
@@ -61,7 +60,7 @@ pub(crate) fn run<F: Frame>(
         proxy.count_answer();
     }
     cx.counters.port(from.idx).clones.add(1);
-    out.transmit(from.idx, answer);
+    out.transmit(from.idx, from.idx, answer);
     cx.drop(from.idx, DropReason::Suppressed, 1);
     true
 }

@@ -295,10 +295,9 @@ impl Topology {
             ports[p.idx.get()] = Some(Arc::new(Port { filter, ..self.port_snapshot(name, p) }));
         }
         self.fill_vteps(&built.networks, &mut ports);
-        let filters_out = ports.iter().flatten().any(|p| p.filter.as_ref().is_some_and(|f| f.looks_out));
         let segments = built.segments.clone();
         self.built = Some(built);
-        Ok(Snapshot { ports, segments, filters_out, sessions: self.filters.sessions })
+        Ok(Snapshot { ports, segments, sessions: self.filters.sessions })
     }
 
     /// Numbers and fills segments.

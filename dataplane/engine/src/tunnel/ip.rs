@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
-pub(super) const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 pub(super) const UDP: u8 = 17;
 pub(super) const UDP_LEN: usize = 8;
 pub(super) const GRE: u8 = 47;

@@ -3,9 +3,9 @@
 use dunlin_engine::{
     DropReason, Fps, MacAddr, Vid,
     acl::{Acl, Action, Match, Rule, state},
+    burst::{Context, Now},
     conntrack::{SessionLimits, Settings, Timeouts},
     frame::HeapFrame,
-    pipeline::{Context, Now},
     security::Checks,
     snapshot::{Forwarding, MacLimit},
     topology::{AclNames, PortPolicy, SecuritySpec},

@@ -2,12 +2,13 @@
 
 use arrayvec::ArrayVec;
 use dunlin_engine::{
-    Burst, DropReason, MAX_PORTS, Output, Pipeline, PortIdx, SegmentId,
+    Burst, DropReason, MAX_PORTS, Pipeline, PortIdx, SegmentId,
+    burst::{Context, Now},
     conntrack::Conntrack,
     counters::{Counters, PortTotals},
-    frame::{HeapFrame, MAX_PIECES, MacLearned},
+    frame::HeapFrame,
     mac_table::MacTable,
-    pipeline::{Context, Now},
+    output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
     topology::{BridgeSpec, PortPolicy, Topology},
     vlan::{Class, VlanMode},
 };
@@ -25,13 +26,26 @@ pub struct Sink {
     holds_none: bool,
 }
 
-impl Output<HeapFrame> for Sink {
-    fn transmit(&mut self, port: PortIdx, frame: HeapFrame) {
+impl Transmit<HeapFrame> for Sink {
+    fn transmit(&mut self, port: PortIdx, _: PortIdx, frame: HeapFrame) {
         self.sent.push((port.get(), frame.octets().to_vec()));
     }
+    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
+        Some(HeapFrame::new(octets))
+    }
+    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
+        let size = frame.segment_len.map_or(usize::MAX, |n| n as usize);
+        Ok(frame.octets().chunks(size).map(HeapFrame::new).collect())
+    }
+}
+
+impl Events for Sink {
     fn learned(&mut self, event: MacLearned) {
         self.learned.push(event);
     }
+}
+
+impl Punt<HeapFrame> for Sink {
     fn local(&mut self, vtep: PortIdx, _: PortIdx, frame: HeapFrame) -> bool {
         self.local.push((vtep.get(), frame.octets().to_vec()));
         true
@@ -41,13 +55,6 @@ impl Output<HeapFrame> for Sink {
             self.held.push((remote, inside, frame.clone()));
         }
         !self.holds_none
-    }
-    fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
-        Some(HeapFrame::new(octets))
-    }
-    fn finish(&mut self, frame: HeapFrame) -> Result<ArrayVec<HeapFrame, MAX_PIECES>, DropReason> {
-        let size = frame.segment_len.map_or(usize::MAX, |n| n as usize);
-        Ok(frame.octets().chunks(size).map(HeapFrame::new).collect())
     }
 }
 

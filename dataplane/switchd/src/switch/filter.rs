@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::{acl::Acl, counters::Counters, frame::Logged, headers::Headers, pipeline::Context, trace};
+use dunlin_engine::{acl::Acl, burst::Context, counters::Counters, headers::Headers, output::Logged, trace};
 
 use super::{Switch, sessions::protocol_name};
 

@@ -10,26 +10,21 @@
 
 mod sessions;
 
-use std::{slice::from_ref, sync::Arc};
-
-use arrayvec::ArrayVec;
+use std::sync::Arc;
 
 use crate::{
     DropReason, Frame, Output, SegmentId,
     acl::{Acl, Action, Best, Decision, NONE, Words},
+    burst::{Context, Fate, Meta, Refused},
     conntrack::Zone,
     filter::{Filter, Lists},
-    frame::Logged,
     headers::{
         CHUNK, DPORT, FRAGMENT, Family, Headers, Heads, Mask, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those,
     },
-    pipeline::{Context, Fate, Meta, Refused, Verdict},
+    output::Logged,
     security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
     snapshot::Port,
-    stage::{
-        egress::{check, overhead},
-        reject,
-    },
+    stage::{emit::Hop, reject},
     tunnel::Role,
 };
 
@@ -109,126 +104,64 @@ pub(crate) fn ingress<F: Frame>(
     refused
 }
 
-/// Drops what may not leave by `to` of a burst of one class.
+/// Refuses what may not leave by a port, of the frames that are not refused yet, and counts it as dropped there. Of what is
+/// flooded, `heads` keeps what was read for the next port.
 #[inline(never)]
-pub(crate) fn egress_burst<F: Frame>(
+pub(crate) fn egress<'a, F: Frame>(
     cx: &Context<'_>,
-    from: &Port,
-    (to, filter): (&Port, &Filter),
-    burst: &mut crate::Burst<F>,
-    meta: &[Meta],
-    out: &mut impl Output<F>,
-) {
-    debug_assert_eq!(burst.len(), meta.len());
-    let mut refused = Refused::NONE;
-    for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
-        let mut outcome = Outcome::NONE;
-        let mut heads = Heads::new(burst, meta);
-        heads.read();
-        egress(cx, (from, to, filter), lanes(burst.len()), &mut heads, &mut outcome, out);
-        refused.add_chunk(chunk, outcome.refused);
-    }
-    if refused != Refused::NONE {
-        let mut i = 0..;
-        burst.retain(|_| i.next().is_some_and(|i| !refused.has(i)));
-    }
-}
-
-/// The frames of a burst, each to one port, that may not leave by it: they are counted there, and told of.
-#[inline(never)]
-pub(crate) fn egress_each<F: Frame>(
-    cx: &Context<'_>,
-    from: &Port,
-    burst: &[F],
-    meta: &[Meta],
-    out: &mut impl Output<F>,
-) -> Refused {
-    debug_assert_eq!(burst.len(), meta.len());
-    let mut refused = Refused::NONE;
-    for (chunk, (burst, meta)) in burst.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
-        refused.add_chunk(chunk, egress_chunk(cx, from, burst, meta, out));
-    }
-    refused
-}
-
-/// The same of a chunk.
-#[inline(always)]
-fn egress_chunk<F: Frame>(cx: &Context<'_>, from: &Port, burst: &[F], meta: &[Meta], out: &mut impl Output<F>) -> Mask {
-    let port = |i: usize| match meta[i].fate.verdict() {
-        Verdict::Unicast(to) => cx.snapshot.port(to).and_then(|to| Some((to, to.filter_for(from)?))),
-        _ => None,
-    };
-    let mut asked = ArrayVec::<_, CHUNK>::new();
-    let mut left = those(lanes(burst.len()), |i| port(i).is_some());
-    while left != 0 {
-        // Those to one port together.
-        let first = left.trailing_zeros() as usize;
-        let same = those(left, |i| meta[i].fate == meta[first].fate);
-        left &= !same;
-        let Some((to, filter)) = port(first) else { continue };
-        // What can't leave by it is told why where it is sent.
-        let has = |m: &Meta| to.segments.of(m.class.vid()) == m.dst.segment();
-        let of = those(same, |i| has(&meta[i]) && check(from, to, &burst[i], &meta[i]).is_ok());
-        if of != 0 {
-            asked.push((to, filter, of));
-        }
-    }
-    let mut outcome = Outcome::NONE;
-    if !asked.is_empty() {
-        let mut heads = Heads::new(burst, meta);
-        heads.read();
-        for (to, filter, of) in asked {
-            egress(cx, (from, to, filter), of, &mut heads, &mut outcome, out);
-        }
-    }
-    outcome.refused
-}
-
-/// Whether a flooded frame may leave by `to`; it is read for the first port that asks. Of what is flooded nobody is
-/// told: who knows whom it was for?
-// Not that it is rare: so the way of what nobody filters keeps its registers.
-#[cold]
-pub(crate) fn egress_flooded<'a, F: Frame>(
-    cx: &Context<'_>,
-    (to, filter): (&Port, &Filter),
-    (frame, m): (&'a F, &'a Meta),
+    hop: Hop<'_>,
+    filter: &Filter,
+    (frames, meta): (&'a [F], &'a [Meta]),
+    refused: &mut Refused,
     heads: &mut Option<Heads<'a, F>>,
     out: &mut impl Output<F>,
-) -> Result<(), DropReason> {
-    let heads = heads.get_or_insert_with(|| {
-        let mut heads = Heads::new(from_ref(frame), from_ref(m));
+) {
+    debug_assert_eq!(frames.len(), meta.len());
+    if hop.flooded && frames.len() <= CHUNK {
+        let heads = heads.get_or_insert_with(|| {
+            let mut heads = Heads::new(frames, meta);
+            heads.read();
+            heads
+        });
+        return egress_chunk(cx, hop, filter, heads, (0, refused), out);
+    }
+    for (chunk, (frames, meta)) in frames.chunks(CHUNK).zip(meta.chunks(CHUNK)).enumerate() {
+        let mut heads = Heads::new(frames, meta);
         heads.read();
-        heads
-    });
-    let mut outcome = Outcome::NONE;
-    run(cx, (to, filter, Way::Out), 1, heads, &mut outcome, out);
-    if outcome.is_refused(0) { Err(outcome.reasons[0]) } else { Ok(()) }
+        egress_chunk(cx, hop, filter, &mut heads, (chunk, refused), out);
+    }
 }
 
-/// Refuses what may not leave by `to`, of the frames whose bits are in `of`.
 #[inline(always)]
-fn egress<F: Frame>(
+fn egress_chunk<F: Frame>(
     cx: &Context<'_>,
-    (from, to, filter): (&Port, &Port, &Filter),
-    of: Mask,
+    hop: Hop<'_>,
+    filter: &Filter,
     heads: &mut Heads<'_, F>,
-    outcome: &mut Outcome,
+    (chunk, refused): (usize, &mut Refused),
     out: &mut impl Output<F>,
 ) {
-    run(cx, (to, filter, Way::Out), of, heads, outcome, out);
-    for i in bits(of & outcome.refused) {
-        cx.drop(to.idx, outcome.reasons[i], 1);
-        if outcome.is_rejected(i) {
-            tell_sender(cx, (from, to), &heads.frames()[i], &heads.meta()[i], out);
+    let of = lanes(heads.frames().len()) & !refused.chunk(chunk);
+    if of == 0 {
+        return;
+    }
+    let mut outcome = Outcome::NONE;
+    run(cx, (hop.to, filter, Way::Out), of, heads, &mut outcome, out);
+    for i in bits(outcome.refused) {
+        cx.drop(hop.to.idx, outcome.reasons[i], 1);
+        // Which of the ports a flooded frame was for is not known.
+        if outcome.is_rejected(i) && !hop.flooded {
+            tell_sender(cx, (hop.from, hop.to), &heads.frames()[i], &heads.meta()[i], out);
         }
     }
+    refused.add_chunk(chunk, outcome.refused);
 }
 
 /// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
 /// the station there had answered. Not told is, for want of buffers, who could be told of the next one.
 #[cold]
 fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
-    let Some(headers) = reject::answerable(frame.head(), overhead(m.class) as usize) else { return };
+    let Some(headers) = reject::answerable(frame.head(), m.class.header_len() as usize) else { return };
     let replies = &from.limits.replies;
     if !(if cx.trace.is_some() { replies.would_admit(cx.now.ns) } else { replies.admit(cx.now.ns) }) {
         // The reply that is not made counts as made and dropped.
@@ -244,7 +177,7 @@ fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F
     let tag = m.class.tag();
     if !tag.is_some() || answer.push_tag(tag.tpid(), tag.tci()) {
         cx.counters.port(from.idx).clones.add(1);
-        out.transmit(from.idx, answer);
+        out.transmit(from.idx, to.idx, answer);
     }
 }
 

@@ -14,10 +14,10 @@ use super::{Outcome, Way};
 use crate::{
     DropReason, Frame, SegmentId,
     acl::{Acl, Action, state},
+    burst::{Context, Meta},
     conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
     filter::Filter,
     headers::{CHUNK, FLAGS, Family, Headers, Heads, ICMP, ICMPV6, Mask, NO_PORT, SPORT, STATE, TCP, bits},
-    pipeline::{Context, Meta},
     snapshot::Port,
 };
 
