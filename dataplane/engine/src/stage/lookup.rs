@@ -18,10 +18,11 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Se
     for i in numbers(seen.missing) {
         let m = &mut meta[i];
         m.fate = match last {
-            Some((hash, fate)) if hash == m.dst_hash => fate,
+            // A customer's reserved multicast is known by its tag.
+            Some((hash, class, fate)) if hash == m.dst_hash && class == m.class => fate,
             _ => look_again(cx, port, m),
         };
-        last = Some((m.dst_hash, m.fate));
+        last = Some((m.dst_hash, m.class, m.fate));
         seen.add(m.fate);
     }
     seen.same_fate()

@@ -4,19 +4,23 @@
 //! Frames that begin or end connections are not among them: of those the next frame of the burst may not know yet.
 
 use dunlin_engine::{
-    BURST, DropReason, MacAddr, Vid,
+    BURST, DropReason, MacAddr, Mtu, PortIdx, Vid,
     acl::{Acl, Action, Match, Prefix, Rule, state},
     conntrack::{Session, Settings, Statistics},
     counters::PortTotals,
     frame::HeapFrame,
     security::Checks,
-    topology::{AclNames, PortPolicy, SecuritySpec},
-    vlan::VlanMode,
+    snapshot::Forwarding,
+    topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec},
+    vlan::{PriorityTags, VlanMode, VlanSet},
 };
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use crate::harness::{Switch, spec};
+use crate::{
+    harness::{Switch, spec},
+    overlay,
+};
 
 /// Stations: the last octet of both addresses, and the port each is behind. 9 is nobody.
 const STATIONS: [(u8, usize); 6] = [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 4)];
@@ -235,4 +239,83 @@ fn frames_meet_all_lists_and_checks() {
     }
     let counts: Vec<_> = s.topology.acls().flat_map(|a| a.counts()).collect();
     assert!(counts.iter().all(|c| c.0 > 0), "{counts:?}");
+}
+
+/// Tags that frames come with: the octets behind the addresses.
+const TAGS: [&[u8]; 7] = [
+    &[],
+    &[0x81, 0, 0, 10],
+    &[0x81, 0, 0x60, 10],
+    &[0x81, 0, 0, 20],
+    &[0x81, 0, 0xa0, 0],
+    &[0x88, 0xa8, 0, 20],
+    &[0x81, 0, 0, 10, 0x81, 0, 0, 20],
+];
+
+/// From a station behind one of the ports of [`trunks_and_tunnels`], in a form that the port may not take.
+fn tagged_frame(port: usize) -> impl Strategy<Value = Vec<u8>> {
+    let own = prop_oneof![3 => (3u8..9).boxed(), 1 => Just(port as u8).boxed()];
+    let groups: Vec<[u8; 6]> = vec![[0xff; 6], [1, 0x80, 0xc2, 0, 0, 0], [1, 0, 0x5e, 0, 0, 1], [2, 0xff, 0, 0, 0, 1]];
+    let to = prop_oneof![2 => own.prop_map(mac).boxed(), 1 => select(groups).boxed()];
+    (to, select(TAGS.to_vec()), select(vec![50usize, 1400, 1500, 1596])).prop_map(move |(to, tag, payload)| {
+        [&to[..], &mac(port as u8), tag, &[0x88, 0xb5], &vec![port as u8; payload]].concat()
+    })
+}
+
+/// The uplink of a VTEP, two guests of a network that is VLAN 10 here and goes on at two other hosts, and ports of the other
+/// VLAN modes; VLAN 20 goes on in tunnels with its tags.
+fn trunks_and_tunnels() -> Switch {
+    let mut s = overlay::host(1, &[2, 3], false);
+    overlay::set_blue(&mut s, Some(("br0".into(), Vid::of::<10>())), &[2, 3], false);
+    let red = OverlaySpec { keep_tags: true, ..overlay::overlay(77, &[2], false) };
+    let vlan = Some(("br0".into(), Vid::of::<20>()));
+    s.topology.set_network("red", NetworkSpec { vlan, overlay: Some(red), acls: Default::default() });
+    let some: VlanSet = [0, 10, 20].into_iter().collect();
+    let modes = [
+        VlanMode::Trunk { vlans: VlanSet::ALL },
+        VlanMode::NativeUntagged { native: Vid::of::<10>(), vlans: some.clone() },
+        VlanMode::Dot1qTunnel { vid: Vid::of::<10>(), cvlans: some, tpid: 0x88a8 },
+        VlanMode::Access { vid: Vid::of::<20>() },
+        VlanMode::Access { vid: Vid::of::<10>() },
+    ];
+    for (i, mode) in modes.into_iter().enumerate() {
+        let name = format!("p{}", i + 3);
+        let forwarding =
+            Forwarding { priority_tags: PriorityTags::IfNonzero, protected: i % 2 == 1, ..Default::default() };
+        let policy = PortPolicy { forwarding, mtu: Mtu::of::<1500>(), ..PortPolicy::new("br0", mode) };
+        s.ports.push(s.topology.set_port(&name, policy).unwrap());
+        s.topology.set_up(&name, i != 4);
+    }
+    s.topology.snapshot().unwrap();
+    overlay::resolve(&s);
+    for port in (0..8).filter(|p| *p != 1 && *p != 2) {
+        for tag in TAGS {
+            let hello = [&[0xff; 6], &mac(port as u8)[..], tag, &[0x88, 0xb5], &[0; 46]].concat();
+            s.run(port, [HeapFrame::new(hello)]);
+        }
+    }
+    s
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn company_changes_nothing_at_trunks_and_tunnels(
+        bursts in vec(select(vec![0usize, 3, 4, 5, 6]).prop_flat_map(|port| (Just(port), vec(tagged_frame(port), 1..=BURST))), 1..4)
+    ) {
+        let (mut whole, mut single) = (trunks_and_tunnels(), trunks_and_tunnels());
+        for (port, burst) in bursts {
+            let mut together = whole.run(port, burst.iter().cloned().map(HeapFrame::new)).sent;
+            let mut alone: Vec<_> = burst.iter().flat_map(|f| single.run(port, [HeapFrame::new(f.clone())]).sent).collect();
+            together.sort();
+            alone.sort();
+            prop_assert_eq!(together, alone);
+            let totals = |s: &Switch| (0..24).map(|i| {
+                let mut t = PortTotals::default();
+                t.add(s.counters.port(PortIdx::new(i).unwrap()));
+                t
+            }).collect::<Vec<_>>();
+            prop_assert_eq!(totals(&whole), totals(&single));
+        }
+    }
 }

@@ -70,12 +70,12 @@ pub(crate) fn overlay(vni: u32, remotes: &[u8], v6: bool) -> OverlaySpec {
     }
 }
 
-fn set_blue(s: &mut Switch, vlan: Option<(String, Vid)>, remotes: &[u8], v6: bool) {
+pub(crate) fn set_blue(s: &mut Switch, vlan: Option<(String, Vid)>, remotes: &[u8], v6: bool) {
     let overlay = Some(overlay(VNI, remotes, v6));
     s.topology.set_network("blue", NetworkSpec { vlan, overlay, acls: Default::default() });
 }
 
-fn resolve(s: &Switch) {
+pub(crate) fn resolve(s: &Switch) {
     for v in s.topology.vteps() {
         for r in v.remotes.into_iter().filter(|r| !r.address.is_multicast()) {
             let last = match r.address {
