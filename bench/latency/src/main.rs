@@ -201,7 +201,7 @@ fn main() -> anyhow::Result<()> {
     let pool = Mempool::new(&eal, 16_383, STANDARD_ROOM, None)?;
     let near = guest(&eal, &pool, 0, &args.near)?;
     let far = guest(&eal, &pool, 1, &args.far)?;
-    let _pinned = WorkerThread::start(&eal, args.core)?;
+    let _pinned = WorkerThread::start(&eal, args.core, pool.clone())?;
     let mut bench = Bench { pool, hz: tsc_hz(&eal) as f64, near, far };
     std::thread::sleep(std::time::Duration::from_secs(1));
     bench.greet();

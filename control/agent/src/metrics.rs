@@ -305,6 +305,8 @@ fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
     for (name, help, value) in WORKER_COUNTS {
         page.counters(name, help, &["core"], with_core().map(|(c, w)| (vec![c], value(w))))?;
     }
+    let held = with_core().map(|(c, w)| (vec![c], w.held_frames as f64));
+    page.gauges("dunlin_worker_held_frames", "Frames held until the next hop is resolved.", &["core"], held)?;
     let queues: Vec<(&dp::WorkerQueue, String)> =
         workers.iter().flat_map(|w| &w.queues).map(|q| (q, q.queue.to_string())).collect();
     let frames = queues.iter().map(|(q, n)| (vec![q.port.as_str(), n.as_str()], q.frames));

@@ -13,6 +13,8 @@ use std::{
 
 use dpdk_sys as sys;
 
+use crate::{mempool, thread};
+
 /// See the module.
 #[repr(transparent)]
 pub struct Mbuf(NonNull<sys::rte_mbuf>);
@@ -144,9 +146,17 @@ impl Mbuf {
         self.segments() == 1 && self.offload_flags() == 0
     }
 
-    /// The same frame in a buffer of one's own, from the same pool. `None` if that is empty.
+    /// The same frame in a buffer of one's own, from the same pool, or the thread's if that is a device's own. `None` if it
+    /// is empty, or the thread is no worker.
     pub fn copy(&self) -> Option<Mbuf> {
-        self.copy_range(0, self.len(), self.raw().pool)
+        self.copy_range(0, self.len(), self.pool_for_copies()?.as_ptr())
+    }
+
+    /// Where its copies are made: never in a device's own pool, from which its driver alone allocates.
+    fn pool_for_copies(&self) -> Option<NonNull<sys::rte_mempool>> {
+        let own = self.raw().pool;
+        // SAFETY: a pool lives as long as any of its buffers.
+        if unsafe { mempool::is_of_device(own) } { thread::pool() } else { NonNull::new(own) }
     }
 
     /// The same frame in one segment of `pool`, for devices that take no chains.
@@ -161,7 +171,7 @@ impl Mbuf {
 
     fn copy_range(&self, from: u32, len: u32, pool: *mut sys::rte_mempool) -> Option<Mbuf> {
         // SAFETY: the chain is valid and only read; pool is either a live pool's or the chain's
-        // own, which outlives its buffers. NULL comes back when it is empty.
+        // own or the thread's, which outlive it. NULL comes back when it is empty.
         let m = NonNull::new(unsafe { sys::rte_pktmbuf_copy(self.as_ptr(), pool, from, len) })?;
         Some(Mbuf(m))
     }
@@ -285,8 +295,8 @@ impl Mbuf {
         if self.len() <= COPIED {
             return self.copy().filter(|m| m.raw().data_off >= n).map(|m| m.grow_in_place(n));
         }
-        // SAFETY: the chain's pool outlives its buffers; NULL comes back when it is empty.
-        let front = NonNull::new(unsafe { sys::dunlin_mbuf_alloc(self.raw().pool) })?;
+        // SAFETY: the chain's pool outlives its buffers, the thread's the thread; NULL comes back when it is empty.
+        let front = NonNull::new(unsafe { sys::dunlin_mbuf_alloc(self.pool_for_copies()?.as_ptr()) })?;
         let mut front = Mbuf(front);
         let (len, segments) = (self.len(), self.segments());
         let m = front.raw_mut();

@@ -1,15 +1,24 @@
 //! Pools of buffers.
+//!
+//! **How long a pool lives.** As long as any of its buffers. When the last handle goes while buffers are out, in a device's
+//! transmit ring or in a queue, the pool is retired: it is freed when they are back.
+//!
+//! **A device's own pool** ([`Mempool::for_device`]) is never freed, but used again by the next device that wants such a pool.
+//! Its driver takes buffers out of it, and some never come back: DPDK's AF_XDP driver leaves those in the rings that it shares
+//! with the kernel. They are told from frames that live on elsewhere by their `port` field: an allocation sets it to "none",
+//! and every frame that the driver hands out is marked ([`crate::port::RxQueue::receive`]). Nothing but the driver allocates
+//! from such a pool (see [`Mbuf::copy`]), and it has no caches per thread: so, with the device closed, a buffer that is
+//! neither in the pool nor marked is lost, and is put back.
 
 use std::{
+    collections::HashSet,
     ffi::{CString, c_void},
     ptr::NonNull,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::Arc,
 };
 
 use dpdk_sys as sys;
+use parking_lot::Mutex;
 
 use crate::{DpdkError, Mbuf, eal::Eal};
 
@@ -27,21 +36,38 @@ pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 /// Buffers a thread keeps to itself, to touch the shared ring rarely.
 const CACHE: u32 = 256;
 
-struct Inner {
-    pool: NonNull<sys::rte_mempool>,
+#[derive(Clone, Copy)]
+struct Pool {
+    raw: NonNull<sys::rte_mempool>,
     size: u32,
     room: u16,
-    /// Buffers that are never given out: see [`withhold`].
-    withheld: u32,
-    /// Buffers that are out are in rings that nobody will ever read again.
-    abandoned: AtomicBool,
+    node: Option<u32>,
+    /// It is a device's own.
+    of_device: bool,
+    /// Buffers that are never given out: see [`skip_straddling`].
+    skipped: u32,
 }
 
-// SAFETY: an rte_mempool is made for use by many threads at once; the pointer is valid until
-// Drop, and Arc gives Drop to the last owner.
-unsafe impl Send for Inner {}
+// SAFETY: an rte_mempool is made for use by many threads at once; the pointer is valid until the pool is freed, which is when
+// it is neither in a handle nor retired.
+unsafe impl Send for Pool {}
 // SAFETY: as above.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for Pool {}
+
+/// What the handles of one pool share.
+struct Inner(Pool);
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut retired = RETIRED.lock();
+        retired.push(self.0);
+        // Those of which buffers were out may be whole by now.
+        for pool in retired.extract_if(.., |p| !p.of_device && p.in_use() == 0) {
+            // SAFETY: it has no handle and no buffer is out, so that nothing knows it any more.
+            unsafe { sys::rte_mempool_free(pool.raw.as_ptr()) }
+        }
+    }
+}
 
 /// Fills a pool from one piece of memory; how many buffers it then has, or a negative number.
 ///
@@ -82,7 +108,7 @@ fn iova(at: *const u8) -> u64 {
 }
 
 /// Notes of a pool's object where devices find it.
-unsafe extern "C" fn locate(_: *mut sys::rte_mempool, _: *mut c_void, object: *mut c_void, _: u32) {
+unsafe extern "C" fn set_iova(_: *mut sys::rte_mempool, _: *mut c_void, object: *mut c_void, _: u32) {
     // SAFETY: each object of a pool has its header right before it, and is nobody's yet.
     unsafe { (*object.cast::<sys::rte_mempool_objhdr>().sub(1)).iova = iova(object.cast()) };
 }
@@ -92,8 +118,8 @@ unsafe extern "C" fn locate(_: *mut sys::rte_mempool, _: *mut c_void, object: *m
 ///
 /// # Safety
 /// The pool is filled and used by nobody else yet.
-unsafe fn withhold(pool: *mut sys::rte_mempool) -> u32 {
-    let (mut whole, mut withheld) = (Vec::new(), 0);
+unsafe fn skip_straddling(pool: *mut sys::rte_mempool) -> u32 {
+    let (mut whole, mut skipped) = (Vec::new(), 0);
     // SAFETY: as the caller promises; the buffers are this function's until they are given back, each once.
     unsafe {
         let last = (*pool).elt_size as usize - 1;
@@ -101,12 +127,16 @@ unsafe fn withhold(pool: *mut sys::rte_mempool) -> u32 {
             let first = m.as_ptr().cast::<u8>();
             match iova(first.add(last)).wrapping_sub(iova(first)) == last as u64 {
                 true => whole.push(m.as_ptr()),
-                false => withheld += 1,
+                // Not lost: see the module.
+                false => {
+                    (*m.as_ptr()).port = MARK;
+                    skipped += 1;
+                }
             }
         }
         sys::rte_pktmbuf_free_bulk(whole.as_mut_ptr(), whole.len() as u32);
     }
-    withheld
+    skipped
 }
 
 /// A NUMA node as DPDK names it: -1 for any.
@@ -123,24 +153,37 @@ impl Mempool {
     pub fn new(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
         // SAFETY: DPDK runs (the Eal proves it), the name is NUL-terminated and unique; NULL
         // comes back on failure.
-        let create = |name: &CString, cache| unsafe {
+        let create = |name: &CString| unsafe {
+            let cache = CACHE.min(size / 4).max(1);
             sys::rte_pktmbuf_pool_create(name.as_ptr(), size, cache, 0, room + HEADROOM, socket(node))
         };
-        Self::made_by(size, room, create)
+        Ok(Mempool(Arc::new(Inner(Pool::made_by((size, room, node), create)?))))
     }
 
-    /// The same, its buffers without a gap between them and all in one piece of memory. AF_XDP wants
-    /// that: DPDK's driver gives the kernel as much memory from the first buffer on as they take
+    /// A pool for one AF_XDP device, perhaps one that a closed device had before. Its buffers are without a gap between them
+    /// and all in one piece of memory: DPDK's driver gives the kernel as much memory from the first buffer on as they take
     /// without gaps. An ordinary pool leaves some where a buffer would cross pages, many on small
     /// pages; its last buffers would be none of the kernel's, and what is received into them lost.
     ///
     /// A frame may leave by a NIC, which reads it from the buffer: those that lie in two pages which are apart for a device, a
     /// few where pages are large, are not used. That is asked for no more than it has to be: one piece for devices too
     /// is hard to find in memory that has been in use for long.
-    pub fn in_one_piece(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
+    ///
+    /// # Errors
+    /// There is no such piece of memory.
+    pub fn for_device(_: &Eal, size: u32, room: u16, node: Option<u32>) -> Result<Self, DpdkError> {
+        let is_alike = |p: &Pool| p.of_device && (p.size, p.room, p.node) == (size, room, node);
+        let spare = {
+            let mut retired = RETIRED.lock();
+            retired.iter().position(is_alike).map(|at| retired.swap_remove(at))
+        };
+        if let Some(pool) = spare {
+            pool.put_lost_back();
+            return Ok(Mempool(Arc::new(Inner(pool))));
+        }
         let element = size_of::<sys::rte_mbuf>() as u32 + u32::from(room + HEADROOM);
         let private = size_of::<sys::rte_pktmbuf_pool_private>() as u32;
-        let create = |name: &CString, cache| {
+        let create = |name: &CString| {
             let flags = sys::RTE_MEMPOOL_F_NO_IOVA_CONTIG;
             let mut about =
                 sys::rte_pktmbuf_pool_private { mbuf_data_room_size: room + HEADROOM, ..Default::default() };
@@ -148,7 +191,8 @@ impl Mempool {
             // pool is used by nobody else yet, and is freed if it can't be filled.
             unsafe {
                 let socket = socket(node);
-                let pool = sys::rte_mempool_create_empty(name.as_ptr(), size, element, cache, private, socket, flags);
+                // No caches: see the module.
+                let pool = sys::rte_mempool_create_empty(name.as_ptr(), size, element, 0, private, socket, flags);
                 if pool.is_null() {
                     return pool;
                 }
@@ -157,34 +201,16 @@ impl Mempool {
                     sys::rte_mempool_free(pool);
                     return std::ptr::null_mut();
                 }
-                sys::rte_mempool_obj_iter(pool, Some(locate), std::ptr::null_mut());
+                sys::rte_mempool_obj_iter(pool, Some(set_iova), std::ptr::null_mut());
                 sys::rte_mempool_obj_iter(pool, Some(sys::rte_pktmbuf_init), std::ptr::null_mut());
                 pool
             }
         };
-        let mut pool = Self::made_by(size, room, create)?;
+        let mut pool = Pool::made_by((size, room, node), create)?;
+        pool.of_device = true;
         // SAFETY: it was made just now.
-        let withheld = unsafe { withhold(pool.as_ptr()) };
-        Arc::get_mut(&mut pool.0).expect("no clone yet").withheld = withheld;
-        Ok(pool)
-    }
-
-    fn made_by(
-        size: u32,
-        room: u16,
-        create: impl FnOnce(&CString, u32) -> *mut sys::rte_mempool,
-    ) -> Result<Self, DpdkError> {
-        let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
-        match NonNull::new(create(&name, CACHE.min(size / 4))) {
-            Some(pool) => {
-                Ok(Mempool(Arc::new(Inner { pool, size, room, withheld: 0, abandoned: AtomicBool::new(false) })))
-            }
-            None => {
-                let why = crate::strerror(crate::errno());
-                let what = format!("a pool of {size} buffers of {room} octets");
-                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory")))
-            }
-        }
+        pool.skipped = unsafe { skip_straddling(pool.raw.as_ptr()) };
+        Ok(Mempool(Arc::new(Inner(pool))))
     }
 
     /// Octets of memory that one buffer of `room` octets takes, a little more than exact.
@@ -196,31 +222,27 @@ impl Mempool {
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::rte_mempool {
-        self.0.pool.as_ptr()
+        self.0.0.raw.as_ptr()
     }
 
     /// How many buffers it has.
     pub fn size(&self) -> u32 {
-        self.0.size
+        self.0.0.size
     }
 
     /// Octets of data in one buffer.
     pub fn room(&self) -> u16 {
-        self.0.room
+        self.0.0.room
     }
 
     /// How many are out, those in devices' rings among them. Not exact while others use it.
     pub fn in_use(&self) -> u32 {
-        self.0.in_use()
+        self.0.0.in_use()
     }
 
-    /// Gives up a pool whose device is closed and took buffers with it (see `xdp.rs`), so that its
-    /// memory is free again when the last handle goes. The workers are readers of `domain`: when
-    /// they have passed on, none of them has a frame of this pool any more, because frames live
-    /// no longer than a round.
-    pub fn abandon(self, domain: &crate::quiescent::Domain) {
-        domain.synchronize();
-        self.0.abandoned.store(true, SeqCst);
+    /// Whether it is a device's own.
+    pub(crate) fn is_of_device(&self) -> bool {
+        self.0.0.of_device
     }
 
     /// A buffer with `octets` in it; `None` if there is none left or they do not fit.
@@ -233,27 +255,68 @@ impl Mempool {
     }
 }
 
-impl Inner {
-    fn in_use(&self) -> u32 {
-        // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
-        let out = unsafe { sys::rte_mempool_in_use_count(self.pool.as_ptr()) };
-        // While others use it, fewer may seem to be out than are.
-        out.saturating_sub(self.withheld)
-    }
+/// The `port` of a buffer of a device's own pool that is a frame's.
+pub(crate) const MARK: u16 = 0;
+/// RTE_MBUF_PORT_INVALID, which every allocation sets.
+const NO_PORT: u16 = u16::MAX;
+
+/// Whether a buffer's pool is a device's own: the only ones without caches.
+///
+/// # Safety
+/// The pool is there.
+pub(crate) unsafe fn is_of_device(pool: *const sys::rte_mempool) -> bool {
+    // SAFETY: as the caller promises; the size is written before any buffer is handed out.
+    unsafe { (*pool).cache_size == 0 }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Buffers that are still out would point into freed memory: rather leak the pool.
-        let out = self.in_use();
-        let accounted_for = self.abandoned.load(SeqCst) && !crate::port::buffers_may_be_kept();
-        if out > 0 && !accounted_for {
-            tracing::warn!("{out} buffers of a pool are still in use; the pool is kept");
-            return;
+/// Pools without a handle: devices' own, and those of which buffers are still out.
+static RETIRED: Mutex<Vec<Pool>> = Mutex::new(Vec::new());
+
+impl Pool {
+    fn made_by(
+        (size, room, node): (u32, u16, Option<u32>),
+        create: impl FnOnce(&CString) -> *mut sys::rte_mempool,
+    ) -> Result<Self, DpdkError> {
+        let name = CString::new(crate::unique_name("dunlin-pool-")).expect("no NUL");
+        match NonNull::new(create(&name)) {
+            Some(raw) => Ok(Pool { raw, size, room, node, of_device: false, skipped: 0 }),
+            None => {
+                let why = crate::strerror(crate::errno());
+                let what = format!("a pool of {size} buffers of {room} octets");
+                Err(DpdkError::new(what, format!("{why}; start the dataplane with more --memory")))
+            }
         }
-        // SAFETY: this was the last handle, so no device has it. No buffer is out either; or those
-        // that are were in the rings of a closed socket, because no frame of it is left with a
-        // worker and no device keeps buffers.
-        unsafe { sys::rte_mempool_free(self.pool.as_ptr()) }
+    }
+
+    fn in_use(&self) -> u32 {
+        // SAFETY: the pool is valid as long as self is; the count may be taken at any time.
+        let out = unsafe { sys::rte_mempool_in_use_count(self.raw.as_ptr()) };
+        // While others use it, fewer may seem to be out than are.
+        out.saturating_sub(self.skipped)
+    }
+
+    /// Puts back what its closed device lost: see the module. How many buffers that were.
+    fn put_lost_back(&self) -> usize {
+        unsafe extern "C" fn note(_: *mut sys::rte_mempool, to: *mut c_void, object: *mut c_void, _: u32) {
+            // SAFETY: the argument is the vector below, borrowed for the call alone.
+            unsafe { (*to.cast::<Vec<*mut sys::rte_mbuf>>()).push(object.cast()) };
+        }
+        let (mut back, mut all) = (Vec::new(), Vec::<*mut sys::rte_mbuf>::new());
+        // SAFETY: the pool has no handle, so its device is closed (it holds one), and no thread allocates from it but this
+        // one. What can be taken out of it is this function's; what is neither that nor marked is no frame's, because
+        // frames are marked and nothing unmarks them while they live. Marks are written before a frame is handed out and
+        // read after its queue came back. Each buffer is given back once.
+        unsafe {
+            while let Some(m) = NonNull::new(sys::dunlin_mbuf_alloc(self.raw.as_ptr())) {
+                back.push(m.as_ptr());
+            }
+            let free: HashSet<*mut sys::rte_mbuf> = back.iter().copied().collect();
+            sys::rte_mempool_obj_iter(self.raw.as_ptr(), Some(note), (&raw mut all).cast());
+            let port = |m: *mut sys::rte_mbuf| (&raw const (*m).port).read_volatile();
+            let lost: Vec<_> = all.into_iter().filter(|m| !free.contains(m) && port(*m) == NO_PORT).collect();
+            back.extend(&lost);
+            sys::rte_pktmbuf_free_bulk(back.as_mut_ptr(), back.len() as u32);
+            lost.len()
+        }
     }
 }

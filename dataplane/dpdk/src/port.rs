@@ -4,10 +4,7 @@ use std::{
     ffi::{CStr, CString},
     mem::MaybeUninit,
     ptr::NonNull,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::Arc,
 };
 
 use arrayvec::ArrayVec;
@@ -16,7 +13,7 @@ use dpdk_sys as sys;
 use crate::{
     DpdkError, Mbuf, check,
     eal::Eal,
-    mempool::Mempool,
+    mempool::{MARK, Mempool},
     offload::Caps,
     steering::{self, ByDestination, Destination, HashFields, Rule},
     xdp::{self, XdpSocket},
@@ -34,25 +31,14 @@ const OVERHEAD: u32 = 14 + 4;
 pub(crate) struct Device {
     pub(crate) id: u16,
     pub(crate) name: String,
-    /// Keeps buffers after they were sent, until its hardware is done with them.
-    keeps_buffers: bool,
+    /// Its driver puts frames into its buffers.
+    pool: Option<Mempool>,
     /// Sockets that came with it.
     xdp: Vec<XdpSocket>,
 }
 
-/// Drivers that copy what they send before they return.
-const COPYING: &[&str] = &["net_af_xdp", "net_af_packet", "net_pcap", "net_null"];
-
 /// With more, the driver of 22.11 writes past its stack: a message to secondary processes holds 8 descriptors.
 const NET_TAP_QUEUES: u16 = 4;
-
-/// Devices at work that keep buffers for a while.
-static KEEPERS: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether a buffer that no [`Mbuf`] owns may still be in some device's transmit ring.
-pub(crate) fn buffers_may_be_kept() -> bool {
-    KEEPERS.load(SeqCst) > 0
-}
 
 impl Device {
     fn info(&self) -> sys::rte_eth_dev_info {
@@ -87,9 +73,6 @@ impl Drop for Device {
                 tracing::warn!("device '{}' did not detach cleanly", self.name);
             }
             self.xdp.iter().for_each(|s| s.reap());
-        }
-        if self.keeps_buffers {
-            KEEPERS.fetch_sub(1, SeqCst);
         }
     }
 }
@@ -177,11 +160,7 @@ impl EthPort {
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        let mut device = Device { id, name, keeps_buffers: false, xdp: Vec::new() };
-        device.keeps_buffers = !COPYING.contains(&device.driver().as_str());
-        if device.keeps_buffers {
-            KEEPERS.fetch_add(1, SeqCst);
-        }
+        let device = Device { id, name, pool: None, xdp: Vec::new() };
         Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
     }
 
@@ -199,6 +178,9 @@ impl EthPort {
     /// Configures and starts it.
     pub fn start(&mut self, setup: &Setup<'_>) -> Result<Queues, DpdkError> {
         let before = xdp::sockets();
+        if let Some(device) = Arc::get_mut(&mut self.device) {
+            device.pool = Some(setup.pool.clone());
+        }
         let mut guests = setup.guest_queues;
         let mut started = self.configure(setup, guests);
         // Whether it can do what they need is known only now.
@@ -208,13 +190,13 @@ impl EthPort {
             guests = 0;
             started = self.configure(setup, 0);
         }
-        // A device that has sockets takes no rules, so nobody holds it yet.
+        // A device that has sockets takes no rules, so nothing else holds it yet.
         if let Some(device) = Arc::get_mut(&mut self.device) {
             device.xdp = xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect();
         }
         started?;
         let device = || self.device.clone();
-        let rx = |queue| RxQueue { device: device(), queue, _pool: setup.pool.clone() };
+        let rx = |queue| RxQueue { device: device(), queue, marks: setup.pool.is_of_device() };
         let tx = |queue| TxQueue { device: device(), queue, caps: self.caps };
         let pair = |i| (rx(setup.rx_queues + i), tx(setup.tx_queues + i));
         Ok(Queues {
@@ -301,8 +283,8 @@ impl EthPort {
         for q in 0..setup.rx_queues + guests {
             let conf = sys::rte_eth_rxconf { offloads: 0, ..info.default_rxconf };
             let depth = rings[usize::from(q >= setup.rx_queues)].0;
-            // SAFETY: the device is configured for so many queues; the pool outlives it, because every queue's
-            // handle keeps a handle of the pool.
+            // SAFETY: the device is configured for so many queues; the pool outlives it, because the device
+            // keeps a handle of it.
             let code = unsafe { sys::rte_eth_rx_queue_setup(id, q, depth, node, &conf, setup.pool.as_ptr()) };
             check(what("receive queue"), code)?;
         }
@@ -370,8 +352,8 @@ impl EthPort {
 pub struct RxQueue {
     device: Arc<Device>,
     queue: u16,
-    /// The driver puts frames into its buffers: it must not go before the device.
-    _pool: Mempool,
+    /// Frames are marked: see `mempool.rs`.
+    marks: bool,
 }
 
 impl RxQueue {
@@ -383,11 +365,17 @@ impl RxQueue {
     /// Takes up to N frames into the empty `burst`; how many.
     #[inline(always)]
     pub fn receive<F: From<Mbuf>, const N: usize>(&mut self, burst: &mut ArrayVec<F, N>) -> usize {
-        let mut raw = [MaybeUninit::uninit(); N];
+        let mut raw: [RawBuffer; N] = [MaybeUninit::uninit(); N];
         // SAFETY: the device is started (it gave out this handle) and stops only when the handle
         // is gone; one thread polls the queue, because the handle is borrowed exclusively and
         // there is one; raw has room for N.
         let n = unsafe { sys::dunlin_rx_burst(self.device.id, self.queue, raw.as_mut_ptr().cast(), N as u16) };
+        if self.marks {
+            for m in &raw[..n as usize] {
+                // SAFETY: a valid chain, and nobody else's.
+                unsafe { (*m.assume_init()).port = MARK };
+            }
+        }
         // SAFETY: the driver handed over the first n pointers, each a valid chain.
         unsafe { adopt(&raw[..n as usize], burst) };
         n as usize

@@ -7,6 +7,8 @@
 //! borrows the reader, so the compiler sees that nothing taken under it outlives the round.
 
 use std::{
+    any::TypeId,
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{
@@ -18,21 +20,28 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 /// A reader that sleeps, or has ended, keeps nobody waiting.
 const OFFLINE: u64 = u64::MAX;
 
 #[repr(align(128))]
 struct Slot(AtomicU64);
 
-/// The readers that one [`Domain::synchronize`] waits for.
-pub struct Domain {
+/// The dataplane's workers, who read what devices of guests are.
+pub enum Workers {}
+
+/// The readers that one [`Domain::synchronize`] waits for. `D` names it: there is one domain of each name, so that a guard of
+/// another one does not pass for one of this.
+pub struct Domain<D> {
     epoch: AtomicU64,
     slots: Box<[Slot]>,
+    name: PhantomData<fn() -> D>,
 }
 
 /// One worker's part in a domain.
-pub struct Reader {
-    domain: Arc<Domain>,
+pub struct Reader<D> {
+    domain: Arc<Domain<D>>,
     index: usize,
 }
 
@@ -41,18 +50,37 @@ pub struct Reader {
 pub struct Epoch(u64);
 
 /// Within it, what the domain protects stays.
-#[derive(Clone, Copy)]
-pub struct Guard<'a>(std::marker::PhantomData<&'a Reader>);
+pub struct Guard<'a, D>(PhantomData<&'a Reader<D>>);
 
-impl Domain {
+impl<D> Clone for Guard<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for Guard<'_, D> {}
+
+/// The names of the domains that there are.
+static NAMES: Mutex<Vec<TypeId>> = Mutex::new(Vec::new());
+
+impl<D: 'static> Domain<D> {
     /// A domain and its `n` readers, all offline.
-    pub fn new(n: usize) -> (Arc<Domain>, Vec<Reader>) {
+    ///
+    /// # Panics
+    /// If there is one of this name.
+    pub fn new(n: usize) -> (Arc<Self>, Vec<Reader<D>>) {
+        let mut names = NAMES.lock();
+        assert!(!names.contains(&TypeId::of::<D>()), "one domain of each name");
+        names.push(TypeId::of::<D>());
+        drop(names);
         let slots = (0..n).map(|_| Slot(AtomicU64::new(OFFLINE))).collect();
-        let domain = Arc::new(Domain { epoch: AtomicU64::new(1), slots });
+        let domain = Arc::new(Domain { epoch: AtomicU64::new(1), slots, name: PhantomData });
         let readers = (0..n).map(|index| Reader { domain: domain.clone(), index }).collect();
         (domain, readers)
     }
+}
 
+impl<D> Domain<D> {
     /// Waits until every reader that is online has passed a quiescent state that began after
     /// this call. Not to be called by a reader.
     pub fn synchronize(&self) {
@@ -69,7 +97,7 @@ impl Domain {
     }
 }
 
-impl Reader {
+impl<D> Reader<D> {
     /// Begins a quiescent state: from here to [`Reader::pass`] the reader lets go of what it
     /// holds from before.
     #[inline(always)]
@@ -97,13 +125,13 @@ impl Reader {
 
     /// A section in which what the domain protects may be used. The reader must be online.
     #[inline(always)]
-    pub fn guard(&self) -> Guard<'_> {
+    pub fn guard(&self) -> Guard<'_, D> {
         debug_assert_ne!(self.domain.slots[self.index].0.load(Acquire), OFFLINE);
-        Guard(std::marker::PhantomData)
+        Guard(PhantomData)
     }
 }
 
-impl Drop for Reader {
+impl<D> Drop for Reader<D> {
     fn drop(&mut self) {
         self.offline();
     }
@@ -116,7 +144,8 @@ mod tests {
 
     #[test]
     fn synchronize_waits_for_whoever_is_online() {
-        let (domain, mut readers) = Domain::new(2);
+        enum Test {}
+        let (domain, mut readers) = Domain::<Test>::new(2);
         let mut r = readers.pop().unwrap();
         let current = AtomicUsize::new(0);
         let freed: Vec<AtomicBool> = (0..200).map(|_| AtomicBool::new(false)).collect();

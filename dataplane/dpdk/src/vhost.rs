@@ -28,7 +28,7 @@ use crate::{
     mempool::Mempool,
     offload::Caps,
     port::{adopt, hand_over},
-    quiescent::{Domain, Guard},
+    quiescent::{Domain, Guard, Workers},
 };
 
 /// The most queue pairs of one guest that are used.
@@ -59,7 +59,7 @@ struct Shared {
     features: AtomicU64,
     /// One bit for each ring that the guest has enabled.
     rings: AtomicU32,
-    domain: Arc<Domain>,
+    domain: Arc<Domain<Workers>>,
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -102,7 +102,7 @@ impl VhostPort {
         _: &Eal,
         path: &str,
         role: Role,
-        domain: Arc<Domain>,
+        domain: Arc<Domain<Workers>>,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, DpdkError> {
         let what = || format!("vhost-user socket '{path}'");
@@ -240,7 +240,11 @@ impl VhostRxQueue {
 
     /// Takes up to N frames into the empty `burst`; how many.
     #[inline(always)]
-    pub fn receive<F: From<Mbuf>, const N: usize>(&mut self, _: Guard<'_>, burst: &mut ArrayVec<F, N>) -> usize {
+    pub fn receive<F: From<Mbuf>, const N: usize>(
+        &mut self,
+        _: Guard<'_, Workers>,
+        burst: &mut ArrayVec<F, N>,
+    ) -> usize {
         let vid = self.shared.vid.load(Acquire);
         let ring = self.pair * 2 + 1;
         if vid == NO_DEVICE || self.shared.rings.load(Relaxed) & 1 << ring == 0 {
@@ -283,7 +287,7 @@ impl VhostTxQueue {
     #[inline(always)]
     pub fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(
         &mut self,
-        _: Guard<'_>,
+        _: Guard<'_, Workers>,
         burst: &mut ArrayVec<F, N>,
     ) -> usize {
         let vid = self.shared.vid.load(Acquire);

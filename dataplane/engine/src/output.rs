@@ -48,12 +48,14 @@ pub trait Punt<F> {
         let _ = (port, inside, frame);
     }
 
-    /// Keeps a copy of `frame`, which can't be sent into the tunnel to `remote` before its next hop is resolved,
-    /// with what it is in the overlay, for [`crate::Pipeline::send_into`]. `false` if there is no room:
-    /// it is dropped then.
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F) -> bool {
-        let _ = (remote, inside, frame);
-        false
+    /// Keeps `frame`, which can't be sent into the tunnel to `remote` before its next hop is resolved,
+    /// with what it is in the overlay, for [`crate::Pipeline::send_into`].
+    ///
+    /// # Errors
+    /// There is no room: the frame, to be dropped.
+    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: F) -> Result<(), F> {
+        let _ = (remote, inside);
+        Err(frame)
     }
 }
 

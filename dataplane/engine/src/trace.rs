@@ -89,9 +89,14 @@ impl Punt<HeapFrame> for Told<'_> {
     fn answer_inside(&mut self, port: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: HeapFrame) {
         self.trace.tell("tunnel", format!("its sender is told, as if by the station at port '{}'", self.name(port)));
     }
-    fn hold(&mut self, remote: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: &HeapFrame) -> bool {
+    fn hold(
+        &mut self,
+        remote: PortIdx,
+        _: (crate::vlan::Class, crate::SegmentId),
+        _: HeapFrame,
+    ) -> Result<(), HeapFrame> {
         self.trace.tell("hold", format!("until the next hop to '{}' is known", self.name(remote)));
-        true
+        Ok(())
     }
 }
 

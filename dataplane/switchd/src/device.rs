@@ -14,7 +14,7 @@ use dunlin_dpdk::{
     eal::Eal,
     mempool::Mempool,
     port::{DeviceStats, EthPort, GUEST_DESCRIPTORS, Queues, Setup, TxQueue},
-    quiescent::Domain,
+    quiescent::{Domain, Workers},
     steering::{ByDestination, Destination, HashFields, Rule},
     tap::{TapPort, TapRemover},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
@@ -43,7 +43,7 @@ pub struct Opener {
     pub eal: Eal,
     /// Locked for single looks, never while a device is opened.
     pub pools: Arc<Mutex<Pools>>,
-    pub domain: Arc<Domain>,
+    pub domain: Arc<Domain<Workers>>,
     pub workers: usize,
     /// Who may use the sockets that are made.
     pub vhost_group: Option<GroupId>,
@@ -70,7 +70,7 @@ pub struct Device {
 }
 
 enum Kind {
-    Eth { port: EthPort, interface: Option<Interface>, own_pool: Option<Mempool> },
+    Eth { port: EthPort, interface: Option<Interface> },
     Tap { tap: TapPort, name: String },
     Vhost(VhostPort),
 }
@@ -233,17 +233,10 @@ fn open_af_xdp(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkErro
     let port = EthPort::attach(&o.eal, &args)?;
     let node = numa::of_interface(interface);
     let pool = o.pools.lock().for_xdp(node)?;
-    let started = start_eth(o, port, &Start::behind_kernel(&pool, mtu));
-    let Ok(mut opened) = started else {
-        pool.abandon(&o.domain);
-        return started;
-    };
+    let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
     (opened.device.driver, opened.device.node) = ("af_xdp", node);
     opened.complete_checksums = true;
     opened.device.follow_kernel(interface, mtu)?;
-    if let Kind::Eth { own_pool, .. } = &mut opened.device.kind {
-        *own_pool = Some(pool);
-    }
     Ok(opened)
 }
 
@@ -364,7 +357,7 @@ fn start_eth(o: &Opener, mut port: EthPort, want: &Start<'_>) -> Result<Opened, 
         hash: port.hash_fields(),
         by_destination: Some(port.by_destination()),
         node: info.numa_node,
-        kind: Kind::Eth { port, interface: None, own_pool: None },
+        kind: Kind::Eth { port, interface: None },
     };
     Ok(Opened {
         device,
@@ -473,13 +466,11 @@ impl Device {
     }
 
     /// Closes it; its queues are back already.
-    pub fn close(self, domain: &Domain) {
-        if let Kind::Eth { port, own_pool, .. } = self.kind {
-            drop(port);
-            if let Some(pool) = own_pool {
-                pool.abandon(domain);
-                *LAST_XDP_CLOSE.lock() = Some(Instant::now());
-            }
+    pub fn close(self) {
+        let is_xdp = self.driver == "af_xdp";
+        drop(self);
+        if is_xdp {
+            *LAST_XDP_CLOSE.lock() = Some(Instant::now());
         }
     }
 }

@@ -38,8 +38,9 @@ use clap::Parser;
 use dunlin_dataplane_api::socket::group_id;
 use dunlin_dpdk::{
     eal::{Eal, EalConfig, EalError, prefer_hugepages, tsc_hz},
+    mempool::Mempool,
     offload::Finisher,
-    quiescent::Domain,
+    quiescent::{Domain, Workers},
     thread::{WorkerThread, allowed_cores},
 };
 use dunlin_engine::{conntrack::Conntrack, mac_table::MacTable};
@@ -165,7 +166,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
     let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
-    let (domain, readers) = Domain::new(args.cores.0.len());
+    let (domain, readers) = Domain::<Workers>::new(args.cores.0.len());
     let mailbox = Arc::new(Mailbox::default());
     let (wake, woken) = mpsc::sync_channel(1);
     let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
@@ -179,10 +180,10 @@ fn run(args: Args) -> anyhow::Result<()> {
 
     let mut threads = Vec::new();
     for (reader, shared) in readers.into_iter().zip(&shared) {
-        let tx =
-            Transmitter::new(Finisher::new(pools.standard(numa::of_core(shared.core)).clone(), pools.linear.clone()));
+        let pool = pools.standard(numa::of_core(shared.core)).clone();
+        let tx = Transmitter::new(Finisher::new(pool.clone(), pools.linear.clone()));
         let worker = Worker::new(shared.clone(), macs.clone(), sessions.clone(), reader, clock, tx);
-        threads.push(start_worker(eal, shared.core, worker)?);
+        threads.push(start_worker(eal, shared.core, pool, worker)?);
     }
     let switch = Arc::new(Mutex::new(Switch::new(Parts {
         eal,
@@ -253,11 +254,11 @@ fn end(applier: &Arc<Applier>, threads: Vec<std::thread::JoinHandle<()>>) {
 }
 
 /// Starts a worker on its core and waits until it runs.
-fn start_worker(eal: Eal, core: usize, worker: Worker) -> anyhow::Result<std::thread::JoinHandle<()>> {
+fn start_worker(eal: Eal, core: usize, pool: Mempool, worker: Worker) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let (ready, is_ready) = mpsc::channel();
     let thread =
         std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || {
-            match WorkerThread::start(&eal, core) {
+            match WorkerThread::start(&eal, core, pool) {
                 Ok(thread) => {
                     let _ = ready.send(Ok(()));
                     worker.run(&thread);

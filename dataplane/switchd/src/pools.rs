@@ -83,9 +83,9 @@ impl Pools {
         Ok(pools.jumbo.clone().expect("made above"))
     }
 
-    /// A pool of its own for an AF_XDP interface, to be abandoned when that is closed.
+    /// A pool of its own for an AF_XDP interface.
     pub fn for_xdp(&self, node: Option<u32>) -> Result<Mempool, DpdkError> {
-        Mempool::in_one_piece(&self.eal, XDP_BUFFERS, STANDARD_ROOM, self.nodes[self.place(node)].node)
+        Mempool::for_device(&self.eal, XDP_BUFFERS, STANDARD_ROOM, self.nodes[self.place(node)].node)
     }
 
     /// Name, pool. The name of one of a node ends in its number.

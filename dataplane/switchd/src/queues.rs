@@ -11,7 +11,7 @@ use dunlin_dpdk::{
     Mbuf,
     offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
     port,
-    quiescent::Guard,
+    quiescent::{Guard, Workers},
     tap, vhost,
 };
 use dunlin_engine::{
@@ -57,7 +57,7 @@ pub enum RxKind {
 
 impl RxHandle {
     #[inline(always)]
-    pub fn receive(&mut self, guard: Guard<'_>, burst: &mut Burst<Packet>, counters: &Counters) -> usize {
+    pub fn receive(&mut self, guard: Guard<'_, Workers>, burst: &mut Burst<Packet>, counters: &Counters) -> usize {
         let n = match &mut self.queue {
             RxKind::Eth(q) => q.receive(burst),
             RxKind::Tap(q) => q.receive(burst),
@@ -115,7 +115,7 @@ impl TxHandle {
     #[inline(always)]
     fn transmit<F: Into<Mbuf> + From<Mbuf>, const N: usize>(
         &mut self,
-        guard: Guard<'_>,
+        guard: Guard<'_, Workers>,
         burst: &mut ArrayVec<F, N>,
     ) -> usize {
         match self {
@@ -238,7 +238,7 @@ impl Transmitter {
 
     /// The transmitter for one round.
     #[inline(always)]
-    pub fn round<'a>(&'a mut self, guard: Guard<'a>, shared: &'a WorkerShared) -> Round<'a> {
+    pub fn round<'a>(&'a mut self, guard: Guard<'a, Workers>, shared: &'a WorkerShared) -> Round<'a> {
         Round { tx: self, guard, shared }
     }
 }
@@ -246,7 +246,7 @@ impl Transmitter {
 /// See [`Transmitter::round`].
 pub struct Round<'a> {
     tx: &'a mut Transmitter,
-    guard: Guard<'a>,
+    guard: Guard<'a, Workers>,
     shared: &'a WorkerShared,
 }
 
@@ -337,15 +337,14 @@ impl Punt<Packet> for Round<'_> {
         let _ = self.shared.mailbox.post(About::Answer { port, inside }, &frame.0);
     }
 
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet) -> bool {
+    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: Packet) -> Result<(), Packet> {
         let held = &mut self.tx.held;
         if held.len() == HELD || held.iter().filter(|h| h.remote == remote).count() == HELD_PER_REMOTE {
-            return false;
+            return Err(frame);
         }
-        // In a buffer of its own: a device's may not outlive the round.
-        let Some(frame) = self.tx.finisher.pool().frame(frame.0.head()).map(Packet) else { return false };
         held.push(Held { remote, inside, frame, since: Instant::now() });
-        true
+        self.shared.loop_counts.held.set(held.len() as u64);
+        Ok(())
     }
 }
 
@@ -365,6 +364,7 @@ impl Round<'_> {
                 false => drop_frames(&self.shared.counters, h.remote, DropReason::NextHop, 1),
             }
         }
+        self.shared.loop_counts.held.set(self.tx.held.len() as u64);
         known
     }
 
@@ -389,7 +389,7 @@ fn drop_frames(counters: &Counters, port: PortIdx, reason: DropReason, n: u64) {
 }
 
 #[inline(always)]
-fn send(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_>, counters: &Counters) {
+fn send(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_, Workers>, counters: &Counters) {
     if p.waiting.is_empty() {
         return;
     }
@@ -411,7 +411,7 @@ fn send_burst<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     burst: &mut ArrayVec<F, N>,
     octets: u64,
     port: PortIdx,
-    guard: Guard<'_>,
+    guard: Guard<'_, Workers>,
     counters: &Counters,
 ) {
     let sent = handle.transmit(guard, burst) as u64;
@@ -435,7 +435,7 @@ fn send_rest<F: Into<Mbuf> + From<Mbuf> + AsMbuf, const N: usize>(
     burst: &mut ArrayVec<F, N>,
     mut octets: u64,
     port: PortIdx,
-    guard: Guard<'_>,
+    guard: Guard<'_, Workers>,
     counters: &Counters,
 ) {
     let c = counters.port(port);
@@ -486,7 +486,7 @@ fn send_finished(
     port: PortIdx,
     caps: Caps,
     finisher: &Finisher,
-    guard: Guard<'_>,
+    guard: Guard<'_, Workers>,
     counters: &Counters,
 ) {
     let TxPort { handle, waiting, .. } = p;

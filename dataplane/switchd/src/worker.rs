@@ -24,7 +24,11 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
-use dunlin_dpdk::{eal, quiescent::Reader, thread::WorkerThread};
+use dunlin_dpdk::{
+    eal,
+    quiescent::{Reader, Workers},
+    thread::WorkerThread,
+};
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, SegmentId, Snapshot,
     burst::{Context, Now},
@@ -126,6 +130,8 @@ pub struct LoopCounts {
     pub slept_cycles: Count,
     /// Frames passed to other workers.
     pub passed: Count,
+    /// Frames that are held now.
+    pub held: Count,
 }
 
 /// What a worker and the configuring thread both see.
@@ -223,7 +229,7 @@ pub struct Worker {
     shared: Arc<WorkerShared>,
     macs: Arc<MacTable>,
     sessions: Arc<Conntrack>,
-    reader: Reader,
+    reader: Reader<Workers>,
     clock: Clock,
     rx: Vec<RxHandle>,
     tx: Transmitter,
@@ -265,7 +271,7 @@ impl Worker {
         shared: Arc<WorkerShared>,
         macs: Arc<MacTable>,
         sessions: Arc<Conntrack>,
-        reader: Reader,
+        reader: Reader<Workers>,
         clock: Clock,
         tx: Transmitter,
     ) -> Self {

@@ -232,3 +232,28 @@ fn a_guest_releases_no_lease_of_another_guest() {
     release(&guest.mac(), &own);
     eventually("the lease is over", 10.0, || leases("guest") == 0 && !at_server().contains(&own));
 }
+
+/// The memory of a kernel interface's port is used again, whatever other devices may hold of its buffers.
+#[test]
+fn ports_that_come_and_go_keep_af_xdp() {
+    let host = Host::with_options("--memory 320");
+    let (a, b) = (Netns::with_address("10.1.0.1/24"), Netns::with_address("10.1.0.2/24"));
+    // A device that keeps buffers for a while after they were sent, as NICs do.
+    host.dunlin("port add nic --kind nic --device net_tap0,iface=rv9 --vlan 10");
+    host.add_host("a", &a, "--vlan 10");
+    let in_use = || {
+        let pools = host.json("status")["dataplane"]["pools"].clone();
+        let standard = pools.as_array().unwrap().iter().find(|p| p["name"] == "standard").unwrap().clone();
+        standard["in_use"].as_u64().unwrap()
+    };
+    let mut first = None;
+    for round in 0..10 {
+        host.add_host("b", &b, "--vlan 10");
+        assert_eq!(host.port("b")["driver"], "af_xdp", "round {round}: {}", host.port("b"));
+        b.run("ping -c 3 -i 0.05 -s 1400 -W 2 10.1.0.1");
+        let now = in_use();
+        assert!(now <= *first.get_or_insert(now) + 600, "round {round}: {now} buffers in use");
+        host.dunlin("port del b");
+    }
+    host.check_conservation();
+}

@@ -205,10 +205,10 @@ impl Host {
         self.wait_up(name);
     }
 
-    /// Received + cloned = transmitted + dropped, over all ports there are and were.
+    /// Received + cloned = transmitted + dropped + held, over all ports there are and were.
     pub fn check_conservation(&self) {
         // Frames may be on their way while the report is made: it must come true soon.
-        eventually("received + cloned = transmitted + dropped", 5.0, || {
+        eventually("received + cloned = transmitted + dropped + held", 5.0, || {
             let state = self.json("status")["dataplane"].clone();
             let ports = state["ports"].as_array().unwrap().iter().map(|p| &p["counters"]);
             // Frames in tunnels count at the VTEP and at the remote too.
@@ -220,7 +220,9 @@ impl Host {
             let sum = |key: &str| all.iter().map(|c| c[key].as_u64().unwrap()).sum::<u64>();
             let dropped: u64 =
                 all.iter().flat_map(|c| c["drops"].as_array().unwrap()).map(|d| d["frames"].as_u64().unwrap()).sum();
-            sum("rx_frames") + sum("clones") == sum("tx_frames") + dropped
+            let workers = state["workers"].as_array().unwrap();
+            let held: u64 = workers.iter().map(|w| w["held_frames"].as_u64().unwrap()).sum();
+            sum("rx_frames") + sum("clones") == sum("tx_frames") + dropped + held
         });
     }
 }

@@ -50,11 +50,12 @@ impl Punt<HeapFrame> for Sink {
         self.local.push((vtep.get(), frame.octets().to_vec()));
         true
     }
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &HeapFrame) -> bool {
-        if !self.holds_none {
-            self.held.push((remote, inside, frame.clone()));
+    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: HeapFrame) -> Result<(), HeapFrame> {
+        if self.holds_none {
+            return Err(frame);
         }
-        !self.holds_none
+        self.held.push((remote, inside, frame));
+        Ok(())
     }
 }
 

@@ -232,7 +232,7 @@ impl Switch {
         port.spare_rx.clear();
         port.up = false;
         if let Ok(device) = std::mem::replace(&mut port.device, Err("closed".into())) {
-            device.close(&self.domain);
+            device.close();
         }
         self.macs.flush(idx.owns());
     }

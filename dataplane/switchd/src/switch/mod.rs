@@ -30,7 +30,10 @@ use std::{
 };
 
 use dunlin_dataplane_api::v1;
-use dunlin_dpdk::{eal::Eal, quiescent::Domain};
+use dunlin_dpdk::{
+    eal::Eal,
+    quiescent::{Domain, Workers},
+};
 use dunlin_engine::{
     PortIdx, Snapshot,
     conntrack::Conntrack,
@@ -74,7 +77,7 @@ pub struct Switch {
     /// What is configured.
     configuration: Configuration,
     pools: Arc<Mutex<Pools>>,
-    domain: Arc<Domain>,
+    domain: Arc<Domain<Workers>>,
     workers: Vec<WorkerSide>,
     topology: Topology,
     snapshot: Arc<Snapshot>,
@@ -138,7 +141,7 @@ pub struct Parts {
     pub eal: Eal,
     pub options: Options,
     pub pools: Pools,
-    pub domain: Arc<Domain>,
+    pub domain: Arc<Domain<Workers>>,
     pub workers: Vec<Arc<WorkerShared>>,
     pub macs: Arc<MacTable>,
     pub sessions: Arc<Conntrack>,

@@ -53,7 +53,7 @@ impl Openings {
             let outcome = o.outcome.lock().take();
             match outcome {
                 // What was opened for other settings is of no use.
-                Some(Ok(opened)) if (&o.spec, o.mtu) != (spec, mtu) => opened.close(opener),
+                Some(Ok(opened)) if (&o.spec, o.mtu) != (spec, mtu) => opened.close(),
                 Some(outcome) => return outcome,
                 None => {
                     let since = o.since;
@@ -90,14 +90,14 @@ impl Openings {
     }
 
     /// Closes what was opened too late and is not `wanted` any more.
-    pub fn reap(&self, opener: &Opener, wanted: impl Fn(&DeviceSpec) -> bool) {
+    pub fn reap(&self, wanted: impl Fn(&DeviceSpec) -> bool) {
         self.0.lock().retain(|_, o| {
             let mut outcome = o.outcome.lock();
             if outcome.is_none() || wanted(&o.spec) {
                 return true;
             }
             if let Some(Ok(opened)) = outcome.take() {
-                opened.close(opener);
+                opened.close();
             }
             false
         });
@@ -106,9 +106,9 @@ impl Openings {
 
 impl Opened {
     /// Closes it unused.
-    pub fn close(self, opener: &Opener) {
+    pub fn close(self) {
         let Opened { device, rx, tx, .. } = self;
         drop((rx, tx));
-        device.close(&opener.domain);
+        device.close();
     }
 }

@@ -71,6 +71,7 @@ impl WorkerSide {
             busy_cycles: all.busy_cycles,
             total_cycles: all.total_cycles,
             slept_cycles: all.slept_cycles,
+            held_frames: self.shared.loop_counts.held.get(),
             passed_frames: self.shared.loop_counts.passed.get(),
             busy_share: recent.busy_share(),
             frames_per_burst: ratio(recent.frames, recent.bursts),

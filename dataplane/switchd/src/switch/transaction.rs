@@ -96,8 +96,7 @@ impl Applier {
         }
         self.note("compiling access lists".into());
         let lists = next.compile(self.workers)?;
-        let opener = self.switch.lock().opener();
-        self.openings.reap(&opener, |spec| self.switch.lock().ports.values().any(|p| p.spec == *spec));
+        self.openings.reap(|spec| self.switch.lock().ports.values().any(|p| p.spec == *spec));
         let plan = self.switch.lock().plan(t, next, lists, &mut problems)?;
         let before = self.switch.lock().interfaces(&plan);
         if t.check_only {
@@ -131,14 +130,14 @@ impl Applier {
         let mut opened = BTreeMap::new();
         // First what needs nothing closed: if that fails, nothing was touched.
         if let Err(e) = self.open_all(&first, &plan, &opener, &problems, &mut opened) {
-            self.close_opened(&plan, &opener, opened);
+            self.close_opened(&plan, opened);
             return Err(e);
         }
         let taken: Vec<Closed> = later.iter().filter_map(|n| takes_from(&plan.set[*n])).cloned().collect();
         if !taken.is_empty() {
             taken.iter().for_each(|(n, ..)| self.switch.lock().close_device(n));
             if let Err(e) = self.open_all(&later, &plan, &opener, &problems, &mut opened) {
-                self.close_opened(&plan, &opener, opened);
+                self.close_opened(&plan, opened);
                 self.restore(taken, &opener);
                 return Err(e);
             }
@@ -146,7 +145,7 @@ impl Applier {
         let refused = match self.set_mtus(&plan.mtus, &mut problems) {
             Ok(refused) => refused,
             Err(e) => {
-                self.close_opened(&plan, &opener, opened);
+                self.close_opened(&plan, opened);
                 self.restore(taken, &opener);
                 return Err(e);
             }
@@ -239,11 +238,11 @@ impl Applier {
         Ok(())
     }
 
-    fn close_opened(&self, plan: &Plan, opener: &Opener, opened: NewDevices) {
+    fn close_opened(&self, plan: &Plan, opened: NewDevices) {
         for (name, o) in opened {
             let Ok(opened) = o else { continue };
             let made_interface = opened.made_interface;
-            opened.close(opener);
+            opened.close();
             if made_interface {
                 clean_up(plan.set[&name].device());
             }

@@ -170,7 +170,7 @@ fn hold<F: Frame>(cx: &Context<'_>, to: &Port, group: Group<'_, F>, out: &mut im
     let Some(m) = group.meta.first() else { return };
     let class = m.class.with_tag(form(cx, m).unwrap_or(Tag::NONE));
     for frame in group.frames.drain(..) {
-        if !frame.is_plain() || !out.hold(to.idx, (class, m.dst.segment()), &frame) {
+        if !frame.is_plain() || out.hold(to.idx, (class, m.dst.segment()), frame).is_err() {
             cx.drop(to.idx, DropReason::NextHop, 1);
         }
     }
