@@ -292,11 +292,24 @@ def tcp(bench):
 
 def tcp_through(bench, contender, kind, name):
     """What drives the ports, and bits per second."""
+    with namespaces(bench, contender, kind, name) as (run, spaces):
+        run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
+                   ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
+        report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
+                                     "-t", str(max(2, int(bench.args.seconds)))))
+        if "sum_received" not in report["end"]:
+            raise Failed(f"iperf3: {report.get('error', report)}")
+        return contender.driver(run, kind), report["end"]["sum_received"]["bits_per_second"]
+
+
+@contextlib.contextmanager
+def namespaces(bench, contender, kind, name, idle="adaptive"):
+    """A switch between two network namespaces, 10.9.9.1 and 10.9.9.2, on ports of a kind that the kernel is behind."""
     spaces = [f"dunlin-bench-{i}" for i in (0, 1)]
     devices = [f"net_af_xdp{i},iface=dunlinb{i}" if kind == "host" else f"dunlinb{i}" for i in (0, 1)]
     words = f'kind = "{kind}"\ninterface = "{{device}}"'
     case = Case(0, [Port(d if name == "ovs" else f"dunlinb{i}", kind=(words, "tap" if kind == "tap" else "dpdk"))
-                    for i, d in enumerate(devices)], 0, idle="adaptive")
+                    for i, d in enumerate(devices)], 0, idle=idle)
     try:
         for i, ns in enumerate(spaces):
             subprocess.run(f"ip netns add {ns} && ip -n {ns} link set lo up", shell=True, check=True)
@@ -317,22 +330,48 @@ def tcp_through(bench, contender, kind, name):
                     subprocess.run(f"ip netns exec {ns} ethtool -K {end} tx off", shell=True, check=True,
                                    stdout=subprocess.DEVNULL)
             time.sleep(1)
-            run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
-                       ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
-            report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
-                                         "-t", str(max(2, int(bench.args.seconds)))))
-            if "sum_received" not in report["end"]:
-                raise Failed(f"iperf3: {report.get('error', report)}")
-            return contender.driver(run, kind), report["end"]["sum_received"]["bits_per_second"]
+            yield run, spaces
     finally:
         for i, ns in enumerate(spaces):
             subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)
 
 
+def wake_us(bench):
+    """How long this machine takes to wake a thread on the measured core that waits for a pipe: p50 and p99."""
+    program = ("import os, threading, time\nr, w = os.pipe(); t = []\ndef wait():\n"
+               f" os.sched_setaffinity(0, {{{bench.core}}})\n"
+               " for _ in range(500): sent = int(os.read(r, 32)); t.append(time.perf_counter_ns() - sent)\n"
+               f"b = threading.Thread(target=wait); b.start(); os.sched_setaffinity(0, {{{bench.other_core}}})\n"
+               "for _ in range(500): time.sleep(.01); os.write(w, b'%d' % time.perf_counter_ns())\n"
+               "b.join(); t.sort(); print(t[250] / 1e3, t[495] / 1e3)")
+    return map(float, subprocess.run(["python3", "-c", program], check=True, stdout=subprocess.PIPE, text=True).stdout.split())
+
+
+def idle(bench):
+    """Round trips of lone packets, 10 ms apart, and what the worker takes of its core between them: each passes twice."""
+    contender, hz = bench.contenders["dunlin"], os.sysconf("SC_CLK_TCK")
+    for kind in ("host", "tap"):
+        for how in ("poll", "adaptive"):
+            with namespaces(bench, contender, kind, "dunlin", how) as (run, spaces):
+                workers = run.confine()
+                ticks = lambda: sum(sum(map(int, (w / "stat").read_text().split()[13:15])) for w in workers)
+                before, since = ticks(), time.monotonic()
+                time.sleep(max(2, bench.args.seconds))
+                share = (ticks() - before) / hz / (time.monotonic() - since)
+                pings = run.call("ip", "netns", "exec", spaces[0], "ping", "-c", "520", "-i", "0.01", "10.9.9.2")
+                us = sorted(float(line.split("time=")[1].split()[0]) * 1e3 for line in pings.splitlines()[20:] if "time=" in line)
+                for p in (50, 99):
+                    yield f"{kind}, {how}: round trip, p{p}", us[len(us) * p // 100], "us"
+                yield f"{kind}, {how}: of its core while nothing comes", share * 100, "%"
+    for what, us in zip(("p50", "p99"), wake_us(bench)):
+        yield f"the machine wakes a thread, {what}", us, "us"
+
+
 ALL = {"new-connections": ("Connections that begin", new_connections), "latency": ("Latency, round trip", latency), "churn": ("Learning while forwarding", churn),
        "control": ("Control and memory", control), "learning": ("Learning", learning),
+       "idle": ("An idle worker", idle),
        "overload": ("Overload: full tables, and the neighbours of a port that fills them", overload), "tcp": ("TCP", tcp)}
-NEEDS = {"tcp": ["iperf3", "ip", "ethtool"], "churn": ["ip"]}
+NEEDS = {"tcp": ["iperf3", "ip", "ethtool"], "idle": ["ip", "ping"], "churn": ["ip"]}
 
 
 def run(bench, name):

@@ -67,6 +67,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_vhost_dequeue_burst",
     "rte_vhost_get_ifname",
     "rte_vhost_get_vring_num",
+    "rte_vhost_get_vhost_vring",
     "rte_vhost_get_negotiated_features",
     "rte_vhost_get_mtu",
     "rte_vhost_enable_guest_notification",
@@ -94,6 +95,7 @@ const TYPES: &[&str] = &[
     "rte_flow_item_vlan",
     "rte_flow_action_queue",
     "rte_vhost_device_ops",
+    "rte_vhost_vring",
     "rte_gso_ctx",
 ];
 

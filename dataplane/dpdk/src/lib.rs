@@ -21,6 +21,7 @@ pub mod mempool;
 pub mod offload;
 pub mod port;
 pub mod quiescent;
+pub mod sleep;
 pub mod steering;
 pub mod tap;
 pub mod thread;

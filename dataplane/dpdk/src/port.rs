@@ -15,8 +15,9 @@ use crate::{
     eal::Eal,
     mempool::{MARK, Mempool},
     offload::Caps,
+    sleep::Sleeper,
     steering::{self, ByDestination, Destination, HashFields, Rule},
-    xdp::{self, XdpSocket},
+    xdp::{self, Socket},
 };
 
 /// Descriptors of a receive and of a transmit queue, where the device does not want others.
@@ -34,7 +35,7 @@ pub(crate) struct Device {
     /// Its driver puts frames into its buffers.
     pool: Option<Mempool>,
     /// Sockets that came with it.
-    xdp: Vec<XdpSocket>,
+    sockets: Vec<Socket>,
 }
 
 /// With more, the driver of 22.11 writes past its stack: a message to secondary processes holds 8 descriptors.
@@ -72,9 +73,14 @@ impl Drop for Device {
             if !device.is_null() && sys::rte_dev_remove(device) < 0 {
                 tracing::warn!("device '{}' did not detach cleanly", self.name);
             }
-            self.xdp.iter().for_each(|s| s.reap());
+            self.sockets.iter().for_each(|s| s.reap());
         }
     }
+}
+
+/// Those that are there and were not before.
+fn new_sockets(before: &[Socket]) -> Vec<Socket> {
+    xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect()
 }
 
 /// What a device says of itself.
@@ -151,6 +157,7 @@ impl EthPort {
         let c_args = CString::new(devargs).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let c_name = CString::new(name.as_str()).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let mut id = 0u16;
+        let before = xdp::sockets();
         // SAFETY: DPDK runs (the Eal proves it) and the strings are NUL-terminated.
         unsafe {
             if sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) == 0 {
@@ -160,7 +167,7 @@ impl EthPort {
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        let device = Device { id, name, pool: None, xdp: Vec::new() };
+        let device = Device { id, name, pool: None, sockets: new_sockets(&before) };
         Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
     }
 
@@ -192,7 +199,7 @@ impl EthPort {
         }
         // A device that has sockets takes no rules, so nothing else holds it yet.
         if let Some(device) = Arc::get_mut(&mut self.device) {
-            device.xdp = xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect();
+            device.sockets.extend(new_sockets(&before));
         }
         started?;
         let device = || self.device.clone();
@@ -360,6 +367,17 @@ impl RxQueue {
     /// Its number on the device.
     pub fn number(&self) -> u16 {
         self.queue
+    }
+
+    /// Lets what arrives by it end a sleep; whether it will.
+    pub fn wake(&self, sleeper: &mut Sleeper) -> bool {
+        match &self.device.sockets[..] {
+            [one] => {
+                sleeper.wait_for(one.fd);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Takes up to N frames into the empty `burst`; how many.

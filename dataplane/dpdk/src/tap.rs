@@ -26,6 +26,7 @@ use crate::{
     eal::tsc,
     mempool::Mempool,
     offload::{Caps, vnet},
+    sleep::Sleeper,
 };
 
 mod ioctl {
@@ -196,6 +197,12 @@ impl TapRxQueue {
     /// Its number on the interface.
     pub fn number(&self) -> u16 {
         self.number
+    }
+
+    /// Lets what arrives by it end a sleep. The next look is not put off.
+    pub fn wake(&mut self, sleeper: &mut Sleeper) {
+        sleeper.wait_for(self.fd.as_raw_fd());
+        self.pause = 0;
     }
 
     /// Takes up to N frames into the empty `burst`, fewer of large ones; how many.

@@ -1,6 +1,6 @@
 //! Worker threads: pinned, known to DPDK, and able to sleep for microseconds.
 
-use std::{cell::Cell, marker::PhantomData, ptr::NonNull, time::Duration};
+use std::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use dpdk_sys as sys;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -49,11 +49,6 @@ impl WorkerThread {
         crate::check(what(), unsafe { sys::rte_thread_register() })?;
         POOL.set(NonNull::new(pool.as_ptr()));
         Ok(WorkerThread { _pool: pool, not_send: PhantomData })
-    }
-
-    /// Sleeps for about `time`; the kernel adds a few microseconds.
-    pub fn sleep(&self, time: Duration) {
-        std::thread::sleep(time);
     }
 }
 

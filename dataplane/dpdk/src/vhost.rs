@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::{CStr, CString, c_char, c_int},
     mem::MaybeUninit,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{
@@ -29,6 +30,7 @@ use crate::{
     offload::Caps,
     port::{adopt, hand_over},
     quiescent::{Domain, Guard, Workers},
+    sleep::Sleeper,
 };
 
 /// The most queue pairs of one guest that are used.
@@ -59,6 +61,8 @@ struct Shared {
     features: AtomicU64,
     /// One bit for each ring that the guest has enabled.
     rings: AtomicU32,
+    /// By queue pair: the event by which the guest tells of frames that it sent, as long as it is to.
+    kicks: Mutex<[Option<Arc<OwnedFd>>; MAX_QUEUE_PAIRS as usize]>,
     domain: Arc<Domain<Workers>>,
     changed: Box<dyn Fn() + Send + Sync>,
 }
@@ -117,6 +121,7 @@ impl VhostPort {
             closing: AtomicBool::new(false),
             features: AtomicU64::new(0),
             rings: AtomicU32::new(0),
+            kicks: Mutex::default(),
             domain,
             changed: Box::new(changed),
         });
@@ -203,6 +208,22 @@ impl Shared {
         }
     }
 
+    /// Takes note of the event of a ring that the guest sends by. It is another one after each start of the ring.
+    fn note_kick(&self, vid: c_int, ring: u16) {
+        let pair = usize::from(ring / 2);
+        if ring.is_multiple_of(2) || pair >= usize::from(MAX_QUEUE_PAIRS) {
+            return;
+        }
+        let mut vring = sys::rte_vhost_vring::default();
+        // SAFETY: called from a callback for vid, so the device is there; vring is ours to write.
+        let code = unsafe { sys::rte_vhost_get_vhost_vring(vid, ring, &mut vring) };
+        let fd = (code == 0 && vring.kickfd >= 0).then_some(vring.kickfd);
+        // A descriptor of our own: DPDK closes its one when it likes.
+        // SAFETY: DPDK keeps it open while the callback runs.
+        let own = fd.and_then(|fd| unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().ok());
+        self.kicks.lock()[pair] = own.map(Arc::new);
+    }
+
     fn set_ring(&self, ring: u16, enabled: bool) {
         if ring < MAX_QUEUE_PAIRS * 2 {
             let bit = 1u32 << ring;
@@ -236,6 +257,39 @@ impl VhostRxQueue {
     /// Its number among the guest's queue pairs.
     pub fn number(&self) -> u16 {
         self.pair
+    }
+
+    /// Lets frames that the guest sends by it end a sleep; whether they will. Until [`VhostRxQueue::poll_again`].
+    pub fn wake(&self, guard: Guard<'_, Workers>, sleeper: &mut Sleeper) -> bool {
+        // Of no guest nothing comes.
+        if !self.is_on() {
+            return true;
+        }
+        let kick = self.shared.kicks.lock()[usize::from(self.pair)].clone();
+        let Some(kick) = kick else { return false };
+        self.notify(guard, true);
+        sleeper.wait_for_event(kick);
+        true
+    }
+
+    /// The guest need not tell of frames any more.
+    pub fn poll_again(&self, guard: Guard<'_, Workers>) {
+        if self.is_on() {
+            self.notify(guard, false);
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        let ring = self.pair * 2 + 1;
+        self.shared.vid.load(Acquire) != NO_DEVICE && self.shared.rings.load(Relaxed) & 1 << ring != 0
+    }
+
+    fn notify(&self, _: Guard<'_, Workers>, enable: bool) {
+        let vid = self.shared.vid.load(Acquire);
+        if vid != NO_DEVICE {
+            // SAFETY: vid is a started device, which destroy_device keeps until the guard is gone.
+            unsafe { sys::rte_vhost_enable_guest_notification(vid, self.pair * 2 + 1, enable.into()) };
+        }
     }
 
     /// Takes up to N frames into the empty `burst`; how many.
@@ -368,8 +422,9 @@ extern "C" fn new_device(vid: c_int) -> c_int {
         return -1;
     }
     for ring in 0..rings {
-        // SAFETY: as above. Workers poll: the guest need not tell of new frames.
+        // SAFETY: as above. Workers poll: the guest need not tell of new frames, but while they sleep.
         unsafe { sys::rte_vhost_enable_guest_notification(vid, ring, 0) };
+        s.note_kick(vid, ring);
     }
     s.features.store(features, Release);
     s.vid.store(vid, SeqCst);
@@ -391,6 +446,7 @@ extern "C" fn destroy_device(vid: c_int) {
 extern "C" fn vring_state_changed(vid: c_int, ring: u16, enable: c_int) -> c_int {
     if let Some(s) = guest_of(vid) {
         s.set_ring(ring, enable != 0);
+        s.note_kick(vid, ring);
         (s.changed)();
     }
     0

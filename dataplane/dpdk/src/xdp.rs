@@ -1,4 +1,5 @@
-//! AF_XDP sockets that DPDK leaves behind.
+//! Sockets that come with a device of DPDK's: AF_XDP's and AF_PACKET's, by which the kernel tells of frames, and those of
+//! AF_XDP that DPDK leaves behind.
 //!
 //! DPDK 22.11.11's driver takes one too many off the use count of a port's memory at close and so
 //! never deletes it: the socket stays bound to its interface (which then refuses another), its rings stay
@@ -9,40 +10,42 @@ use std::{fs, os::fd::RawFd};
 
 use nix::libc;
 
-/// An AF_XDP socket of this process.
+/// A socket of this process by which frames come.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct XdpSocket {
-    fd: RawFd,
+pub(crate) struct Socket {
+    pub fd: RawFd,
+    domain: i32,
     /// "socket:[INODE]": what the file descriptor is of.
     name: String,
 }
 
 /// All there are now.
-pub(crate) fn sockets() -> Vec<XdpSocket> {
+pub(crate) fn sockets() -> Vec<Socket> {
     let Ok(fds) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
     fds.filter_map(|f| {
         let f = f.ok()?;
         let name = fs::read_link(f.path()).ok()?.to_str()?.to_owned();
         let fd: RawFd = f.file_name().to_str()?.parse().ok()?;
-        (name.starts_with("socket:[") && is_xdp(fd)).then_some(XdpSocket { fd, name })
+        let domain = if name.starts_with("socket:[") { domain(fd)? } else { return None };
+        [libc::AF_XDP, libc::AF_PACKET].contains(&domain).then_some(Socket { fd, domain, name })
     })
     .collect()
 }
 
-fn is_xdp(fd: RawFd) -> bool {
+fn domain(fd: RawFd) -> Option<i32> {
     let (mut domain, mut len) = (0i32, size_of::<i32>() as libc::socklen_t);
     // SAFETY: the kernel checks the descriptor, and writes at most `len` octets into `domain`.
     let code = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &mut len) };
-    code == 0 && domain == libc::AF_XDP
+    (code == 0).then_some(domain)
 }
 
-impl XdpSocket {
-    /// Closes it and unmaps its rings, if it is still the one that was noted.
+impl Socket {
+    /// Closes one of AF_XDP and unmaps its rings, if it is still the one that was noted.
     ///
     /// # Safety
     /// The device it came with is closed: nobody reads or writes its rings any more.
     pub(crate) unsafe fn reap(&self) {
-        if !sockets().contains(self) {
+        if self.domain != libc::AF_XDP || !sockets().contains(self) {
             return;
         }
         for line in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {

@@ -174,7 +174,8 @@ fn run(args: Args) -> anyhow::Result<()> {
         let _ = wake.try_send(());
     });
     let worker = |(i, core): (usize, &usize)| WorkerShared::new(i, *core, mailbox.clone(), changed.clone());
-    let shared: Vec<_> = args.cores.0.iter().enumerate().map(|w| Arc::new(worker(w))).collect();
+    let shared = args.cores.0.iter().enumerate().map(|w| worker(w).map(Arc::new));
+    let shared: Vec<_> = shared.collect::<std::io::Result<_>>()?;
     let underlay = Underlay::start(mailbox.clone(), shared[0].clone())?;
     let events = Arc::new(Events::default());
 
@@ -261,7 +262,8 @@ fn start_worker(eal: Eal, core: usize, pool: Mempool, worker: Worker) -> anyhow:
             match WorkerThread::start(&eal, core, pool) {
                 Ok(thread) => {
                     let _ = ready.send(Ok(()));
-                    worker.run(&thread);
+                    worker.run();
+                    drop(thread);
                 }
                 Err(e) => drop(ready.send(Err(e))),
             }

@@ -12,6 +12,7 @@ use dunlin_dpdk::{
     offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
     port,
     quiescent::{Guard, Workers},
+    sleep::Sleeper,
     tap, vhost,
 };
 use dunlin_engine::{
@@ -80,6 +81,25 @@ impl RxHandle {
 }
 
 impl RxKind {
+    /// Lets what arrives by it end a sleep; whether it will.
+    pub fn wake(&mut self, guard: Guard<'_, Workers>, sleeper: &mut Sleeper) -> bool {
+        match self {
+            RxKind::Eth(q) => q.wake(sleeper),
+            RxKind::Tap(q) => {
+                q.wake(sleeper);
+                true
+            }
+            RxKind::Vhost(q) => q.wake(guard, sleeper),
+        }
+    }
+
+    /// After a sleep: it is polled again.
+    pub fn poll_again(&self, guard: Guard<'_, Workers>) {
+        if let RxKind::Vhost(q) = self {
+            q.poll_again(guard);
+        }
+    }
+
     pub fn number(&self) -> u16 {
         match self {
             RxKind::Eth(q) => q.number(),
@@ -185,6 +205,8 @@ const HELD_PER_REMOTE: usize = 16;
 const HELD: usize = 128;
 /// For how long: a neighbour is asked three times meanwhile.
 const HELD_FOR: Duration = Duration::from_secs(1);
+/// How often it is looked whether a next hop is resolved, while frames wait and nothing else happens.
+const LOOK_FOR_NEXT_HOP: Duration = Duration::from_micros(200);
 
 /// The transmit side of one worker: frames wait here, by port, for the end of the round.
 pub struct Transmitter {
@@ -229,6 +251,13 @@ impl Transmitter {
     /// Gives the handle back. Between rounds nothing waits for the port.
     pub fn remove(&mut self, port: PortIdx) -> Option<TxHandle> {
         self.ports[port.get()].take().map(|p| p.handle)
+    }
+
+    /// When something is to be done for frames that wait, if some do.
+    pub fn deadline(&self) -> Option<Duration> {
+        // Whether next hops are resolved by now is looked for; when the first frame waited too long, it is dropped.
+        let first = self.held.first()?;
+        Some(HELD_FOR.saturating_sub(first.since.elapsed()).min(LOOK_FOR_NEXT_HOP))
     }
 
     /// A frame of the switch's own.

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use dunlin_dpdk::sleep::Doorbell;
 use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, burst::Context};
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
@@ -20,6 +21,12 @@ const RING: usize = 16 * BURST;
 
 /// A frame, and the port it was received by.
 pub type Passed = (PortIdx, Packet);
+
+/// A worker's end of the ring to another, and what wakes that.
+pub struct Link {
+    pub ring: Producer<Passed>,
+    pub doorbell: Arc<Doorbell>,
+}
 
 /// A ring from one worker to another.
 pub fn ring() -> (Producer<Passed>, Consumer<Passed>) {
@@ -39,14 +46,14 @@ pub struct Owners {
 #[derive(Default)]
 pub struct Links {
     /// By the number of the worker at the other end; none to itself.
-    to: Vec<Option<Producer<Passed>>>,
+    to: Vec<Option<Link>>,
     from: Vec<Consumer<Passed>>,
     owners: Option<Arc<Owners>>,
 }
 
 impl Links {
     /// Takes over new ends of rings.
-    pub fn connect(&mut self, to: Vec<Option<Producer<Passed>>>, from: Vec<Consumer<Passed>>) {
+    pub fn connect(&mut self, to: Vec<Option<Link>>, from: Vec<Consumer<Passed>>) {
         (self.to, self.from) = (to, from);
     }
 
@@ -75,11 +82,11 @@ impl Links {
         let (mut kept, mut passed) = (Burst::new(), 0);
         for (frame, to) in std::mem::take(burst).into_iter().zip(destinations) {
             let owner = to.and_then(|to| owners.of[to.get()]);
-            let Some(ring) = owner.and_then(|o| self.to.get_mut(usize::from(o))?.as_mut()) else {
+            let Some(link) = owner.and_then(|o| self.to.get_mut(usize::from(o))?.as_mut()) else {
                 kept.push(frame);
                 continue;
             };
-            match ring.push((ingress, frame)) {
+            match link.ring.push((ingress, frame)) {
                 Ok(()) => passed += 1,
                 Err(PushError::Full((_, frame))) => {
                     let c = cx.counters.port(ingress);
@@ -90,6 +97,9 @@ impl Links {
             }
         }
         *burst = kept;
+        if passed > 0 {
+            self.to.iter().flatten().for_each(|link| link.doorbell.ring());
+        }
         passed
     }
 

@@ -7,9 +7,10 @@
 //!
 //! The worker owns its queues; the configuring thread sends it queues and asks for them back
 //! through [`WorkerShared::inbox`], whose version the worker compares once a round. When it has
-//! found nothing to do for [`EMPTY_ROUNDS`] rounds, it sleeps: 1 µs first, then twice as long
-//! each time up to the configured bound. A frame that arrives meanwhile waits for the rest of
-//! that sleep and the few microseconds in which the kernel wakes a thread.
+//! found nothing to do for [`EMPTY_ROUNDS`] rounds, it sleeps: until the earliest thing that it has to do
+//! by itself, and no longer than until a guest kicks, the kernel has a frame, or another thread rings
+//! ([`dunlin_dpdk::sleep`]). Devices that can't wake it (NICs, which are polled) are looked at after
+//! 1 µs first, then twice as long each time up to the configured bound.
 
 use std::{
     sync::{
@@ -27,7 +28,7 @@ use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::{
     eal,
     quiescent::{Reader, Workers},
-    thread::WorkerThread,
+    sleep::{Doorbell, Sleeper},
 };
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, SegmentId, Snapshot,
@@ -39,17 +40,19 @@ use dunlin_engine::{
     vlan::Class,
 };
 use parking_lot::Mutex;
-use rtrb::{Consumer, Producer};
+use rtrb::Consumer;
 
 use crate::{
     packet::Packet,
     queues::{RxHandle, Transmitter, TxHandle},
-    steering::{Links, Owners, Passed},
+    steering::{Link, Links, Owners, Passed},
     underlay::Mailbox,
 };
 
 /// Rounds without a frame before the first sleep.
 const EMPTY_ROUNDS: u32 = 512;
+/// The longest sleep of a worker that everything wakes.
+const LONGEST_SLEEP: Duration = Duration::from_millis(10);
 
 /// How workers idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +86,7 @@ pub enum Command {
         reply: mpsc::Sender<()>,
     },
     /// Ends of rings: to each worker by its number, and from the others.
-    Connect(Vec<Option<Producer<Passed>>>, Vec<Consumer<Passed>>),
+    Connect(Vec<Option<Link>>, Vec<Consumer<Passed>>),
     SteerBy(Option<Arc<Owners>>),
     /// Answered after so many rounds, or one in which there was nothing to do.
     Drain(u32, mpsc::Sender<()>),
@@ -143,6 +146,8 @@ pub struct WorkerShared {
     pub loop_counts: LoopCounts,
     version: AtomicU64,
     inbox: Mutex<Inbox>,
+    /// Wakes the worker.
+    pub doorbell: Arc<Doorbell>,
     /// Apart, so that a flood of new addresses hides no move.
     moves: ArrayQueue<MacLearned>,
     learned: ArrayQueue<MacLearned>,
@@ -157,8 +162,14 @@ pub struct WorkerShared {
 }
 
 impl WorkerShared {
-    pub fn new(number: usize, core: usize, mailbox: Arc<Mailbox>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
-        WorkerShared {
+    pub fn new(
+        number: usize,
+        core: usize,
+        mailbox: Arc<Mailbox>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        Ok(WorkerShared {
+            doorbell: Arc::new(Doorbell::new()?),
             core,
             number,
             counters: Counters::default(),
@@ -172,7 +183,7 @@ impl WorkerShared {
             leased: AtomicBool::new(false),
             wake,
             mailbox,
-        }
+        })
     }
 
     /// Leaves something for the worker to take before its next round.
@@ -183,6 +194,7 @@ impl WorkerShared {
         }
         inbox.commands.extend(commands);
         self.version.fetch_add(1, Release);
+        self.doorbell.ring();
     }
 
     /// The worker's side: bounded, and what does not fit is counted.
@@ -230,6 +242,7 @@ pub struct Worker {
     macs: Arc<MacTable>,
     sessions: Arc<Conntrack>,
     reader: Reader<Workers>,
+    sleeper: Sleeper,
     clock: Clock,
     rx: Vec<RxHandle>,
     tx: Transmitter,
@@ -276,6 +289,7 @@ impl Worker {
         tx: Transmitter,
     ) -> Self {
         Worker {
+            sleeper: Sleeper::new(shared.doorbell.clone()),
             shared,
             macs,
             sessions,
@@ -294,7 +308,7 @@ impl Worker {
     }
 
     /// Runs until told to stop.
-    pub fn run(mut self, thread: &WorkerThread) {
+    pub fn run(mut self) {
         let mut pipeline = Pipeline::default();
         let mut burst: Burst<Packet> = Burst::new();
         let mut nap = Nap::default();
@@ -312,14 +326,44 @@ impl Worker {
             if frames > 0 {
                 nap = Nap::default();
             } else if let Some(time) = nap.next(self.idle) {
-                self.reader.offline();
-                thread.sleep(time);
-                self.reader.online();
-                last = eal::tsc();
-                self.shared.loop_counts.slept_cycles.add(last - now);
-                self.shared.loop_counts.total_cycles.add(last - now);
+                let (frames, slept) = self.sleep(&mut pipeline, &mut burst, time);
+                let now = eal::tsc();
+                self.account(frames, now - last - slept);
+                self.shared.loop_counts.slept_cycles.add(slept);
+                self.shared.loop_counts.total_cycles.add(slept);
+                last = now;
+                if frames > 0 {
+                    nap = Nap::default();
+                }
             }
         }
+    }
+
+    /// Looks once more at everything that can end a sleep, and sleeps if there is nothing: for `time` at most if there are
+    /// queues that can't end it. How many frames there were, and how many cycles the sleep took.
+    #[inline(never)]
+    fn sleep(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, time: Duration) -> (u64, u64) {
+        self.sleeper.arm();
+        let guard = self.reader.guard();
+        let mut all_wake = true;
+        for rx in &mut self.rx {
+            all_wake &= rx.queue.wake(guard, &mut self.sleeper);
+        }
+        self.refresh();
+        let (frames, before) = (self.round(pipeline, burst, self.clock.now()), eal::tsc());
+        let mut slept = 0;
+        if frames == 0 && !self.stop && self.drains.is_empty() {
+            let time = if all_wake { LONGEST_SLEEP } else { time };
+            let time = self.tx.deadline().map_or(time, |deadline| deadline.min(time));
+            self.reader.offline();
+            self.sleeper.sleep(time);
+            self.reader.online();
+            slept = eal::tsc() - before;
+        }
+        self.sleeper.disarm();
+        let guard = self.reader.guard();
+        self.rx.iter().for_each(|rx| rx.queue.poll_again(guard));
+        (frames, slept)
     }
 
     /// Polls each queue once. How many frames there were.

@@ -112,6 +112,29 @@ fn workers_idle_as_they_are_told() {
     assert!(host.refused("worker set --max-sleep-us 0").contains("max_sleep_us: 0 is not in 1 to 10000"));
 }
 
+/// Kernel interfaces wake a worker, however long it may sleep.
+#[test]
+fn idle_workers_are_woken() {
+    let (host, ns) = (Host::start(), [Netns::with_address("10.7.0.1/24"), Netns::with_address("10.7.0.2/24")]);
+    host.add_host("a", &ns[0], "--vlan 10");
+    host.dunlin("port add b --kind tap --interface woken0 --vlan 10");
+    ns[1].run("ip link del eth0");
+    sh(&format!("ip link set woken0 netns {}", ns[1].name));
+    ns[1].run("ip link set woken0 up && ip addr add 10.7.0.2/24 dev woken0");
+    host.dunlin("worker set --idle adaptive --max-sleep-us 10000");
+    assert!(ns[0].reaches("10.7.0.2", 10));
+    let rounds = || host.json("worker list")[0]["polls"].as_u64().unwrap();
+    eventually("an idle worker does nothing", 10.0, || {
+        let before = rounds();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        rounds() - before < 1000
+    });
+    let pings = ns[0].run("ping -c 40 -i 0.03 10.7.0.2");
+    let ms = pings.lines().filter_map(|l| l.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok());
+    let at_once = ms.filter(|ms| *ms < 3.0).count();
+    assert!(at_once >= 20, "{pings}");
+}
+
 #[test]
 fn invalid_and_reserved_frames_are_dropped_with_their_reason() {
     let (host, ns) = switch(2, "");

@@ -7,7 +7,7 @@ use dunlin_engine::{MAX_PORTS, PortIdx};
 use super::{Switch, ask_all};
 use crate::{
     queues::RxHandle,
-    steering::{Owners, ring},
+    steering::{Link, Owners, ring},
     worker::{Command, Which},
 };
 
@@ -74,7 +74,7 @@ impl Switch {
                 let producer = (from != to).then(|| {
                     let (producer, consumer) = ring();
                     ends[to].1.push(consumer);
-                    producer
+                    Link { ring: producer, doorbell: self.workers[to].shared.doorbell.clone() }
                 });
                 ends[from].0.push(producer);
             }
