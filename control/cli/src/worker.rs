@@ -1,6 +1,6 @@
 //! `dunlin worker`: what each worker core does.
 
-use dunlin_control_api::dataplane::RebalanceRequest;
+use dunlin_control_api::dataplane::{RebalanceRequest, WorkerState};
 
 use crate::{
     connection::{Connection, status_to_error},
@@ -12,6 +12,11 @@ pub enum Command {
     /// List the workers: load, queues, cycles, over the last second
     #[command(visible_alias = "ls")]
     List,
+    /// Show what each stage of the pipeline costs a worker, over the last second
+    Show {
+        /// The worker's core
+        core: u32,
+    },
     /// Move receive queues from busy workers to idle ones, once
     Rebalance,
 }
@@ -31,6 +36,9 @@ impl Command {
             return Ok(());
         }
         let workers = s.state().await?.workers;
+        if let Command::Show { core } = self {
+            return show(&workers, core, s.json);
+        }
         if s.json {
             return output::json(&workers);
         }
@@ -49,4 +57,38 @@ impl Command {
         output::table(&["CORE", "BUSY", "FRAMES/BURST", "CYCLES/FRAME", "FRAMES", "QUEUES"], 99, rows);
         Ok(())
     }
+}
+
+fn show(workers: &[WorkerState], core: u32, json: bool) -> anyhow::Result<()> {
+    let Some(w) = workers.iter().find(|w| w.core == core) else {
+        let cores: Vec<String> = workers.iter().map(|w| w.core.to_string()).collect();
+        anyhow::bail!("core {core} has no worker; there are workers on {}", cores.join(", "));
+    };
+    if json {
+        return output::json(w);
+    }
+    let asleep = w.slept_cycles as f64 / w.total_cycles.max(1) as f64;
+    println!(
+        "core {core}: {} busy over the last second, {} asleep since its start",
+        output::percent(w.busy_share),
+        output::percent(asleep)
+    );
+    println!(
+        "{:.0} cycles a frame, {:.1} frames a burst, {} frames held",
+        w.cycles_per_frame, w.frames_per_burst, w.held_frames
+    );
+    if w.stages.is_empty() {
+        println!("no frames were measured in the last second");
+        return Ok(());
+    }
+    let all: f64 = w.stages.iter().map(|s| s.cycles_per_frame).sum();
+    let rows = w.stages.iter().map(|s| {
+        vec![
+            s.name.clone(),
+            format!("{:.1}", s.cycles_per_frame),
+            output::percent(s.cycles_per_frame / all.max(f64::MIN_POSITIVE)),
+        ]
+    });
+    output::table(&["STAGE", "CYCLES/FRAME", "SHARE"], 99, rows);
+    Ok(())
 }

@@ -164,15 +164,7 @@ pub fn run(mut input: &[u8]) {
         }
         s += 1;
         let now = Now { s, ns: u64::from(s) * 1_000_000 };
-        let cx = Context {
-            snapshot: &snapshot,
-            macs: &macs,
-            counters: &counters,
-            sessions: &sessions,
-            worker: 0,
-            now,
-            trace: None,
-        };
+        let cx = Context::new(&snapshot, (&macs, &sessions), (0, &counters), now);
         pipeline.run(cx, ingress, &mut burst, &mut sent);
         if s % 8 == 0 {
             macs.sweep(4, s, |_| 3, |_| ());

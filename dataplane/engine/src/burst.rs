@@ -6,6 +6,7 @@ use crate::{
     DropReason, Frame, MacAddr, PortIdx, SegmentId, Snapshot,
     conntrack::Conntrack,
     counters::Counters,
+    cycles::{Stage, StageClock},
     headers::{self, CHUNK, bits},
     mac_table::{Hash, Key, MacTable},
     trace::Trace,
@@ -194,9 +195,29 @@ pub struct Context<'a> {
     pub now: Now,
     /// Where to tell what happens; then nothing is changed that others see.
     pub trace: Option<&'a Trace>,
+    /// Measures the stages, if this burst is one of those.
+    pub cycles: Option<&'a StageClock<'a>>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// Of the worker with this number, neither traced nor measured.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        (macs, sessions): (&'a MacTable, &'a Conntrack),
+        (worker, counters): (usize, &'a Counters),
+        now: Now,
+    ) -> Self {
+        Context { snapshot, macs, counters, sessions, worker, now, trace: None, cycles: None }
+    }
+
+    /// A stage has ended for the burst.
+    #[inline(always)]
+    pub(crate) fn end(&self, stage: Stage) {
+        if let Some(clock) = self.cycles {
+            clock.end(stage);
+        }
+    }
+
     #[inline]
     pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
         self.counters.port(port).drops[reason as usize].add(n);

@@ -17,6 +17,7 @@ pub mod acl;
 pub mod burst;
 pub mod conntrack;
 pub mod counters;
+pub mod cycles;
 pub mod discovery;
 pub mod filter;
 pub mod frame;

@@ -55,6 +55,7 @@ use arrayvec::ArrayVec;
 use crate::{
     BURST, Burst, DropReason, Frame, MAX_PORTS, MacAddr, Output, PortIdx, SegmentId,
     burst::{BurstInfo, Context, Fate, Meta, Refused, Verdict},
+    cycles::Stage,
     headers::{CHUNK, bits},
     mac_table::Key,
     snapshot::{Port, Segment},
@@ -101,6 +102,7 @@ impl Pipeline {
             && !port.vteps.is_empty()
         {
             tunnel::decap::bypass(cx, port, burst, out, &mut again);
+            cx.end(Stage::Ingress);
         }
         if !burst.is_empty() {
             pass(cx, &mut self.first, ingress, Origin::Device, burst, out, &mut again);
@@ -273,6 +275,7 @@ fn pass<F: Frame>(
     };
     let Scratch { meta, sorted, groups } = scratch;
     let (mut info, refused) = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
+    cx.end(Stage::Parse);
     if !is_made {
         counted.rx_bytes.add(info.octets);
     }
@@ -290,6 +293,7 @@ fn pass<F: Frame>(
             info.octets -= shed(cx, port, burst, meta, refused);
         }
     }
+    cx.end(Stage::Ingress);
     let mut seen = stage::glance::run(cx, port.idx, &mut meta[..burst.len()]);
     if let Origin::Switch(_) = origin {
         seen.unknown = 0;
@@ -304,7 +308,9 @@ fn pass<F: Frame>(
         seen = stage::glance::run(cx, port.idx, meta);
     }
     let mut same_fate = stage::lookup::run(cx, port, meta, seen);
+    cx.end(Stage::Lookup);
     same_fate &= !stage::police::run(cx, port, meta);
+    cx.end(Stage::Police);
     cx.tell("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
         Some((mac, Verdict::Unicast(to))) => {
             format!("{mac} is at port '{}'", cx.snapshot.port(to).map_or("(gone)", |p| &p.name))
@@ -318,6 +324,7 @@ fn pass<F: Frame>(
         }
         _ => sort(cx, port, Group { frames: burst, meta, info }, (sorted, groups), out, again),
     }
+    cx.end(Stage::Emit);
 }
 
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.

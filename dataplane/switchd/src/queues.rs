@@ -18,6 +18,7 @@ use dunlin_dpdk::{
 use dunlin_engine::{
     BURST, Burst, DropReason, MAX_PORTS, PortIdx, SegmentId,
     counters::{Count, Counters},
+    cycles::{Stage, StageClock},
     output::{Events, Logged, MAX_PIECES, MacLearned, Punt, Transmit},
     vlan::Class,
 };
@@ -265,10 +266,15 @@ impl Transmitter {
         self.finisher.pool().frame(octets).map(Packet)
     }
 
-    /// The transmitter for one round.
+    /// The transmitter for one round, which `clock` measures.
     #[inline(always)]
-    pub fn round<'a>(&'a mut self, guard: Guard<'a, Workers>, shared: &'a WorkerShared) -> Round<'a> {
-        Round { tx: self, guard, shared }
+    pub fn round<'a>(
+        &'a mut self,
+        guard: Guard<'a, Workers>,
+        shared: &'a WorkerShared,
+        clock: Option<&'a StageClock<'a>>,
+    ) -> Round<'a> {
+        Round { tx: self, guard, shared, clock }
     }
 }
 
@@ -277,6 +283,8 @@ pub struct Round<'a> {
     tx: &'a mut Transmitter,
     guard: Guard<'a, Workers>,
     shared: &'a WorkerShared,
+    /// Measures, if the round is one of those.
+    clock: Option<&'a StageClock<'a>>,
 }
 
 impl Transmit<Packet> for Round<'_> {
@@ -295,7 +303,7 @@ impl Transmit<Packet> for Round<'_> {
         p.segments |= frame.0.segments();
         p.waiting.push(frame);
         if p.waiting.len() == BURST {
-            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+            send(p, port, &self.tx.finisher, self.guard, self.shared, self.clock);
         }
     }
 
@@ -308,10 +316,12 @@ impl Transmit<Packet> for Round<'_> {
         };
         let (p, own) = p.of(from);
         if p.waiting.is_empty() && n == BURST {
-            return send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
+            measured(self.clock, Stage::Emit);
+            send_burst(&mut p.handle, burst, octets, port, self.guard, &self.shared.counters);
+            return measured(self.clock, Stage::Transmit);
         }
         if p.waiting.len() + n > BURST {
-            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+            send(p, port, &self.tx.finisher, self.guard, self.shared, self.clock);
         }
         if p.waiting.is_empty() {
             self.tx.dirty.push((port, own));
@@ -320,7 +330,7 @@ impl Transmit<Packet> for Round<'_> {
         p.segments |= 1;
         p.waiting.extend(burst.drain(..));
         if p.waiting.is_full() {
-            send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+            send(p, port, &self.tx.finisher, self.guard, self.shared, self.clock);
         }
     }
 
@@ -407,7 +417,7 @@ impl Round<'_> {
                 None => Some(&mut **p),
             };
             if let Some(p) = queue {
-                send(p, port, &self.tx.finisher, self.guard, &self.shared.counters);
+                send(p, port, &self.tx.finisher, self.guard, self.shared, self.clock);
             }
         }
     }
@@ -417,11 +427,33 @@ fn drop_frames(counters: &Counters, port: PortIdx, reason: DropReason, n: u64) {
     counters.port(port).drops[reason as usize].add(n);
 }
 
+/// What was done since the stage before ended was this one.
 #[inline(always)]
-fn send(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_, Workers>, counters: &Counters) {
+fn measured(clock: Option<&StageClock<'_>>, stage: Stage) {
+    if let Some(clock) = clock {
+        clock.end(stage);
+    }
+}
+
+#[inline(always)]
+fn send(
+    p: &mut TxPort,
+    port: PortIdx,
+    finisher: &Finisher,
+    guard: Guard<'_, Workers>,
+    shared: &WorkerShared,
+    clock: Option<&StageClock<'_>>,
+) {
     if p.waiting.is_empty() {
         return;
     }
+    measured(clock, Stage::Emit);
+    send_waiting(p, port, finisher, guard, &shared.counters);
+    measured(clock, Stage::Transmit);
+}
+
+#[inline(always)]
+fn send_waiting(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_, Workers>, counters: &Counters) {
     let (octets, requests) = (std::mem::take(&mut p.octets), std::mem::take(&mut p.requests));
     let segments = std::mem::take(&mut p.segments);
     if requests != 0 || segments != 1 {

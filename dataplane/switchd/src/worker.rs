@@ -35,6 +35,7 @@ use dunlin_engine::{
     burst::{Context, Now},
     conntrack::Conntrack,
     counters::{Count, Counters},
+    cycles::{Stage, StageClock, StageCounts},
     mac_table::MacTable,
     output::{Logged, MacLearned},
     vlan::Class,
@@ -51,6 +52,8 @@ use crate::{
 
 /// Rounds without a frame before the first sleep.
 const EMPTY_ROUNDS: u32 = 512;
+/// Of so many rounds, the stages of one are measured: that takes less than a hundredth of the worker's time.
+const MEASURED: u32 = 16;
 /// The longest sleep of a worker that everything wakes.
 const LONGEST_SLEEP: Duration = Duration::from_millis(10);
 
@@ -144,6 +147,7 @@ pub struct WorkerShared {
     pub number: usize,
     pub counters: Counters,
     pub loop_counts: LoopCounts,
+    pub stages: StageCounts,
     version: AtomicU64,
     inbox: Mutex<Inbox>,
     /// Wakes the worker.
@@ -174,6 +178,7 @@ impl WorkerShared {
             number,
             counters: Counters::default(),
             loop_counts: LoopCounts::default(),
+            stages: StageCounts::default(),
             version: AtomicU64::new(0),
             inbox: Mutex::new(Inbox { snapshot: Arc::new(Snapshot::empty()), commands: Vec::new() }),
             moves: ArrayQueue::new(1024),
@@ -248,6 +253,7 @@ pub struct Worker {
     tx: Transmitter,
     snapshot: Arc<Snapshot>,
     version: u64,
+    rounds: u32,
     idle: Idle,
     links: Links,
     drains: Vec<(u32, mpsc::Sender<()>)>,
@@ -299,6 +305,7 @@ impl Worker {
             tx,
             snapshot: Arc::new(Snapshot::empty()),
             version: 0,
+            rounds: 0,
             idle: Idle::default(),
             links: Links::default(),
             drains: Vec::new(),
@@ -370,20 +377,18 @@ impl Worker {
     #[inline(always)]
     fn round(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, now: Now) -> u64 {
         let guard = self.reader.guard();
-        let mut out = self.tx.round(guard, &self.shared);
-        let cx = Context {
-            snapshot: &self.snapshot,
-            macs: &self.macs,
-            counters: &self.shared.counters,
-            sessions: &self.sessions,
-            worker: self.shared.number,
-            now,
-            trace: None,
-        };
+        self.rounds = self.rounds.wrapping_add(1);
+        let clock = self.rounds.is_multiple_of(MEASURED).then(|| StageClock::start(eal::tsc, &self.shared.stages));
+        let mut out = self.tx.round(guard, &self.shared, clock.as_ref());
+        let (tables, own) = ((&*self.macs, &*self.sessions), (self.shared.number, &self.shared.counters));
+        let cx = Context { cycles: clock.as_ref(), ..Context::new(&self.snapshot, tables, own, now) };
         let (mut frames, mut bursts) = (0, 0);
         for rx in &mut self.rx {
             let n = rx.receive(guard, burst, &self.shared.counters);
             if n > 0 {
+                if let Some(clock) = &clock {
+                    clock.end(Stage::Receive);
+                }
                 frames += n as u64;
                 rx.frames.add(n as u64);
                 bursts += 1;
@@ -416,6 +421,9 @@ impl Worker {
         if frames > 0 {
             out.flush();
             self.shared.loop_counts.bursts.add(bursts);
+            if clock.is_some() {
+                self.shared.stages.frames.add(frames);
+            }
         }
         frames
     }

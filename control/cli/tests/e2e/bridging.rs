@@ -112,6 +112,30 @@ fn workers_idle_as_they_are_told() {
     assert!(host.refused("worker set --max-sleep-us 0").contains("max_sleep_us: 0 is not in 1 to 10000"));
 }
 
+/// Each stage of the pipeline says what it costs.
+#[test]
+fn a_worker_shows_its_stages() {
+    let (host, ns) = switch(2, "");
+    let core = host.json("worker list")[0]["core"].as_u64().unwrap();
+    let stream = ns[0].stream("--src 52:54:00:aa:00:01 --dst ff:ff:ff:ff:ff:ff --rate 3000");
+    let stages = ["receive", "parse", "ingress", "lookup", "police", "emit", "transmit"];
+    let mut shown = String::new();
+    eventually("stages were measured", 20.0, || {
+        shown = host.dunlin(&format!("worker show {core}"));
+        let state = host.json(&format!("worker show {core}"));
+        let cost = |name: &str| {
+            let all = state["stages"].as_array().unwrap();
+            all.iter().find(|s| s["name"] == name).map_or(0.0, |s| s["cycles_per_frame"].as_f64().unwrap())
+        };
+        // They add up to no more than what a frame costs in all, give or take what was not measured.
+        let sum: f64 = stages.iter().map(|s| cost(s)).sum();
+        stages.iter().all(|s| cost(s) > 0.0) && sum < 2.0 * state["cycles_per_frame"].as_f64().unwrap()
+    });
+    assert!(stages.iter().all(|s| shown.contains(s)), "{shown}");
+    drop(stream);
+    assert!(host.refused("worker show 4000").contains("core 4000 has no worker; there are workers on"));
+}
+
 /// Kernel interfaces wake a worker, however long it may sleep.
 #[test]
 fn idle_workers_are_woken() {

@@ -217,15 +217,7 @@ impl Scenario {
 
     fn run_from(&mut self, ingress: PortIdx, mut burst: Burst<Handle>) {
         let now = Now { s: 1, ns: 1_000_000_000 };
-        let cx = Context {
-            snapshot: &self.snapshot,
-            macs: &self.macs,
-            counters: &self.counters,
-            sessions: &self.sessions,
-            worker: 0,
-            now,
-            trace: None,
-        };
+        let cx = Context::new(&self.snapshot, (&self.macs, &self.sessions), (0, &self.counters), now);
         self.pipeline.run(cx, ingress, &mut burst, &mut self.sink);
     }
 

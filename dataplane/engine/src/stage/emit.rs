@@ -74,20 +74,22 @@ pub(crate) fn unicast<F: Frame>(
     out: &mut impl Output<F>,
     again: &mut impl Recirculate<F>,
 ) {
-    let refused = match cx.snapshot.port(to) {
-        None => Some((from.idx, DropReason::PortGone)),
-        Some(to) => permit(from, to).err().map(|reason| (to.idx, reason)),
-    };
-    if let Some((at, reason)) = refused {
-        cx.drop(at, reason, group.frames.len() as u64);
-        return group.frames.clear();
+    let Some(to) = cx.snapshot.port(to) else { return refuse(cx, from, DropReason::PortGone, group) };
+    if let Err(reason) = permit(from, to) {
+        return refuse(cx, to, reason, group);
     }
-    let Some(to) = cx.snapshot.port(to) else { return };
-    if !to.is_device() && !group.info.same_class {
-        // An end of tunnels takes those of one network together.
-        return group.each(|one| unicast_to(cx, from, to, one, out, again));
+    if to.is_device() || group.info.same_class {
+        return unicast_to(cx, from, to, group, out, again);
     }
-    unicast_to(cx, from, to, group, out, again);
+    // An end of tunnels takes those of one network together.
+    group.each(|one| unicast_to(cx, from, to, one, out, again));
+}
+
+/// Drops a whole group, counted at `port`.
+#[cold]
+fn refuse<F>(cx: &Context<'_>, port: &Port, reason: DropReason, group: Group<'_, F>) {
+    cx.drop(port.idx, reason, group.frames.len() as u64);
+    group.frames.clear();
 }
 
 #[inline(always)]
@@ -106,7 +108,7 @@ fn unicast_to<F: Frame>(
 
 impl<F: Frame> Group<'_, F> {
     /// Each frame as a group of its own.
-    #[inline(never)]
+    #[cold]
     pub fn each(self, mut send: impl FnMut(Group<'_, F>)) {
         for (frame, m) in self.frames.drain(..).zip(self.meta) {
             let info = BurstInfo::of(&frame);

@@ -346,7 +346,7 @@ fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
 fn traced(s: &mut Switch, from: usize, frame: HeapFrame) -> Vec<String> {
     let (snapshot, counters) = (s.topology.snapshot().unwrap(), dunlin_engine::counters::Counters::default());
     let (macs, sessions, now) = (&s.macs, &s.sessions, Now { s: 1, ns: 1 });
-    let cx = Context { snapshot: &snapshot, macs, counters: &counters, sessions, worker: 1, now, trace: None };
+    let cx = Context::new(&snapshot, (macs, sessions), (1, &counters), now);
     let steps = trace::run(cx, s.ports[from], frame.octets());
     steps.into_iter().map(|s| format!("{}: {}", s.stage, s.text)).collect()
 }

@@ -109,15 +109,7 @@ impl Switch {
         let mut burst: Burst<HeapFrame> = frames.into_iter().collect();
         let mut sink = Sink { holds_none: !self.holds, ..Sink::default() };
         let now = Now { s: self.now_s, ns: u64::from(self.now_s) * 1_000_000_000 };
-        let cx = Context {
-            snapshot: &snapshot,
-            macs: &self.macs,
-            counters: &self.counters,
-            sessions: &self.sessions,
-            worker: 0,
-            now,
-            trace: None,
-        };
+        let cx = Context::new(&snapshot, (&self.macs, &self.sessions), (0, &self.counters), now);
         self.pipeline.run(cx, self.ports[ingress], &mut burst, &mut sink);
         assert!(burst.is_empty());
         self.count(&sink);
@@ -130,15 +122,7 @@ impl Switch {
         let snapshot = self.topology.snapshot().unwrap();
         let mut sink = Sink::default();
         let now = Now { s: self.now_s, ns: 0 };
-        let cx = Context {
-            snapshot: &snapshot,
-            macs: &self.macs,
-            counters: &self.counters,
-            sessions: &self.sessions,
-            worker: 0,
-            now,
-            trace: None,
-        };
+        let cx = Context::new(&snapshot, (&self.macs, &self.sessions), (0, &self.counters), now);
         self.pipeline.send_into(cx, remote, inside, frame, &mut sink);
         self.held -= 1;
         self.count(&sink);

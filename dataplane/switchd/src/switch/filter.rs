@@ -69,15 +69,8 @@ impl Switch {
             return Err(format!("frame: {} octets; at most {MAX_TRACED} can be traced", r.frame.len()));
         }
         let counters = Counters::default();
-        let cx = Context {
-            snapshot: &self.snapshot,
-            macs: &self.macs,
-            counters: &counters,
-            sessions: &self.sessions,
-            worker: self.workers.len(),
-            now: self.clock.now(),
-            trace: None,
-        };
+        let (tables, none) = ((&*self.macs, &*self.sessions), (self.workers.len(), &counters));
+        let cx = Context::new(&self.snapshot, tables, none, self.clock.now());
         let steps = trace::run(cx, port, &r.frame);
         Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
     }

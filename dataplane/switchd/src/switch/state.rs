@@ -4,7 +4,8 @@ use dunlin_dataplane_api::v1;
 use dunlin_dpdk::port::DeviceStats;
 use dunlin_engine::{
     DropReason, MacAddr,
-    counters::PortTotals,
+    counters::{Count, PortTotals},
+    cycles::Stage,
     mac_table::{Entry, Key},
     reason::Direction,
     topology::is_hidden,
@@ -24,9 +25,33 @@ pub struct LoopSample {
     busy_cycles: u64,
     total_cycles: u64,
     slept_cycles: u64,
+    stages: [u64; Stage::ALL.len()],
+    measured: u64,
 }
 
 impl LoopSample {
+    /// What was counted since `then`.
+    fn since(self, then: Self) -> Self {
+        LoopSample {
+            polls: self.polls - then.polls,
+            bursts: self.bursts - then.bursts,
+            frames: self.frames - then.frames,
+            busy_cycles: self.busy_cycles - then.busy_cycles,
+            total_cycles: self.total_cycles - then.total_cycles,
+            slept_cycles: self.slept_cycles - then.slept_cycles,
+            stages: std::array::from_fn(|i| self.stages[i] - then.stages[i]),
+            measured: self.measured - then.measured,
+        }
+    }
+
+    fn stages(self) -> Vec<v1::StageState> {
+        let cost = |s: &Stage| v1::StageState {
+            name: s.name().into(),
+            cycles_per_frame: ratio(self.stages[*s as usize], self.measured),
+        };
+        if self.measured == 0 { Vec::new() } else { Stage::ALL.iter().map(cost).collect() }
+    }
+
     fn busy_share(self) -> f64 {
         ratio(self.busy_cycles, self.total_cycles)
     }
@@ -47,6 +72,8 @@ impl WorkerSide {
             busy_cycles: c.busy_cycles.get(),
             total_cycles: c.total_cycles.get(),
             slept_cycles: c.slept_cycles.get(),
+            stages: self.shared.stages.cycles.each_ref().map(Count::get),
+            measured: self.shared.stages.frames.get(),
         }
     }
 
@@ -71,6 +98,7 @@ impl WorkerSide {
             busy_cycles: all.busy_cycles,
             total_cycles: all.total_cycles,
             slept_cycles: all.slept_cycles,
+            stages: recent.stages(),
             held_frames: self.shared.loop_counts.held.get(),
             passed_frames: self.shared.loop_counts.passed.get(),
             busy_share: recent.busy_share(),
@@ -212,14 +240,7 @@ impl Switch {
     pub(super) fn sample_workers(&mut self) {
         for w in &mut self.workers {
             let (now, then) = (w.loop_sample(), w.sample);
-            w.recent = LoopSample {
-                polls: now.polls - then.polls,
-                bursts: now.bursts - then.bursts,
-                frames: now.frames - then.frames,
-                busy_cycles: now.busy_cycles - then.busy_cycles,
-                total_cycles: now.total_cycles - then.total_cycles,
-                slept_cycles: now.slept_cycles - then.slept_cycles,
-            };
+            w.recent = now.since(then);
             w.sample = now;
             let busy = w.recent.busy_share();
             w.queues.iter_mut().for_each(|q| q.sample(w.recent.frames, busy));
