@@ -1,7 +1,7 @@
 //! One fuzz input of the header reader: a frame behind its addresses. What a shorter part of it says must be
 //! what the whole says, or less.
 
-use dunlin_engine::{MacAddr, headers::Headers};
+use dunlin_engine::{MacAddr, packet::headers::Headers};
 
 /// Reads one input in all its lengths.
 pub fn run(input: &[u8]) {

@@ -5,16 +5,20 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, Fps, MAX_PORTS, MacAddr, Mtu, Pipeline, PortIdx, Vid, Vni,
-    acl::{Acl, Action, Match, Prefix, Rule, state},
-    burst::{Context, Now},
-    conntrack::{Conntrack, SessionLimits, Settings},
+    context::{Context, Now},
     counters::{Counters, PortTotals},
     frame::HeapFrame,
-    mac_table::{Key, MacTable},
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
-    security::Checks,
-    snapshot::{Forwarding, MacLimit},
-    topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, Topology, VtepSpec},
+    snapshot::{
+        Forwarding, MacLimit,
+        security::Checks,
+        topology::{AclNames, BridgeSpec, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, Topology, VtepSpec},
+    },
+    tables::{
+        acl::{Acl, Action, Match, Prefix, Rule, state},
+        conntrack::{Conntrack, SessionLimits, Settings},
+        mac::{Key, MacTable},
+    },
     tunnel::Kind,
     vlan::{PriorityTags, VlanMode, VlanSet},
 };

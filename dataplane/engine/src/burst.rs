@@ -3,13 +3,8 @@
 use arrayvec::ArrayVec;
 
 use crate::{
-    DropReason, Frame, MacAddr, PortIdx, SegmentId, Snapshot,
-    conntrack::Conntrack,
-    counters::Counters,
-    cycles::{Stage, StageClock},
-    headers::{self, CHUNK, bits},
-    mac_table::{Hash, Key, MacTable},
-    trace::Trace,
+    DropReason, Frame, MacAddr, PortIdx, SegmentId,
+    types::{Hash, Key},
     vlan::{Class, TPID_8021Q, Tag},
 };
 
@@ -18,6 +13,36 @@ pub const BURST: usize = 128;
 
 /// A bit for each frame of a burst, the first one lowest.
 pub(crate) type Mask = u128;
+
+/// The most frames whose headers are read together, and that are filtered together: a burst is filtered in chunks.
+pub(crate) const CHUNK: usize = 64;
+
+/// A bit for each frame of a chunk, the first one lowest.
+pub(crate) type ChunkMask = u64;
+
+const _: () = assert!(CHUNK == ChunkMask::BITS as usize);
+
+/// A bit for each of `n` frames.
+#[inline(always)]
+pub(crate) fn lanes(n: usize) -> ChunkMask {
+    ChunkMask::MAX.checked_shr((CHUNK - n.min(CHUNK)) as u32).unwrap_or(0)
+}
+
+/// Those of the bits in `of` whose number is meant.
+#[inline(always)]
+pub(crate) fn those(of: ChunkMask, is_meant: impl Fn(usize) -> bool) -> ChunkMask {
+    bits(of).fold(0, |all, i| all | ChunkMask::from(is_meant(i)) << i)
+}
+
+/// The numbers of the bits that are set, the lowest first.
+#[inline(always)]
+pub(crate) fn bits(mut set: ChunkMask) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let i = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (i < ChunkMask::BITS).then_some(i as usize)
+    })
+}
 
 /// The frames of one burst.
 pub type Burst<F> = ArrayVec<F, BURST>;
@@ -92,12 +117,12 @@ impl Refused {
     }
 
     /// Those of the burst's `chunk`-th [`CHUNK`].
-    pub(crate) fn chunk(self, chunk: usize) -> headers::Mask {
-        (self.0 >> (chunk * CHUNK)) as headers::Mask
+    pub(crate) fn chunk(self, chunk: usize) -> ChunkMask {
+        (self.0 >> (chunk * CHUNK)) as ChunkMask
     }
 
     /// Adds some of the burst's `chunk`-th [`CHUNK`].
-    pub(crate) fn add_chunk(&mut self, chunk: usize, of: headers::Mask) {
+    pub(crate) fn add_chunk(&mut self, chunk: usize, of: ChunkMask) {
         self.0 |= Mask::from(of) << (chunk * CHUNK);
     }
 }
@@ -106,7 +131,7 @@ impl Refused {
 #[inline(always)]
 pub(crate) fn numbers(set: Mask) -> impl Iterator<Item = usize> {
     // In halves: a register has 64 bits.
-    let halves = [set as headers::Mask, (set >> CHUNK) as headers::Mask].into_iter().enumerate();
+    let halves = [set as ChunkMask, (set >> CHUNK) as ChunkMask].into_iter().enumerate();
     halves.flat_map(|(half, set)| bits(set).map(move |i| half * CHUNK + i))
 }
 
@@ -167,77 +192,4 @@ impl Meta {
         class: Class::new(Tag::NONE, TPID_8021Q, 0),
         fate: Fate::FLOOD,
     };
-}
-
-/// The time, as the caller's clock has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Now {
-    /// Seconds, for filters, connections and bindings.
-    pub s: u32,
-    /// Nanoseconds, for rates. May start anywhere; must not go back.
-    pub ns: u64,
-}
-
-/// What all stages of one burst work with.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The configuration.
-    pub snapshot: &'a Snapshot,
-    /// Where addresses are.
-    pub macs: &'a MacTable,
-    /// The worker's own counters.
-    pub counters: &'a Counters,
-    /// Connections that were let pass.
-    pub sessions: &'a Conntrack,
-    /// The worker's number: which of the counters of rules are its own.
-    pub worker: usize,
-    /// The time of the burst.
-    pub now: Now,
-    /// Where to tell what happens; then nothing is changed that others see.
-    pub trace: Option<&'a Trace>,
-    /// Measures the stages, if this burst is one of those.
-    pub cycles: Option<&'a StageClock<'a>>,
-}
-
-impl<'a> Context<'a> {
-    /// Of the worker with this number, neither traced nor measured.
-    pub fn new(
-        snapshot: &'a Snapshot,
-        (macs, sessions): (&'a MacTable, &'a Conntrack),
-        (worker, counters): (usize, &'a Counters),
-        now: Now,
-    ) -> Self {
-        Context { snapshot, macs, counters, sessions, worker, now, trace: None, cycles: None }
-    }
-
-    /// A stage has ended for the burst.
-    #[inline(always)]
-    pub(crate) fn end(&self, stage: Stage) {
-        if let Some(clock) = self.cycles {
-            clock.end(stage);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
-        self.counters.port(port).drops[reason as usize].add(n);
-        if self.trace.is_some() && n > 0 {
-            self.tell_drop(port, reason);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn tell_drop(&self, port: PortIdx, reason: DropReason) {
-        let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
-        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe().trim()));
-    }
-
-    /// Says something of a frame that is traced.
-    #[inline(always)]
-    pub(crate) fn tell(&self, stage: &'static str, text: impl FnOnce() -> String) {
-        if let Some(trace) = self.trace {
-            trace.tell(stage, text());
-        }
-    }
 }

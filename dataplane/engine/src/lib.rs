@@ -5,33 +5,42 @@
 //! machine, with [`frame::HeapFrame`] in the place of a DPDK buffer.
 //!
 //! **Who owns which thread.** None is started here. A worker calls [`pipeline::Pipeline::run`]
-//! with its own pipeline and counters; the [`mac_table::MacTable`] is shared by all workers and
-//! read and written in place; a [`snapshot::Snapshot`] is immutable and made by whoever
-//! configures, through [`topology::Topology`].
+//! with its own pipeline and counters; the [`tables`] are shared by all workers, read and written in place; a
+//! [`snapshot::Snapshot`] is immutable, and made off the workers by [`snapshot::topology::Topology`].
+//!
+//! **What stands on what.** Each line uses only those above it:
+//!
+//! ```text
+//! types, vlan, reason, counters, cycles, frame, intrinsics
+//! burst       a burst of frames, and what stages find out about each
+//! packet/     headers, checksums, ARP/ND, replies to rejected frames
+//! tables/     MAC addresses, connections, ARP/ND bindings, ACLs
+//! tunnel/     VXLAN, Geneve, GRE: formats, VTEPs and remotes
+//! snapshot/   what is configured, in the form in which stages ask for it; `topology/` makes it
+//! output      what is asked of the worker: transmit, punt, events
+//! context     what all stages of a burst work with
+//! stage/      one file a stage
+//! pipeline    the stages in their order
+//! trace       the pipeline, told to change nothing and to say what it does
+//! ```
 //!
 //! **Read next** `pipeline.rs`: the way of a frame, every stage in its order.
 
 #![deny(unsafe_code)]
 
-pub mod acl;
-pub mod burst;
-pub mod conntrack;
+mod burst;
+pub mod context;
 pub mod counters;
 pub mod cycles;
-pub mod discovery;
-pub mod filter;
 pub mod frame;
-pub mod headers;
 mod intrinsics;
-pub mod mac_table;
 pub mod output;
+pub mod packet;
 pub mod pipeline;
 pub mod reason;
-pub mod security;
 pub mod snapshot;
 mod stage;
-pub mod storm;
-pub mod topology;
+pub mod tables;
 pub mod trace;
 pub mod tunnel;
 pub mod types;

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::{Burst, DropReason, MacAddr, PortIdx, SegmentId, acl, headers::Headers, vlan::Class};
+use crate::{Burst, DropReason, MacAddr, PortIdx, SegmentId, packet::headers::Headers, tables::acl, vlan::Class};
 
 /// The most frames that one becomes when its segments are cut.
 pub const MAX_PIECES: usize = 128;
@@ -64,12 +64,12 @@ pub trait Events {
     /// An address was learned, or seen at another port than before. At most once per frame.
     fn learned(&mut self, event: MacLearned);
 
-    /// A rule that logs decided a frame. Rare: see [`crate::acl`].
+    /// A rule that logs decided a frame. Rare: see [`crate::tables::acl`].
     fn logged(&mut self, event: Logged) {
         let _ = event;
     }
 
-    /// A DHCP server leased an address, or its host gave it back: [`crate::topology::Topology::snooped`] has it.
+    /// A DHCP server leased an address, or its host gave it back: [`crate::snapshot::topology::Topology::snooped`] has it.
     fn leased(&mut self) {}
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! receive → parse → ingress VLAN → filter → glance → learn → lookup → police → (unicast | flood | drop)
 //!              ↑                                                                      ↓
-//!              └─── once, for a frame that enters or leaves a tunnel ───────── egress, filter
+//!              └─── once, for a frame that enters or leaves a tunnel ─────────────── emit
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the
@@ -11,37 +11,11 @@
 //! (parse and ingress VLAN share theirs, the filter takes it in chunks); what a stage finds out about a frame goes into its
 //! [`Meta`], and a frame's fate is a value there. A frame that a stage refuses leaves the burst
 //! before the next stage. The tag stays in the frame until it leaves: its [`Class`] says what it
-//! means, and `egress` writes only if the other port wants another form.
+//! means, and [`emit`] writes only if the other port wants another form.
 //!
-//! **One destination.** When all frames of a burst go to one port in one form, which is most of
-//! what a guest's or an uplink's burst is, that port is looked at once and gets the burst whole.
-//!
-//! **What was tried**, in TSC cycles per frame of the whole switch at 1 / 10,000 pairs, where DPDK's
-//! testpmd takes 22 / 26 for its io forwarding; `make bench` and `bench/instructions.py` measure it.
-//! Kept: a burst to one port whole, both keys and the class in one pass over the headers, the port of
-//! an entry found by comparing keys at once instead of by branches (52 / 65 to 38 / 57 together);
-//! the table no larger than its entries need, on huge pages (57 to 45 at 10,000); validity asked only
-//! of what is not known (2 less); a loop of its own for descriptors and prefetches (0.5 less); bursts of 64 frames in
-//! place of 32, because each burst waits once for the first of what it asked memory for (at 500,000 pairs 142 to 115,
-//! with 100,000 connections tracked 152 to 132, nothing where all is in the caches), and again 128 (102 to 94; 0.5 to 1 more
-//! where all is in the caches), of which filters take 64 at once, because masks of 128 bits cost them a tenth to a fifth
-//! more instructions. On a day on which the switch took 46 / 55
-//! and 120 at 500,000 pairs: entries of one word, eight a cache line, and both addresses of all frames looked for in one loop
-//! with their second buckets asked for (47 / 55 and 109); both keys and their hashes made in one register
-//! of AVX-512 (42 / 50 and 105). In the engine alone these two took 1 pair from 5.5 ns to 4.0 and 400,000 from 23.6 to 16.7; with no
-//! more than AVX2 to 6.4 and 17.7, because there the hash is made by ordinary multiplications, one more for each key.
-//! Not kept, because nothing came of it: x86-64-v3 or newer code for all;
-//! link-time optimization of the whole instead of thin; chunks of 8 frames through the stages
-//! in turn (4 more); asking for the destination's bucket a stage later (1 more at 1 pair, 6 at 500,000); parsing the bursts of
-//! two queues before either goes on (5 more at 1 pair, 18 at 500,000); sending the burst before between parse and glance
-//! (2 more, 1 less at 500,000); looking for a frame's addresses in the loop that parses, 8, 16 or 24 frames behind
-//! (2 more); prefetching to another level, where none is faster; one multiplication less in the hash (1 less, but see
-//! [`crate::mac_table`]); six addresses a bucket in place of four, which halves the table (5 more: more of them are in their
-//! second bucket); both buckets in one page of 4 KiB.
-//!
-//! What is left of 500,000 pairs, when bursts were of 64 frames: with all addresses in 256 lines they took 81 in place of 102,
-//! and io 79. So the two lines of the table that a frame needs cost 10 each (with bursts of 128 some 6), and the rest is the
-//! driver's waiting for its file.
+//! **Together.** Frames of a burst that leave by one port go through [`emit`] together, in the order in which they came;
+//! mostly that is the whole burst, else it is sorted by port. Frames for different addresses may so overtake each other by
+//! less than a burst (802.1Q, 6.5.3, asks for order within one pair of addresses, VLAN and priority).
 //!
 //! **Thread.** A pipeline belongs to one worker. It shares the mac table, and nothing else that
 //! is written.
@@ -54,10 +28,9 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, Burst, DropReason, Frame, MAX_PORTS, MacAddr, Output, PortIdx, SegmentId,
-    burst::{BurstInfo, Context, Fate, Meta, Refused, Verdict},
+    burst::{BurstInfo, CHUNK, Fate, Meta, Refused, Verdict, bits},
+    context::Context,
     cycles::Stage,
-    headers::{CHUNK, bits},
-    mac_table::Key,
     snapshot::{Port, Segment},
     stage::{
         self,
@@ -65,6 +38,7 @@ use crate::{
         recirculate::{NoRecirc, RecircContext, Recirculate},
         tunnel,
     },
+    tables::mac::Key,
     tunnel::Role,
     vlan::Class,
 };

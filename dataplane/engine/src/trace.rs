@@ -1,40 +1,14 @@
 //! What would happen to a frame, and why: the pipeline itself, on the snapshot that workers use, told to
 //! change nothing and to say what it does.
 
-use std::cell::RefCell;
-
 use arrayvec::ArrayVec;
 
 use crate::{
     Burst, DropReason, Pipeline, PortIdx, Snapshot,
-    burst::Context,
+    context::{Context, Step, Trace},
     frame::HeapFrame,
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
 };
-
-/// One thing that was found out about the frame.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
-    /// Where on its way.
-    pub stage: &'static str,
-    /// What.
-    pub text: String,
-}
-
-/// Collects steps: see [`Context::trace`].
-#[derive(Default, Debug)]
-pub struct Trace(RefCell<Vec<Step>>);
-
-impl Trace {
-    pub(crate) fn tell(&self, stage: &'static str, text: String) {
-        self.0.borrow_mut().push(Step { stage, text });
-    }
-
-    /// What was told.
-    pub fn into_steps(self) -> Vec<Step> {
-        self.0.into_inner()
-    }
-}
 
 /// Where a traced frame ends.
 struct Told<'a> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dunlin_engine::{
+use dunlin_engine::tables::{
     acl::{self, Acl, Match, Prefix},
     conntrack,
 };

@@ -43,7 +43,7 @@ use dunlin_dpdk::{
     quiescent::{Domain, Workers},
     thread::{WorkerThread, allowed_cores},
 };
-use dunlin_engine::{conntrack::Conntrack, mac_table::MacTable};
+use dunlin_engine::tables::{conntrack::Conntrack, mac::MacTable};
 use parking_lot::Mutex;
 
 use crate::{

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use dunlin_dpdk::sleep::Doorbell;
-use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, burst::Context};
+use dunlin_engine::{BURST, Burst, DropReason, Frame, MAX_PORTS, Pipeline, PortIdx, context::Context};
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::packet::Packet;

@@ -32,12 +32,11 @@ use dunlin_dpdk::{
 };
 use dunlin_engine::{
     Burst, Pipeline, PortIdx, SegmentId, Snapshot,
-    burst::{Context, Now},
-    conntrack::Conntrack,
+    context::{Context, Now},
     counters::{Count, Counters},
     cycles::{Stage, StageClock, StageCounts},
-    mac_table::MacTable,
     output::{Logged, MacLearned},
+    tables::{conntrack::Conntrack, mac::MacTable},
     vlan::Class,
 };
 use parking_lot::Mutex;

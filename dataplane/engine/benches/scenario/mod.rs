@@ -6,14 +6,18 @@ use std::net::Ipv4Addr;
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     BURST, Burst, DropReason, Frame, MacAddr, Pipeline, PortIdx, Snapshot, Vid,
-    acl::{Acl, Action, Match, Prefix, Rule, state},
-    burst::{Context, Now},
-    conntrack::Conntrack,
+    context::{Context, Now},
     counters::Counters,
-    mac_table::MacTable,
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
-    security::Checks,
-    topology::{AclNames, BridgeSpec, PortPolicy, SecuritySpec, Topology},
+    snapshot::{
+        security::Checks,
+        topology::{AclNames, BridgeSpec, PortPolicy, SecuritySpec, Topology},
+    },
+    tables::{
+        acl::{Acl, Action, Match, Prefix, Rule, state},
+        conntrack::Conntrack,
+        mac::MacTable,
+    },
     vlan::{VlanMode, VlanSet},
 };
 

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     BURST, Burst, DropReason, Frame, Output, PortIdx,
-    burst::{BurstInfo, Context, Meta, Refused},
-    headers::Heads,
+    burst::{BurstInfo, Meta, Refused},
+    context::Context,
+    packet::headers::Heads,
     snapshot::Port,
     tunnel::Role,
     vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel, is_tag},

@@ -7,14 +7,16 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, Burst, DropReason, Frame, Output, PortIdx,
-    burst::{BurstInfo, Context, Meta},
+    burst::{BurstInfo, Meta},
+    context::Context,
     snapshot::{Port, Segment},
     stage::{
         emit::{self, Admitted, Group, Hop},
         recirculate::Recirculate,
         suppress,
     },
-    tunnel::{Proxy, Role},
+    tables::bindings::Proxy,
+    tunnel::Role,
     vlan::{EgressForm, TPID_8021AD, Tag},
 };
 

@@ -4,7 +4,8 @@
 
 use crate::{
     DropReason, PortIdx,
-    burst::{Context, Fate, Mask, Meta},
+    burst::{Fate, Mask, Meta},
+    context::Context,
     intrinsics::{Job, Lanes, widest},
 };
 

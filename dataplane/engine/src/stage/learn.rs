@@ -6,10 +6,11 @@
 
 use crate::{
     DropReason, SegmentId,
-    burst::{Context, Fate, Mask, Meta, Refused, numbers},
-    mac_table::Learned,
+    burst::{Fate, Mask, Meta, Refused, numbers},
+    context::Context,
     output::{Events, MacLearned},
     snapshot::Port,
+    tables::mac::Learned,
     tunnel::Role,
 };
 

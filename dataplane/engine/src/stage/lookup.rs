@@ -3,7 +3,8 @@
 
 use crate::{
     DropReason,
-    burst::{Context, Fate, Meta, numbers},
+    burst::{Fate, Meta, numbers},
+    context::Context,
     snapshot::Port,
     stage::glance::Seen,
     tunnel::Role,

@@ -10,6 +10,5 @@ pub(crate) mod lookup;
 pub(crate) mod parse;
 pub(crate) mod police;
 pub(crate) mod recirculate;
-mod reject;
 pub(crate) mod suppress;
 pub(crate) mod tunnel;

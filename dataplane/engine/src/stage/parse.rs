@@ -5,11 +5,12 @@
 
 use crate::{
     DropReason, Frame, SegmentId,
-    burst::{BurstInfo, Context, Fate, Meta, Refused},
+    burst::{BurstInfo, Fate, Meta, Refused},
+    context::Context,
     intrinsics::{Job, Lanes, widest},
-    mac_table::View,
     snapshot::Port,
     stage::ingress_vlan,
+    tables::mac::View,
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
 };
 

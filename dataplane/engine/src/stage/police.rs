@@ -3,7 +3,8 @@
 
 use crate::{
     DropReason, MacAddr,
-    burst::{Context, Fate, Meta},
+    burst::{Fate, Meta},
+    context::Context,
     snapshot::Port,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::{
     DropReason, Frame, Output, PortIdx, SegmentId,
-    burst::Context,
+    context::Context,
     vlan::{Class, TPID_8021Q, Tag},
 };
 

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 
 use crate::{
     DropReason, Frame, MacAddr, Output,
-    burst::{Context, Meta},
-    discovery::{self, Question, Said},
-    mac_table::Key,
+    burst::Meta,
+    context::Context,
+    packet::arp_nd::{self, Question, Said},
     snapshot::Port,
-    tunnel::{Proxy, Role},
+    tables::{bindings::Proxy, mac::Key},
+    tunnel::Role,
 };
 
 /// Whether the frame was answered, and is not to be flooded. It counts as dropped for that reason, its
@@ -36,7 +37,7 @@ pub(crate) fn run<F: Frame>(
             proxy.learned.note((segment, address.into()), mac, port, router, cx.now.s);
         }
     };
-    let question = match discovery::read(frame.head(), m.class.header_len() as usize) {
+    let question = match arp_nd::read(frame.head(), m.class.header_len() as usize) {
         Some(Said::Asks(q)) => q,
         Some(Said::Tells { address, mac, router }) => {
             learn(address, mac, router);
@@ -51,7 +52,7 @@ pub(crate) fn run<F: Frame>(
     // A host that asks for its own address wants to know whether another one has it.
     let known = known(cx, m, proxy, &question).filter(|(mac, _)| *mac != question.mac);
     let Some((mac, router)) = known else { return false };
-    let Some(mut answer) = out.make(discovery::answer(&question, mac, router).octets()) else { return false };
+    let Some(mut answer) = out.make(arp_nd::answer(&question, mac, router).octets()) else { return false };
     let tag = m.class.tag();
     if tag.is_some() && !answer.push_tag(tag.tpid(), tag.tci()) {
         return false;

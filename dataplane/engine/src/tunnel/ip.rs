@@ -4,10 +4,8 @@
 //! Tunnels are never fragmented. UDP's checksum is not asked for: over IPv6, RFC 6935 and RFC 6936 allow
 //! that for tunnels. ECN after RFC 6040, its normal mode.
 
-use std::net::IpAddr;
+use crate::packet::{Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, checksum, fold};
 
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const ETHERNET: usize = 14;
 pub(super) const UDP: u8 = 17;
 pub(super) const UDP_LEN: usize = 8;
@@ -58,38 +56,6 @@ impl Inner {
 #[inline(always)]
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, 6 | UDP | 132)
-}
-
-/// An IP address in one word, one of IPv4 as RFC 4291, 2.5.5.2 maps it: made and compared faster than
-/// an [`IpAddr`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(u128);
-
-impl Address {
-    /// No host's.
-    pub(crate) const NONE: Address = Address(0);
-
-    pub(crate) fn bits(self) -> u128 {
-        self.0
-    }
-
-    pub(crate) fn from_bits(bits: u128) -> Self {
-        Address(bits)
-    }
-
-    #[inline(always)]
-    fn v4(octets: [u8; 4]) -> Self {
-        Address(0xffff << 32 | u128::from(u32::from_be_bytes(octets)))
-    }
-}
-
-impl From<IpAddr> for Address {
-    fn from(a: IpAddr) -> Self {
-        match a {
-            IpAddr::V4(a) => Address::v4(a.octets()),
-            IpAddr::V6(a) => Address(a.to_bits()),
-        }
-    }
 }
 
 /// A packet of UDP or GRE that was received.
@@ -241,29 +207,10 @@ fn is_whole(h: &[u8; 20]) -> bool {
     fold(((sum & 0xffff_ffff) as u32 & 0xffff) + ((sum as u32) >> 16) + (sum >> 32) as u32) == 0xffff
 }
 
-/// The Internet checksum (RFC 1071) of octets whose own checksum field is 0.
-pub fn checksum(octets: &[u8]) -> u16 {
-    !fold(sum(octets))
-}
-
-/// The sum of 16-bit words, not folded.
-#[inline(always)]
-pub(super) fn sum(octets: &[u8]) -> u32 {
-    let words = octets.chunks_exact(2);
-    let rest = words.remainder().first().map_or(0, |o| u32::from(*o) << 8);
-    words.map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>() + rest
-}
-
-/// A sum as ones' complement.
-#[inline(always)]
-pub(super) fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::sum;
 
     #[test]
     fn ecn_is_combined_as_rfc_6040_says() {

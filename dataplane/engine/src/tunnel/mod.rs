@@ -7,12 +7,11 @@
 //! overlay, from a guest's port to the remote; and in the underlay, from the VTEP to the next hop,
 //! wherever that is, with whatever tag its port wants. The same the other way round.
 //!
-//! `stage/tunnel.rs` is the way between the two passes; the formats are one file each: `vxlan.rs`, `geneve.rs`,
+//! `stage/tunnel/` is the way between the two passes; the formats are one file each: `vxlan.rs`, `geneve.rs`,
 //! `gre.rs`.
 //! Who resolves next hops and answers for the VTEP's address is not here: see [`NextHop`] and
-//! [`crate::Output::local`].
+//! [`crate::output::Punt::local`].
 
-mod bindings;
 mod geneve;
 mod gre;
 pub(crate) mod ip;
@@ -29,10 +28,8 @@ use std::{
     },
 };
 
-use crate::{MacAddr, PortIdx, SegmentId, vlan::Class};
-pub use bindings::{BindingTable, Proxy, Statistics as BindingStatistics};
+use crate::{MacAddr, PortIdx, SegmentId, packet::Address, vlan::Class};
 pub use dunlin_model::spec::Tunnel as Kind;
-pub use ip::{Address, checksum};
 pub use outer::{Outer, OuterSpec};
 
 /// Octets of each encapsulation's header without anything optional.

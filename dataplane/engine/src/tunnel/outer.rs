@@ -7,9 +7,12 @@ use std::net::IpAddr;
 
 use super::{
     Format, HEADER, Kind,
-    ip::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, GRE, Inner, UDP, UDP_LEN, fold, sum},
+    ip::{ETHERNET, GRE, Inner, UDP, UDP_LEN},
 };
-use crate::MacAddr;
+use crate::{
+    MacAddr,
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, fold, sum},
+};
 
 /// The first source port (RFC 6335's dynamic ports); 14 bits of the flow's hash are added.
 const FIRST_SOURCE_PORT: u16 = 49_152;

@@ -5,13 +5,17 @@
 
 use dunlin_engine::{
     BURST, DropReason, MacAddr, Mtu, PortIdx, Vid,
-    acl::{Acl, Action, Match, Prefix, Rule, state},
-    conntrack::{Session, Settings, Statistics},
     counters::PortTotals,
     frame::HeapFrame,
-    security::Checks,
-    snapshot::Forwarding,
-    topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec},
+    snapshot::{
+        Forwarding,
+        security::Checks,
+        topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec},
+    },
+    tables::{
+        acl::{Acl, Action, Match, Prefix, Rule, state},
+        conntrack::{Session, Settings, Statistics},
+    },
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};

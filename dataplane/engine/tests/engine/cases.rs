@@ -2,12 +2,13 @@
 
 use dunlin_engine::{
     DropReason, MacAddr, Vid,
-    acl::Action,
-    conntrack::Settings,
     frame::HeapFrame,
-    security::Checks,
-    snapshot::Forwarding,
-    topology::{PortPolicy, SecuritySpec},
+    snapshot::{
+        Forwarding,
+        security::Checks,
+        topology::{PortPolicy, SecuritySpec},
+    },
+    tables::{acl::Action, conntrack::Settings},
     vlan::{self, PriorityTags, VlanMode, VlanSet},
 };
 

@@ -2,13 +2,17 @@
 
 use dunlin_engine::{
     DropReason, Fps, MacAddr, Vid,
-    acl::{Acl, Action, Match, Rule, state},
-    burst::{Context, Now},
-    conntrack::{SessionLimits, Settings, Timeouts},
+    context::{Context, Now},
     frame::HeapFrame,
-    security::Checks,
-    snapshot::{Forwarding, MacLimit},
-    topology::{AclNames, PortPolicy, SecuritySpec},
+    snapshot::{
+        Forwarding, MacLimit,
+        security::Checks,
+        topology::{AclNames, PortPolicy, SecuritySpec},
+    },
+    tables::{
+        acl::{Acl, Action, Match, Rule, state},
+        conntrack::{SessionLimits, Settings, Timeouts},
+    },
     trace,
     vlan::{VlanMode, VlanSet},
 };

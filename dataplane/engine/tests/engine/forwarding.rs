@@ -4,8 +4,10 @@
 use dunlin_engine::{
     BURST, DropReason, Mtu, Vid,
     frame::HeapFrame,
-    snapshot::Forwarding,
-    topology::{BridgeSpec, PortPolicy, Topology},
+    snapshot::{
+        Forwarding,
+        topology::{BridgeSpec, PortPolicy, Topology},
+    },
     vlan::{PriorityTags, VlanMode, VlanSet},
 };
 use proptest::prelude::*;

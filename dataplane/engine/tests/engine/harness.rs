@@ -3,13 +3,12 @@
 use arrayvec::ArrayVec;
 use dunlin_engine::{
     Burst, DropReason, MAX_PORTS, Pipeline, PortIdx, SegmentId,
-    burst::{Context, Now},
-    conntrack::Conntrack,
+    context::{Context, Now},
     counters::{Counters, PortTotals},
     frame::HeapFrame,
-    mac_table::MacTable,
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
-    topology::{BridgeSpec, PortPolicy, Topology},
+    snapshot::topology::{BridgeSpec, PortPolicy, Topology},
+    tables::{conntrack::Conntrack, mac::MacTable},
     vlan::{Class, VlanMode},
 };
 

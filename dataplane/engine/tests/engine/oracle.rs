@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dunlin_engine::{
-    topology::PortPolicy,
+    snapshot::topology::PortPolicy,
     vlan::{PriorityTags, VlanMode},
 };
 

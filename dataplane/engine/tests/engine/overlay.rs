@@ -7,8 +7,8 @@ use crate::harness::Switch;
 use dunlin_engine::{
     DropReason, Frame, MacAddr, Mtu, Vid, Vni,
     frame::HeapFrame,
-    mac_table::Key,
-    topology::{NetworkSpec, OverlaySpec, PortPolicy, VtepSpec},
+    snapshot::topology::{NetworkSpec, OverlaySpec, PortPolicy, VtepSpec},
+    tables::mac::Key,
     tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
@@ -197,7 +197,7 @@ fn a_group_of_the_underlay_takes_the_place_of_copies() {
 #[test]
 fn a_network_can_be_a_vlan_too() {
     let mut a = host(1, &[2], false);
-    a.topology.set_bridge("lan", dunlin_engine::topology::BridgeSpec { ageing_s: 300 });
+    a.topology.set_bridge("lan", dunlin_engine::snapshot::topology::BridgeSpec { ageing_s: 300 });
     let trunk = PortPolicy::new("lan", VlanMode::Trunk { vlans: VlanSet::ALL });
     a.ports.push(a.topology.set_port("trunk", trunk).unwrap());
     a.topology.set_up("trunk", true);
@@ -224,7 +224,7 @@ fn a_network_can_be_a_vlan_too() {
 fn tags_are_kept_where_that_is_wanted() {
     let keeping = |number: u8, other: u8| {
         let mut s = host(number, &[other], false);
-        s.topology.set_bridge("lan", dunlin_engine::topology::BridgeSpec { ageing_s: 300 });
+        s.topology.set_bridge("lan", dunlin_engine::snapshot::topology::BridgeSpec { ageing_s: 300 });
         let trunk = PortPolicy::new("lan", VlanMode::Trunk { vlans: VlanSet::ALL });
         s.ports.push(s.topology.set_port("trunk", trunk).unwrap());
         s.topology.set_up("trunk", true);
@@ -275,7 +275,7 @@ fn what_does_not_belong_is_dropped_by_its_reason() {
     let good = tunnelled(0xff);
     let fixed = |mut f: Vec<u8>| {
         f[24..26].fill(0);
-        let sum = dunlin_engine::tunnel::checksum(&f[14..34]);
+        let sum = dunlin_engine::packet::checksum(&f[14..34]);
         f[24..26].copy_from_slice(&sum.to_be_bytes());
         f
     };

@@ -7,13 +7,17 @@ use crate::harness::{Switch, spec};
 use dunlin_engine::{
     DropReason::{self, *},
     Fps, MacAddr, Mtu, Vid, Vni,
-    acl::{Acl, Action, Match, Rule},
-    conntrack::{SessionLimits, Settings},
     frame::HeapFrame,
-    mac_table::Key,
-    security::Checks,
-    snapshot::{self, Forwarding},
-    topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, VtepSpec},
+    snapshot::{
+        self, Forwarding,
+        security::Checks,
+        topology::{AclNames, NetworkSpec, OverlaySpec, PortPolicy, SecuritySpec, VtepSpec},
+    },
+    tables::{
+        acl::{Acl, Action, Match, Rule},
+        conntrack::{SessionLimits, Settings},
+        mac::Key,
+    },
     tunnel::Kind,
     vlan::{VlanMode, VlanSet},
 };
@@ -199,7 +203,7 @@ fn of_filters(met: &mut Met) {
     {
         for (reason, all, unanswered) in [(connections, 0, 9), (unanswered, 9, 0)] {
             let mut s = bridge([access(), access(), access()]);
-            let states = dunlin_engine::acl::state::NEW;
+            let states = dunlin_engine::tables::acl::state::NEW;
             let rule = Rule { action: Action::Allow, ask: Match { states, ..Match::default() }, ..Rule::default() };
             s.topology.set_acl(Acl::new("list", &[rule], 1, Action::Deny, 1));
             s.topology.set_sessions(Settings::default());
@@ -261,7 +265,7 @@ fn of_tunnels(met: &mut Met) {
         let mut f = good.clone();
         octets.iter().for_each(|(at, octet)| f[*at] = *octet);
         f[24..26].fill(0);
-        let sum = dunlin_engine::tunnel::checksum(&f[14..34]);
+        let sum = dunlin_engine::packet::checksum(&f[14..34]);
         f[24..26].copy_from_slice(&sum.to_be_bytes());
         f
     };

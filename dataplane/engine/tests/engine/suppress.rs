@@ -4,9 +4,12 @@ use std::net::IpAddr;
 
 use dunlin_engine::{
     DropReason, MacAddr,
-    discovery::{Question, Said, answer, icmpv6_checksum, read},
     frame::HeapFrame,
-    topology::{NetworkSpec, OverlaySpec},
+    packet::{
+        arp_nd::{Question, Said, answer, read},
+        icmpv6_checksum,
+    },
+    snapshot::topology::{NetworkSpec, OverlaySpec},
 };
 use dunlin_model::spec::Binding;
 

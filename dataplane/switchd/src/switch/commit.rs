@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use dunlin_dataplane_api::v1;
 use dunlin_dpdk::eal::prefer_hugepages;
 use dunlin_engine::{
-    PortIdx, SegmentId, Snapshot, acl::Acl, counters::PortTotals, mac_table::Key, topology::Topology, tunnel::Role,
+    PortIdx, SegmentId, Snapshot,
+    counters::PortTotals,
+    snapshot::topology::Topology,
+    tables::{acl::Acl, mac::Key},
+    tunnel::Role,
 };
 use dunlin_model::{Configuration, Kind, spec::Place, v1::object::Spec};
 

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
-use dunlin_engine::{acl::Acl, burst::Context, counters::Counters, headers::Headers, output::Logged, trace};
+use dunlin_engine::{
+    context::Context, counters::Counters, output::Logged, packet::headers::Headers, tables::acl::Acl, trace,
+};
 
 use super::{Switch, sessions::protocol_name};
 

@@ -22,7 +22,7 @@ use dunlin_dpdk::{
     port::{DESCRIPTORS, GUEST_DESCRIPTORS, RxQueue, TxQueue},
     steering::{Destination, Rule},
 };
-use dunlin_engine::{MAX_PORTS, PortIdx, mac_table::Key, tunnel::Role};
+use dunlin_engine::{MAX_PORTS, PortIdx, tables::mac::Key, tunnel::Role};
 use dunlin_model::spec::DeviceSpec;
 
 use super::{PortSide, Switch, ask, placement::QueueSide};

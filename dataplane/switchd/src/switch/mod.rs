@@ -36,10 +36,12 @@ use dunlin_dpdk::{
 };
 use dunlin_engine::{
     PortIdx, Snapshot,
-    conntrack::Conntrack,
     counters::PortTotals,
-    mac_table::{Key, MacTable},
-    topology::Topology,
+    snapshot::topology::Topology,
+    tables::{
+        conntrack::Conntrack,
+        mac::{Key, MacTable},
+    },
 };
 use dunlin_model::{Configuration, spec::DeviceSpec};
 use parking_lot::Mutex;

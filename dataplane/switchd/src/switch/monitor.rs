@@ -6,7 +6,7 @@ use std::{
 };
 
 use dunlin_dataplane_api::{unix_ms, v1};
-use dunlin_engine::{MacAddr, PortIdx, SegmentId, mac_table::Key, output::MacLearned};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, output::MacLearned, tables::mac::Key};
 
 use super::Switch;
 use crate::events::{guest_event, port_event};

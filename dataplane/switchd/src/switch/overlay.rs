@@ -6,7 +6,7 @@ use dunlin_dataplane_api::v1;
 use dunlin_engine::{
     MacAddr, PortIdx,
     counters::PortTotals,
-    topology::{NetworkSpec, RemoteView, VtepView},
+    snapshot::topology::{NetworkSpec, RemoteView, VtepView},
 };
 
 use super::{Switch, state::counters};

@@ -19,8 +19,8 @@ use dunlin_dataplane_api::v1;
 use dunlin_dpdk::DpdkError;
 use dunlin_engine::{
     Snapshot,
-    acl::Acl,
-    topology::{Topology, TopologyError},
+    snapshot::topology::{Topology, TopologyError},
+    tables::acl::Acl,
 };
 use dunlin_model::{
     Bad, Change, Configuration, Kind,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use dunlin_dataplane_api::v1;
 use dunlin_engine::{
     PortIdx, Snapshot,
-    conntrack::{Conntrack, Session, Statistics},
+    tables::conntrack::{Conntrack, Session, Statistics},
 };
 
 use super::Switch;

@@ -6,9 +6,9 @@ use dunlin_engine::{
     DropReason, MacAddr,
     counters::{Count, PortTotals},
     cycles::Stage,
-    mac_table::{Entry, Key},
     reason::Direction,
-    topology::is_hidden,
+    snapshot::topology::is_hidden,
+    tables::mac::{Entry, Key},
 };
 
 use super::{PortSide, Switch, WorkerSide};

@@ -20,7 +20,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::Mbuf;
-use dunlin_engine::{MacAddr, PortIdx, SegmentId, storm::RateLimit, tunnel::NextHop, vlan::Class};
+use dunlin_engine::{MacAddr, PortIdx, SegmentId, snapshot::rate_limits::RateLimit, tunnel::NextHop, vlan::Class};
 use dunlin_model::spec::Route;
 use ipnet::IpNet;
 use parking_lot::Mutex;

@@ -6,8 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dunlin_engine::{
     MacAddr,
-    discovery::{self, ETHERTYPE_ARP, Said, icmpv6_checksum},
-    tunnel::{checksum, group_mac},
+    packet::{
+        ETHERTYPE_ARP,
+        arp_nd::{self, Said},
+        checksum, icmpv6_checksum,
+    },
+    tunnel::group_mac,
 };
 
 use super::Station;
@@ -116,10 +120,10 @@ pub fn hear(s: &Station, frame: &[u8]) -> Heard {
     let tagged = matches!(octets::<2>(frame, 12), Some([0x81, 0] | [0x88, 0xa8]));
     let l3 = if tagged { 18 } else { 14 };
     let own = s.address.addr();
-    match discovery::read(frame, l3) {
+    match arp_nd::read(frame, l3) {
         // Who claims the VTEP's own address is no neighbour.
         Some(Said::Asks(q)) if q.asker != own => {
-            let answer = (q.target == own).then(|| discovery::answer(&q, s.mac, false).octets().to_vec());
+            let answer = (q.target == own).then(|| arp_nd::answer(&q, s.mac, false).octets().to_vec());
             return Heard::Neighbor { address: q.asker, mac: q.mac, answer };
         }
         Some(Said::Tells { address, mac, .. }) if address != own => {

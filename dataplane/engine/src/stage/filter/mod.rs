@@ -14,17 +14,23 @@ use std::sync::Arc;
 
 use crate::{
     DropReason, Frame, Output, SegmentId,
-    acl::{Acl, Action, Best, Decision, NONE, Words},
-    burst::{Context, Fate, Meta, Refused},
-    conntrack::Zone,
-    filter::{Filter, Lists},
-    headers::{
-        CHUNK, DPORT, FRAGMENT, Family, Headers, Heads, Mask, PROTOCOL, SPORT, SRC, SRC6, UDP, bits, lanes, those,
-    },
+    burst::{CHUNK, ChunkMask as Mask, Fate, Meta, Refused, bits, lanes, those},
+    context::Context,
     output::Logged,
-    security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
-    snapshot::Port,
-    stage::{emit::Hop, reject},
+    packet::{
+        headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, UDP},
+        reject,
+    },
+    snapshot::{
+        Port,
+        port_filter::{Filter, Lists},
+        security::{DHCP_SERVER, DHCPV6_SERVER, Security, V4},
+    },
+    stage::emit::Hop,
+    tables::{
+        acl::{Acl, Action, Best, Decision, NONE, Words},
+        conntrack::Zone,
+    },
     tunnel::Role,
 };
 

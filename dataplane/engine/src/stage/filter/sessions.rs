@@ -4,7 +4,7 @@
 //! taken in at once ([`Conntrack::find_all`]). The others are looked up after them, each by itself. A connection that was
 //! let pass under other rules has the ones of now asked again, as if it began now.
 //!
-//! [`Conntrack::find_all`]: crate::conntrack::Conntrack::find_all
+//! [`Conntrack::find_all`]: crate::tables::conntrack::Conntrack::find_all
 
 use std::sync::Arc;
 
@@ -13,12 +13,14 @@ use arrayvec::ArrayVec;
 use super::{Outcome, Way};
 use crate::{
     DropReason, Frame, SegmentId,
-    acl::{Acl, Action, state},
-    burst::{Context, Meta},
-    conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
-    filter::Filter,
-    headers::{CHUNK, FLAGS, Family, Headers, Heads, ICMP, ICMPV6, Mask, NO_PORT, SPORT, STATE, TCP, bits},
-    snapshot::Port,
+    burst::{CHUNK, ChunkMask as Mask, Meta, bits},
+    context::Context,
+    packet::headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
+    snapshot::{Port, port_filter::Filter},
+    tables::{
+        acl::{Acl, Action, state},
+        conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
+    },
 };
 
 /// What was found of the frames of a chunk.

@@ -3,14 +3,15 @@
 
 use crate::{
     Burst, DropReason, Frame, MacAddr, Output,
-    burst::Context,
+    context::Context,
+    packet::Address,
     snapshot::Port,
     stage::{
         emit::{Group, Hop},
         recirculate::{RecircContext, Recirculate},
     },
     tunnel::{
-        Address, Format, Kind, Role, Vtep,
+        Format, Kind, Role, Vtep,
         ip::{self, Datagram, ETHERNET, Packet},
     },
     vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},

@@ -3,13 +3,14 @@
 
 use crate::{
     Burst, DropReason, Frame, MacAddr, Output,
-    burst::{BurstInfo, Context, Fate, Meta},
-    mac_table::Key,
+    burst::{BurstInfo, Fate, Meta},
+    context::Context,
     snapshot::Port,
     stage::{
         emit::{self, Group, Hop},
         recirculate::{NoRecirc, RecircContext, Recirculate},
     },
+    tables::mac::Key,
     tunnel::{Remote, Role, ip::Inner},
     vlan::Tag,
 };

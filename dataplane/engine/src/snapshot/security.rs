@@ -1,0 +1,516 @@
+//! Port security: as whom the station behind a port may speak.
+//!
+//! Which addresses of layer 2 and 3 it has is configured, or, for the latter, seen in what a DHCP server
+//! gives it ([`Snooped`]). What it sends as somebody else, or as a DHCP server or a router, is dropped, each
+//! for its own reason. Headers that hide what a packet is (extension headers that don't end, fragments of
+//! neighbour discovery, a second VLAN tag) are taken for the worst that they could be: RFC 6980, RFC 7113.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+pub use dunlin_model::spec::Checks;
+
+use crate::{
+    DropReason, MacAddr,
+    packet::{
+        ETHERTYPE_ARP,
+        headers::{DPORT, FRAGMENT, Family, Headers, ICMPV6, SPORT, SRC, UDP},
+    },
+    tables::acl::Prefix,
+};
+
+/// Ports of UDP (RFC 2131, RFC 8415).
+pub(crate) const DHCP_SERVER: u32 = 67;
+const DHCP_CLIENT: u32 = 68;
+pub(crate) const DHCPV6_SERVER: u32 = 547;
+const DHCPV6_CLIENT: u32 = 546;
+
+/// One port's.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    checks: Checks,
+    /// Rising.
+    macs: Vec<MacAddr>,
+    /// Rising, none within another: what holds an address is the last one that begins at it or before.
+    ips: Vec<Prefix>,
+    pub(crate) snooped: Option<Arc<Snooped>>,
+}
+
+/// What is asked of an IPv4 packet: its source, its protocol, and ports as [`Headers`] have them.
+pub(crate) struct V4 {
+    pub src: u32,
+    pub protocol: u8,
+    pub sport: u32,
+    pub dport: u32,
+}
+
+impl V4 {
+    fn of(h: &Headers) -> V4 {
+        V4 { src: h.words[SRC], protocol: h.protocol(), sport: h.words[SPORT], dport: h.words[DPORT] }
+    }
+
+    /// To a DHCP server, by whatever port: servers do not ask.
+    #[inline(always)]
+    fn is_to_server(&self) -> bool {
+        (self.protocol, self.dport) == (UDP, DHCP_SERVER)
+    }
+
+    /// Between the ports of DHCP, or one of them.
+    #[inline(always)]
+    fn is_dhcp(&self) -> bool {
+        self.protocol == UDP && [self.sport, self.dport].iter().any(|p| matches!(*p, DHCP_SERVER | DHCP_CLIENT))
+    }
+}
+
+impl Security {
+    /// What is looked at, the station's addresses of layer 2 and 3, however many (no bit behind a prefix's length is set),
+    /// and those of layer 3 that DHCP gave it, if they are to be learned.
+    pub fn new(checks: Checks, mut macs: Vec<MacAddr>, mut ips: Vec<Prefix>, snooped: Option<Arc<Snooped>>) -> Self {
+        macs.sort_unstable();
+        // The wider one first: what is in it is left out.
+        ips.sort_unstable();
+        ips.dedup_by(|next, kept| kept.contains(next.address));
+        Security { checks, macs, ips, snooped }
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, mac: MacAddr) -> bool {
+        self.macs.binary_search(&mac).is_ok()
+    }
+
+    /// Whether a frame that the station sent may pass.
+    pub(crate) fn check(&self, h: &Headers, head: &[u8], now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        let (src, _) = h.macs();
+        if c.mac && !self.has_mac(src) {
+            return Err(DropReason::SpoofedMac);
+        }
+        match h.family {
+            Family::V4 => {
+                let p = V4::of(h);
+                match &self.snooped {
+                    Some(_) if p.is_to_server() => self.check_dhcp(h, head, &p, now_s),
+                    _ => self.check_v4(&p, now_s),
+                }
+            }
+            Family::V6 => self.check_v6(h, head, src, now_s),
+            Family::Other => match h.ethertype() {
+                ETHERTYPE_ARP if c.arp => self.check_arp(head, usize::from(h.l3), src, now_s),
+                _ if h.broken && *c != Checks { mac: c.mac, ..Checks::default() } => Err(DropReason::SpoofedIp),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The same for a frame with a plain IPv4 packet; `None` if that is not enough to judge it. `passed` is the sender of the
+    /// one before, if that passed: mostly it is the same, of which there is nothing more to ask.
+    #[inline(always)]
+    pub(crate) fn check_plain(
+        &self,
+        mac: MacAddr,
+        p: &V4,
+        now_s: u32,
+        passed: &mut Option<(MacAddr, u32)>,
+    ) -> Option<Result<(), DropReason>> {
+        if *passed == Some((mac, p.src)) && !p.is_dhcp() {
+            return Some(Ok(()));
+        }
+        *passed = None;
+        if self.snooped.is_some() && p.is_to_server() {
+            return None;
+        }
+        if self.checks.mac && !self.has_mac(mac) {
+            return Some(Err(DropReason::SpoofedMac));
+        }
+        let checked = self.check_v4(p, now_s);
+        // By DHCP it may have passed without an address.
+        *passed = (checked.is_ok() && !p.is_dhcp()).then_some((mac, p.src));
+        Some(checked)
+    }
+
+    fn has(&self, address: IpAddr, now_s: u32) -> bool {
+        let before = &self.ips[..self.ips.partition_point(|p| p.address <= address)];
+        before.last().is_some_and(|p| p.contains(address))
+            || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
+    }
+
+    fn check_v4(&self, p: &V4, now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        if c.dhcp_guard && p.protocol == UDP && (p.sport == DHCP_SERVER || p.dport == DHCP_CLIENT) {
+            return Err(DropReason::DhcpServer);
+        }
+        // Who has no address yet asks a DHCP server for one.
+        let asks = p.src == 0 && p.is_to_server() && p.sport == DHCP_CLIENT;
+        if !c.ip || asks || self.has(Ipv4Addr::from_bits(p.src).into(), now_s) {
+            return Ok(());
+        }
+        Err(DropReason::SpoofedIp)
+    }
+
+    /// A client's message: for itself (RFC 2131, 7), by no relay, and about no other port's address. A request to renew
+    /// (4.3.2) passes from an address that is not known yet: its acknowledgement says that it is the port's, also after
+    /// snooping was switched on, or the lease was forgotten, under a client that has one.
+    fn check_dhcp(&self, h: &Headers, head: &[u8], p: &V4, now_s: u32) -> Result<(), DropReason> {
+        let from_client = p.sport == DHCP_CLIENT && h.words[FRAGMENT] == 0;
+        let message = udp_payload(h, head).filter(|_| from_client).and_then(ClientMessage::read);
+        let its_own = |m: &ClientMessage| {
+            m.relay.is_unspecified() && [Some(m.client), m.identifier].iter().flatten().all(|mac| self.has_mac(*mac))
+        };
+        let m = message.filter(its_own).ok_or(DropReason::SpoofedDhcp)?;
+        let renews = m.kind == REQUEST && m.address.to_bits() == p.src && p.src != 0;
+        if !renews && m.released_address().is_some_and(|address| !self.has(address.into(), now_s)) {
+            return Err(DropReason::SpoofedDhcp);
+        }
+        if renews { Ok(()) } else { self.check_v4(p, now_s) }
+    }
+
+    /// Takes note of an address that the station gives back, in a message that may pass; whether that was one.
+    pub(crate) fn release(&self, h: &Headers, head: &[u8]) -> bool {
+        let Some(snooped) = self.snooped.as_ref().filter(|_| h.family == Family::V4) else { return false };
+        let message = udp_payload(h, head).and_then(ClientMessage::read);
+        message.and_then(|m| m.released_address()).is_some_and(|address| snooped.forget(address.into()))
+    }
+
+    /// Whether anything but its sender's addresses is asked of an IPv6 packet with these ports.
+    #[inline(always)]
+    pub(crate) fn asks_more_v6(protocol: u8, sport: u32, dport: u32) -> bool {
+        protocol == ICMPV6 || protocol == UDP && (sport == DHCPV6_SERVER || dport == DHCPV6_CLIENT)
+    }
+
+    fn check_v6(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let c = &self.checks;
+        let kind = h.ports().filter(|_| h.protocol() == ICMPV6).map(|(kind, _)| kind);
+        if c.ra_guard && (h.broken || matches!(kind, Some(134 | 137))) {
+            return Err(DropReason::RouterAdvertisement);
+        }
+        let is_server = h.protocol() == UDP && Self::asks_more_v6(UDP, h.words[SPORT], h.words[DPORT]);
+        if c.dhcp_guard && (h.broken || is_server) {
+            return Err(DropReason::DhcpServer);
+        }
+        let Some((IpAddr::V6(src), _)) = h.addresses() else { return Ok(()) };
+        if c.ip && !(src.is_unspecified() && h.protocol() == ICMPV6) && !self.has_v6(src, mac, now_s) {
+            return Err(DropReason::SpoofedIp);
+        }
+        if c.nd && h.broken {
+            return Err(DropReason::SpoofedNd);
+        }
+        if c.nd && (133..=137).any(|k| kind == Some(k)) {
+            return self.check_nd(h, head, mac, now_s);
+        }
+        Ok(())
+    }
+
+    /// Also the address that every station makes of its own of layer 2 (RFC 4291, appendix A).
+    fn has_v6(&self, address: Ipv6Addr, mac: MacAddr, now_s: u32) -> bool {
+        let m = mac.octets();
+        let link_local =
+            Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]]);
+        address == link_local || self.has(address.into(), now_s)
+    }
+
+    fn check_nd(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let bad = Err(DropReason::SpoofedNd);
+        // Not in fragments: RFC 6980, 5.
+        let (Some(m), Some(kind), 0) = (head.get(usize::from(h.l4)..), h.ports().map(|p| p.0), h.words[FRAGMENT])
+        else {
+            return bad;
+        };
+        let (options, tells) = match kind {
+            133 => (8, false),
+            135 | 136 => (24, kind == 136),
+            _ => return Ok(()),
+        };
+        // From nobody's address: is the one asked for free (RFC 4862)? That must be for itself.
+        let probes = kind == 135 && h.addresses().is_some_and(|(src, _)| src.is_unspecified());
+        if tells || probes {
+            let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
+            if !self.has_v6(Ipv6Addr::from(*target), mac, now_s) {
+                return bad;
+            }
+        }
+        // Both kinds of addresses of layer 2, of the sender and of the target, are its own.
+        let end = (h.end as usize).saturating_sub(usize::from(h.l4)).min(m.len());
+        let Some(mut rest) = m.get(options..end) else { return bad };
+        while let [kind, len, ..] = rest {
+            let n = usize::from(*len) * 8;
+            let (Some(option), 1..) = (rest.get(..n), n) else { return bad };
+            if matches!(kind, 1 | 2) && option.get(2..8) != Some(&mac.octets()) {
+                return bad;
+            }
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    fn check_arp(&self, head: &[u8], l3: usize, mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
+        let bad = Err(DropReason::SpoofedArp);
+        let Some(p) = head.get(l3..).and_then(<[u8]>::first_chunk::<28>) else { return bad };
+        let sender = Ipv4Addr::new(p[14], p[15], p[16], p[17]);
+        // From nobody's address: is the one asked for free (RFC 5227)? That must be for itself.
+        let claimed = if sender.is_unspecified() { Ipv4Addr::new(p[24], p[25], p[26], p[27]) } else { sender };
+        let its_own = self.has(claimed.into(), now_s);
+        if p[..6] == [0, 1, 8, 0, 6, 4] && p[8..14] == mac.octets() && its_own { Ok(()) } else { bad }
+    }
+
+    /// Takes note of what a DHCP server gives the station, in a frame on its way to it; whether that was something.
+    pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) -> bool {
+        let Some(snooped) = &self.snooped else { return false };
+        if h.protocol() != UDP || h.words[FRAGMENT] != 0 {
+            return false;
+        }
+        let Some(message) = head.get(usize::from(h.l4) + 8..) else { return false };
+        let mut given = false;
+        match h.ports() {
+            Some((67, 68)) => {
+                if let Some((mac, address, lease_s)) = dhcp_ack(message)
+                    && self.has_mac(MacAddr::from_octets(mac))
+                {
+                    snooped.note(address.into(), now_s.saturating_add(lease_s));
+                    given = true;
+                }
+            }
+            Some((547, 546)) if self.has_mac(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
+                snooped.note(address.into(), now_s.saturating_add(lease_s));
+                given = true;
+            }),
+            _ => {}
+        }
+        given
+    }
+}
+
+/// The payload of a UDP datagram, whole: what is behind its own length is not read by its receiver.
+fn udp_payload<'a>(h: &Headers, head: &'a [u8]) -> Option<&'a [u8]> {
+    let l4 = usize::from(h.l4);
+    let length = head.get(l4 + 4..)?.first_chunk::<2>().map(|n| usize::from(u16::from_be_bytes(*n)))?;
+    head.get(l4 + 8..(l4 + length).min(h.end as usize))
+}
+
+/// Kinds of messages: RFC 2132, 9.6.
+const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
+const ACK: u8 = 5;
+const RELEASE: u8 = 7;
+
+/// What a DHCP client sends (RFC 2131, 2).
+struct ClientMessage {
+    client: MacAddr,
+    /// The one of its client identifier, if that holds one.
+    identifier: Option<MacAddr>,
+    kind: u8,
+    /// The one that it has and uses.
+    address: Ipv4Addr,
+    /// The one that it asks for, or declines.
+    requested: Option<Ipv4Addr>,
+    relay: Ipv4Addr,
+}
+
+impl ClientMessage {
+    /// `None` if servers could read it differently: options that are cut, have a length that is not theirs, or stand there
+    /// twice, no kind, no end.
+    fn read(m: &[u8]) -> Option<ClientMessage> {
+        let (fixed, options) = m.split_first_chunk::<240>()?;
+        let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+        if fixed[..3] != [1, 1, 6] || fixed[236..] != DHCP_COOKIE {
+            return None;
+        }
+        let (mut kind, mut requested, mut identifier, mut odd) = (None, None, None, false);
+        let mut seen = [0u8; 256];
+        let ended = options_v4(options, |option, value| {
+            seen[usize::from(option)] = seen[usize::from(option)].saturating_add(1);
+            match (option, value) {
+                (53, [k]) => kind = Some(*k),
+                (50, [a, b, c, d]) => requested = Some(Ipv4Addr::new(*a, *b, *c, *d)),
+                // Of hardware type 1, Ethernet (RFC 2132, 9.14).
+                (61, [1, mac @ ..]) if mac.len() == 6 => {
+                    identifier = mac.first_chunk::<6>().map(|m| MacAddr::from_octets(*m));
+                }
+                // Options in the place of names (52).
+                (50 | 52 | 53, _) => odd = true,
+                _ => {}
+            }
+        })?;
+        odd |= [50, 53, 54, 61].iter().any(|option| seen[*option] > 1);
+        let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
+        let m = ClientMessage { client, identifier, kind: kind?, address: address(12), requested, relay: address(24) };
+        (ended && !odd).then_some(m)
+    }
+
+    /// The address whose lease it ends.
+    fn released_address(&self) -> Option<Ipv4Addr> {
+        match self.kind {
+            RELEASE => Some(self.address),
+            DECLINE => Some(self.requested.unwrap_or(Ipv4Addr::UNSPECIFIED)),
+            _ => None,
+        }
+    }
+}
+
+/// What options begin with: RFC 2132, 2.
+const DHCP_COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
+
+/// Tells of each option; whether there is an end of them. `None` if one is cut.
+fn options_v4(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) -> Option<bool> {
+    loop {
+        match options {
+            [0, rest @ ..] => options = rest,
+            [255, ..] => return Some(true),
+            [] | [_] => return Some(false),
+            [kind, len, rest @ ..] if rest.len() >= usize::from(*len) => {
+                let (value, behind) = rest.split_at(usize::from(*len));
+                each(*kind, value);
+                options = behind;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Client, address and seconds of an acknowledgement (RFC 2131).
+fn dhcp_ack(m: &[u8]) -> Option<([u8; 6], Ipv4Addr, u32)> {
+    let (fixed, options) = m.split_first_chunk::<240>()?;
+    if fixed[..3] != [2, 1, 6] || fixed[236..] != DHCP_COOKIE {
+        return None;
+    }
+    let (mut is_ack, mut lease_s) = (false, 0);
+    options_v4(options, |option, value| match (option, value) {
+        (53, [kind]) => is_ack = *kind == ACK,
+        (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
+        _ => {}
+    })?;
+    let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
+    (is_ack && lease_s > 0 && !address.is_unspecified()).then_some((
+        [fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]],
+        address,
+        lease_s,
+    ))
+}
+
+/// Addresses and seconds of a reply (RFC 8415, 21.4 and 21.6).
+fn dhcpv6_reply(m: &[u8], mut each: impl FnMut(Ipv6Addr, u32)) {
+    let [7, _, _, _, options @ ..] = m else { return };
+    options_v6(options, |kind, value| {
+        if let (3, Some(inner)) = (kind, value.get(12..)) {
+            options_v6(inner, |kind, value| {
+                if let (5, Some(v)) = (kind, value.first_chunk::<24>()) {
+                    let address: [u8; 16] = std::array::from_fn(|i| v[i]);
+                    each(Ipv6Addr::from(address), u32::from_be_bytes([v[20], v[21], v[22], v[23]]));
+                }
+            });
+        }
+    });
+}
+
+fn options_v6(mut options: &[u8], mut each: impl FnMut(u16, &[u8])) {
+    while let [k0, k1, l0, l1, rest @ ..] = options {
+        let len = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let Some(value) = rest.get(..len) else { return };
+        each(u16::from_be_bytes([*k0, *k1]), value);
+        options = &rest[len..];
+    }
+}
+
+/// Addresses of one port that are remembered at once: a station that is given more loses the oldest.
+const REMEMBERED: usize = 16;
+
+#[derive(Default)]
+struct Remembered {
+    high: AtomicU64,
+    low: AtomicU64,
+    /// 0 while there is none, or it is written.
+    until_s: AtomicU32,
+}
+
+/// What DHCP gave a port's station. Written by whichever worker sees it, read by that of the port.
+#[derive(Default)]
+pub struct Snooped([Remembered; REMEMBERED]);
+
+impl Snooped {
+    fn bits(address: IpAddr) -> u128 {
+        match address {
+            IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(a) => a.to_bits(),
+        }
+    }
+
+    /// The address is the station's until then, in the engine's seconds.
+    pub fn note(&self, address: IpAddr, until_s: u32) {
+        let bits = Self::bits(address);
+        let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        let oldest = || self.0.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
+        let r = self.0.iter().find(same).unwrap_or_else(oldest);
+        r.until_s.store(0, Release);
+        r.high.store((bits >> 64) as u64, Relaxed);
+        r.low.store(bits as u64, Relaxed);
+        r.until_s.store(until_s.max(1), Release);
+    }
+
+    /// The address is not the station's any more; whether it was.
+    fn forget(&self, address: IpAddr) -> bool {
+        let bits = Self::bits(address);
+        let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        self.0.iter().find(is).is_some_and(|r| r.until_s.swap(0, Release) != 0)
+    }
+
+    fn has(&self, address: IpAddr, now_s: u32) -> bool {
+        let bits = Self::bits(address);
+        self.0.iter().any(|r| {
+            r.until_s.load(Acquire) > now_s
+                && r.low.load(Relaxed) == bits as u64
+                && r.high.load(Relaxed) == (bits >> 64) as u64
+        })
+    }
+
+    /// The addresses, and until when.
+    pub fn all(&self, now_s: u32) -> Vec<(IpAddr, u32)> {
+        let address = |r: &Remembered| {
+            let bits = u128::from(r.high.load(Relaxed)) << 64 | u128::from(r.low.load(Relaxed));
+            Ipv6Addr::from_bits(bits).to_canonical()
+        };
+        let live = self.0.iter().map(|r| (r, r.until_s.load(Acquire))).filter(|(_, until)| *until > now_s);
+        live.map(|(r, until)| (address(r), until)).collect()
+    }
+}
+
+impl std::fmt::Debug for Snooped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snooped({:?})", self.all(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        // Near each other, so that some are within others.
+        let v4 = (0u32..64, 24u8..=32).prop_map(|(a, len)| (IpAddr::from((10 << 24 | a).to_be_bytes()), len));
+        let v6 = (0u128..64, 120u8..=128).prop_map(|(a, len)| (IpAddr::from((0xfd << 120 | a).to_be_bytes()), len));
+        prop_oneof![v4, v6].prop_map(|(address, len)| match address {
+            IpAddr::V4(a) => Prefix { address: (a & Ipv4Addr::from_bits(u32::MAX << (32 - len))).into(), len },
+            IpAddr::V6(a) => Prefix { address: (a & Ipv6Addr::from_bits(u128::MAX << (128 - len))).into(), len },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_has_what_any_of_its_prefixes_has(ips in proptest::collection::vec(prefix(), 0..8)) {
+            let security = Security::new(Checks::default(), Vec::new(), ips.clone(), None);
+            for n in 0u8..80 {
+                for address in [IpAddr::from([10, 0, 0, n]), IpAddr::from((0xfd << 120 | u128::from(n)).to_be_bytes())] {
+                    prop_assert_eq!(security.has(address, 0), ips.iter().any(|p| p.contains(address)), "{}", address);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Access lists by name, and who has which.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::{AclNames, PortState, Topology, TopologyError};
+use crate::{
+    snapshot::{
+        Segment,
+        port_filter::{Filter, Lists},
+        security::Security,
+    },
+    tables::{acl::Acl, conntrack::Settings},
+};
+
+/// What [`Topology`] knows of filters.
+#[derive(Clone, Default)]
+pub(super) struct Filters {
+    acls: BTreeMap<String, Arc<Acl>>,
+    pub sessions: Settings,
+}
+
+impl Topology {
+    /// Adds or changes a list.
+    pub fn set_acl(&mut self, acl: Acl) {
+        self.lists_change();
+        self.filters.acls.insert(acl.name.to_string(), Arc::new(acl));
+    }
+
+    /// Removes a list. That nobody has it any more is known when the snapshot is made.
+    pub fn remove_acl(&mut self, name: &str) {
+        self.lists_change();
+        self.filters.acls.remove(name);
+    }
+
+    /// Segments have the lists of their networks.
+    fn lists_change(&mut self) {
+        if self.built.as_ref().is_some_and(|b| b.lists) {
+            self.built = None;
+        }
+    }
+
+    /// All lists.
+    pub fn acls(&self) -> impl Iterator<Item = &Arc<Acl>> {
+        self.filters.acls.values()
+    }
+
+    /// How connections are kept from now on.
+    pub fn set_sessions(&mut self, settings: Settings) {
+        self.filters.sessions = settings;
+    }
+
+    /// How they are.
+    pub fn sessions(&self) -> &Settings {
+        &self.filters.sessions
+    }
+
+    /// What DHCP gave a port's station, until when in the engine's seconds.
+    pub fn snooped(&self, port: &str, now_s: u32) -> Vec<(IpAddr, u32)> {
+        self.ports
+            .get(port)
+            .filter(|p| p.spec.security.as_ref().is_some_and(|s| s.snoop))
+            .map_or_else(Vec::new, |p| p.snooped.all(now_s))
+    }
+
+    /// Notes what DHCP gave it before this dataplane was started; what it knows better stays.
+    pub fn remember(&self, port: &str, address: IpAddr, until_s: u32) {
+        if let Some(p) = self.ports.get(port)
+            && !p.snooped.all(0).iter().any(|(a, until)| *a == address && *until >= until_s)
+        {
+            p.snooped.note(address, until_s);
+        }
+    }
+
+    pub(super) fn lists(&self, whose: impl Fn() -> String, names: &AclNames) -> Result<Lists, TopologyError> {
+        let find = |names: &[String]| -> Result<Vec<Arc<Acl>>, TopologyError> {
+            let one = |n: &String| {
+                let unknown = || TopologyError::NoSuchAcl { object: whose(), acl: n.clone() };
+                self.filters.acls.get(n).cloned().ok_or_else(unknown)
+            };
+            names.iter().map(one).collect()
+        };
+        Ok(Lists { ingress: find(&names.ingress)?, egress: find(&names.egress)? })
+    }
+
+    /// What may pass a port, which may carry some of the networks that have lists.
+    pub(super) fn port_filter(
+        &self,
+        name: &str,
+        p: &PortState,
+        networks: &[&Segment],
+    ) -> Result<Option<Box<Filter>>, TopologyError> {
+        let lists = self.lists(|| format!("port '{name}'"), &p.spec.acls)?;
+        let security = p.spec.security.as_ref().map(|s| {
+            let snooped = s.snoop.then(|| p.snooped.clone());
+            let ips = s.ips.iter().map(|p| (*p).into()).collect();
+            Arc::new(Security::new(s.checks, s.macs.clone(), ips, snooped))
+        });
+        let its_own = |s: &&&Segment| *s.bridge == *p.spec.bridge && p.spec.carries(s.vid);
+        let networks = networks.iter().filter(its_own).filter_map(|s| s.lists.as_deref());
+        Ok(Filter::new(security, lists, networks, p.spec.session_limits).map(Box::new))
+    }
+}
