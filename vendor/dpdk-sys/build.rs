@@ -45,6 +45,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_stop",
     "rte_eth_dev_close",
     "rte_eth_promiscuous_enable",
+    "rte_eth_promiscuous_disable",
     "rte_eth_allmulticast_enable",
     "rte_eth_dev_set_mtu",
     "rte_eth_stats_get",

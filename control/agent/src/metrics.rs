@@ -144,6 +144,7 @@ fn render(status: &Status, acls: &[dp::AclState]) -> prometheus::Result<Vec<u8>>
         page.gauges("dunlin_problem", help, &["kind", "name", "field"], problems)?;
         ports(&page, &state.ports)?;
         workers(&page, &state.workers)?;
+        punts(&page, &state.punts)?;
         tunnels(&page, &state.vteps)?;
         filters(&page, state, acls)?;
         let of = |n: &'_ dp::NetworkState| n.name.clone();
@@ -317,6 +318,13 @@ fn workers(page: &Page, workers: &[dp::WorkerState]) -> prometheus::Result<()> {
     page.gauges("dunlin_worker_cycles_per_frame", "Busy cycles per frame, last second.", &["core"], cycles)?;
     let burst = with_core().map(|(c, w)| (vec![c], w.frames_per_burst));
     page.gauges("dunlin_worker_frames_per_burst", "Frames per burst that had any, last second.", &["core"], burst)
+}
+
+fn punts(page: &Page, punts: &[dp::PuntState]) -> prometheus::Result<()> {
+    let of = |count: fn(&dp::PuntState) -> u64| punts.iter().map(move |p| (vec![p.kind.as_str()], count(p)));
+    page.counters("dunlin_punt_frames_total", "Frames read by the switch itself.", &["kind"], of(|p| p.frames))?;
+    let help = "Frames for the switch itself that came too fast.";
+    page.counters("dunlin_punt_dropped_total", help, &["kind"], of(|p| p.dropped))
 }
 
 fn macs(page: &Page, m: &dp::MacState) -> prometheus::Result<()> {

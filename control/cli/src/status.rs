@@ -47,14 +47,18 @@ fn print(status: &Status) {
         ));
     }
     let mut sum = [0u64; 4];
-    for c in state.ports.iter().filter_map(|p| p.counters.as_ref()).chain(&state.removed_ports) {
+    // Frames in tunnels count at the VTEP and at the remote too.
+    let vteps =
+        state.vteps.iter().flat_map(|v| v.counters.iter().chain(v.remotes.iter().filter_map(|r| r.counters.as_ref())));
+    for c in state.ports.iter().filter_map(|p| p.counters.as_ref()).chain(&state.removed_ports).chain(vteps) {
         let dropped: u64 = c.drops.iter().map(|d| d.frames).sum();
         for (s, n) in sum.iter_mut().zip([c.rx_frames, c.clones, c.tx_frames, dropped]) {
             *s += n;
         }
     }
     let [rx, clones, tx, dropped] = sum;
-    facts.push(("frames", format!("{rx} received, {clones} cloned, {tx} transmitted, {dropped} dropped")));
+    let held: u64 = state.workers.iter().map(|w| w.held_frames).sum();
+    facts.push(("frames", format!("{rx} received, {clones} cloned, {tx} transmitted, {dropped} dropped, {held} held")));
     output::facts(&facts);
     if !status.dataplane_error.is_empty() {
         println!("{}", status.dataplane_error);

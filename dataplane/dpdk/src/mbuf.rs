@@ -193,6 +193,17 @@ impl Mbuf {
         true
     }
 
+    /// Adds octets of zero up to a length of `len`, if it is in one segment that has room for them.
+    ///
+    /// # Panics
+    /// If the buffer is shared.
+    pub fn pad(&mut self, len: u32) {
+        const ZEROS: [u8; 64] = [0; 64];
+        let missing = len.saturating_sub(self.len()) as usize;
+        // Without room it stays as it is: a device that needs more pads by itself.
+        let _ = missing > 0 && self.append(&ZEROS[..missing.min(ZEROS.len())]);
+    }
+
     /// Where octets can be put into an empty single-segment frame, to be followed by [`Mbuf::fill`].
     pub(crate) fn room_mut(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
         let m = self.raw_mut();

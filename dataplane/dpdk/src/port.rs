@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pool: Option<Mempool>,
     /// Sockets that came with it.
     sockets: Vec<Socket>,
+    /// Was promiscuous before, and is to be so afterwards.
+    stays_promiscuous: bool,
 }
 
 /// With more, the driver of 22.11 writes past its stack: a message to secondary processes holds 8 descriptors.
@@ -68,6 +70,9 @@ impl Drop for Device {
         unsafe {
             sys::rte_eth_dev_info_get(self.id, &mut info);
             let device = info.device;
+            if !self.stays_promiscuous {
+                sys::rte_eth_promiscuous_disable(self.id);
+            }
             sys::rte_eth_dev_stop(self.id);
             sys::rte_eth_dev_close(self.id);
             if !device.is_null() && sys::rte_dev_remove(device) < 0 {
@@ -167,8 +172,15 @@ impl EthPort {
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        let device = Device { id, name, pool: None, sockets: new_sockets(&before) };
+        let device = Device { id, name, pool: None, sockets: new_sockets(&before), stays_promiscuous: false };
         Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
+    }
+
+    /// It was promiscuous before the port was made: it stays so when the port goes.
+    pub fn keep_promiscuous(&mut self) {
+        if let Some(device) = Arc::get_mut(&mut self.device) {
+            device.stays_promiscuous = true;
+        }
     }
 
     /// What the device says of itself.

@@ -44,6 +44,12 @@ pub trait Frame: Sized {
     /// May panic if the buffer is shared or shorter than addresses and tag.
     fn pop_tag(&mut self);
 
+    /// Adds octets of zero up to a length of `len`, as far as there is room.
+    ///
+    /// # Panics
+    /// May panic if the buffer is shared.
+    fn pad(&mut self, len: u32);
+
     /// A frame with `n` octets more at its front, which are the caller's to write by
     /// [`Frame::head_mut`]. What was there stays where it is, also if others own it too. `None` when
     /// there is no buffer left.
@@ -116,6 +122,10 @@ impl Frame for HeapFrame {
     }
     fn pop_tag(&mut self) {
         self.own().drain(12..16);
+    }
+    fn pad(&mut self, len: u32) {
+        let own = self.own();
+        own.resize(own.len().max(len as usize), 0);
     }
     fn grow_front(self, n: usize) -> Option<Self> {
         let octets = [&vec![0; n], self.octets()].concat();

@@ -202,7 +202,7 @@ fn open_host(o: &Opener, interface: &str, af_packet_only: bool, mtu: u32) -> Res
         unique("net_af_packet"),
         4 * 1024 * 1024 / frame
     );
-    let port = EthPort::attach(&o.eal, &args)?;
+    let port = attach_interface(o, &args, interface)?;
     let node = numa::of_interface(interface);
     let pool = o.pools.lock().for_mtu(mtu, node)?;
     let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
@@ -211,6 +211,19 @@ fn open_host(o: &Opener, interface: &str, af_packet_only: bool, mtu: u32) -> Res
     opened.complete_checksums = true;
     opened.device.follow_kernel(interface, mtu)?;
     Ok(opened)
+}
+
+/// Attaches a driver of a kernel interface, which is as promiscuous afterwards as it is now.
+fn attach_interface(o: &Opener, args: &str, interface: &str) -> Result<EthPort, DpdkError> {
+    /// IFF_PROMISC.
+    const PROMISCUOUS: u32 = 0x100;
+    let flags = Interface::read(interface, "flags");
+    let flags = flags.and_then(|f| u32::from_str_radix(f.trim_start_matches("0x"), 16).ok());
+    let mut port = EthPort::attach(&o.eal, args)?;
+    if flags.is_some_and(|f| f & PROMISCUOUS != 0) {
+        port.keep_promiscuous();
+    }
+    Ok(port)
 }
 
 /// The kernel takes a moment to let go of a queue whose socket was closed.
@@ -230,7 +243,7 @@ fn open_af_xdp_patiently(o: &Opener, interface: &str, mtu: u32) -> Result<Opened
 
 fn open_af_xdp(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
     let args = format!("{},iface={interface}", unique("net_af_xdp"));
-    let port = EthPort::attach(&o.eal, &args)?;
+    let port = attach_interface(o, &args, interface)?;
     let node = numa::of_interface(interface);
     let pool = o.pools.lock().for_xdp(node)?;
     let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;

@@ -52,7 +52,7 @@ use crate::{
     pools::Pools,
     queues::Transmitter,
     switch::{Applier, Options, Parts, Switch},
-    underlay::{Mailbox, Underlay},
+    underlay::{Underlay, punt::PuntRings},
     worker::{Clock, Worker, WorkerShared},
 };
 
@@ -167,16 +167,16 @@ fn run(args: Args) -> anyhow::Result<()> {
     prefer_hugepages(macs.memory());
     let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
     let (domain, readers) = Domain::<Workers>::new(args.cores.0.len());
-    let mailbox = Arc::new(Mailbox::default());
+    let punted = Arc::new(PuntRings::default());
     let (wake, woken) = mpsc::sync_channel(1);
     let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
         // Full: it is going to wake up anyway.
         let _ = wake.try_send(());
     });
-    let worker = |(i, core): (usize, &usize)| WorkerShared::new(i, *core, mailbox.clone(), changed.clone());
+    let worker = |(i, core): (usize, &usize)| WorkerShared::new(i, *core, punted.clone(), changed.clone());
     let shared = args.cores.0.iter().enumerate().map(|w| worker(w).map(Arc::new));
     let shared: Vec<_> = shared.collect::<std::io::Result<_>>()?;
-    let underlay = Underlay::start(mailbox.clone(), shared[0].clone())?;
+    let underlay = Underlay::start(punted.clone(), shared[0].clone())?;
     let events = Arc::new(Events::default());
 
     let mut threads = Vec::new();

@@ -58,6 +58,9 @@ impl Frame for Packet {
     fn pop_tag(&mut self) {
         self.0.pop_tag();
     }
+    fn pad(&mut self, len: u32) {
+        self.0.pad(len);
+    }
     #[inline(always)]
     fn grow_front(self, n: usize) -> Option<Self> {
         self.0.grow_front(n as u16).map(Packet)

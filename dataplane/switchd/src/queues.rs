@@ -24,7 +24,7 @@ use dunlin_engine::{
 };
 use parking_lot::Mutex;
 
-use crate::{packet::Packet, underlay::About, worker::WorkerShared};
+use crate::{packet::Packet, underlay::punt::Cause, worker::WorkerShared};
 
 /// A count of one worker's on a cache line of its own: what is beside it in memory may be another worker's.
 #[derive(Default)]
@@ -363,17 +363,17 @@ impl Events for Round<'_> {
 
 impl Punt<Packet> for Round<'_> {
     fn local(&mut self, vtep: PortIdx, from: PortIdx, frame: Packet) -> bool {
-        self.shared.mailbox.post(About::Vtep(vtep, from), &frame.0)
+        self.shared.punted.punt(Cause::Vtep(vtep, from), &frame.0)
     }
 
     fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet, l3: usize, mtu: u32) {
         // Counted as dropped already; who is not told of one is told of the next.
-        let _ = self.shared.mailbox.post(About::TooBig { remote, inside, l3, mtu }, &frame.0);
+        let _ = self.shared.punted.punt(Cause::TooBig { remote, inside, l3, mtu }, &frame.0);
     }
 
     fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: Packet) {
         // Nothing is lost but an answer.
-        let _ = self.shared.mailbox.post(About::Answer { port, inside }, &frame.0);
+        let _ = self.shared.punted.punt(Cause::Reject { port, inside }, &frame.0);
     }
 
     fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: Packet) -> Result<(), Packet> {

@@ -46,7 +46,7 @@ use crate::{
     packet::Packet,
     queues::{RxHandle, Transmitter, TxHandle},
     steering::{Link, Links, Owners, Passed},
-    underlay::Mailbox,
+    underlay::punt::PuntRings,
 };
 
 /// Rounds without a frame before the first sleep.
@@ -160,15 +160,15 @@ pub struct WorkerShared {
     leased: AtomicBool,
     /// Wakes the monitor.
     wake: Arc<dyn Fn() + Send + Sync>,
-    /// Where frames for VTEPs themselves go.
-    pub mailbox: Arc<Mailbox>,
+    /// Where frames that the switch itself has to read go.
+    pub punted: Arc<PuntRings>,
 }
 
 impl WorkerShared {
     pub fn new(
         number: usize,
         core: usize,
-        mailbox: Arc<Mailbox>,
+        punted: Arc<PuntRings>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> std::io::Result<Self> {
         Ok(WorkerShared {
@@ -186,7 +186,7 @@ impl WorkerShared {
             lost_events: AtomicU64::new(0),
             leased: AtomicBool::new(false),
             wake,
-            mailbox,
+            punted,
         })
     }
 

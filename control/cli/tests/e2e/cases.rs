@@ -257,3 +257,90 @@ fn ports_that_come_and_go_keep_af_xdp() {
     }
     host.check_conservation();
 }
+
+/// A snooping switch of the underlay keeps a group while its querier is answered, and forgets it when the network goes
+/// (RFC 2236; RFC 2710). https://github.com/ovn-org/ovn/issues/126
+#[test]
+fn membership_of_a_multicast_group_lasts_and_ends() {
+    for (own, remote, group) in [("10.50.0.1/24", "10.50.0.2", "239.1.1.1"), ("fd50::1/64", "fd50::2", "ff05::101")] {
+        let (underlay, host) = (Netns::new(), Host::start());
+        underlay.allow_ipv6();
+        // Half a second between queries, two seconds of membership; the bridge is the querier itself.
+        underlay.run(
+            "ip link add br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_query_interval 50 mcast_query_response_interval 20 \
+             mcast_membership_interval 200 mcast_last_member_interval 10 mcast_startup_query_interval 20 && \
+             ip addr add 10.50.0.9/24 dev br0 && ip link set eth0 master br0 && ip link set br0 up",
+        );
+        host.add_host("up", &underlay, "");
+        host.dunlin(&format!("vtep add v --uplink up --address {own}"));
+        host.dunlin(&format!("network add blue --vni 100 --remotes {remote} --group {group}"));
+        let is_member = || underlay.run("bridge mdb show").contains(group);
+        eventually("the bridge knows the member", 20.0, is_member);
+        let queries = || {
+            let punts = host.json("status")["dataplane"]["punts"].clone();
+            let all = punts.as_array().unwrap().iter();
+            all.filter(|p| p["kind"] == "membership_query").map(|p| p["frames"].as_u64().unwrap()).sum::<u64>()
+        };
+        // Reports that are sent unasked come each 30 s: only answers keep the group for so many queries.
+        let begun = queries();
+        eventually("queries come", 60.0, || {
+            assert!(is_member(), "{group}: forgotten after {} queries", queries() - begun);
+            queries() >= begun + 10
+        });
+        let capture = underlay.capture("-c 1 -v -n -i eth0 \"igmp[0] == 0x17 or (ip6 and ip6[48] == 132)\"");
+        host.dunlin("network del blue");
+        let seen = capture.finish();
+        assert!(seen.contains(group), "no leave or done: {seen}");
+    }
+}
+
+/// What others ask a VTEP is limited, by kind and by sender, and keeps nothing of its own from it (RFC 1812, 4.3.2.8).
+#[test]
+fn a_vtep_answers_at_a_limited_rate() {
+    let (host, peer) = with_overlay();
+    let mac = host.json("vtep list")[0]["mac"].as_str().unwrap().to_owned();
+    let flood = format!(
+        "from scapy.all import *\ns = conf.L2socket(iface='eth0')\n\
+         b = bytes(Ether(dst='{mac}')/ARP(psrc='10.50.0.77', pdst='10.50.0.1'))\nfor _ in range(20000): s.outs.send(b)"
+    );
+    std::fs::write(host.path("flood.py"), flood).unwrap();
+    peer.run(&format!("/usr/bin/python3 {}", host.path("flood.py")));
+    let punts = || {
+        let punts = host.json("status")["dataplane"]["punts"].clone();
+        let of = |p: &serde_json::Value| (p["frames"].as_u64().unwrap(), p["dropped"].as_u64().unwrap());
+        punts.as_array().unwrap().iter().find(|p| p["kind"] == "neighbor_request").map(of).unwrap()
+    };
+    // Some were lost before, in the kernel's ring.
+    let counts = std::cell::Cell::new((0, 0));
+    eventually("a fifth is read at most", 10.0, || {
+        counts.set(punts());
+        let (read, dropped) = counts.get();
+        read > 0 && dropped > 2_000 && read * 4 < dropped
+    });
+    println!("{:?} read and dropped", counts.get());
+    assert!(host.metrics().contains("dunlin_punt_dropped_total{kind=\"neighbor_request\"}"));
+    // Another one is answered at once, and so is the VTEP.
+    peer.run("busybox arping -c 1 -w 3 -I eth0 10.50.0.1");
+    host.dunlin("neighbor flush");
+    eventually("the VTEP resolves its neighbor", 5.0, || {
+        host.json("vtep list")[0]["remotes"][0]["next_hop_mac"].as_str().is_some_and(|m| !m.is_empty())
+    });
+    host.check_conservation();
+}
+
+/// A kernel interface is as promiscuous after its port as it was before.
+#[test]
+fn promiscuous_mode_ends_with_the_port() {
+    let host = Host::start();
+    for (kind, before) in [("", ""), ("--driver af_packet", ""), ("", "promisc on")] {
+        let ns = Netns::new();
+        let flags = || crate::net::sh(&format!("ip -d link show {}", ns.outside));
+        if !before.is_empty() {
+            crate::net::sh(&format!("ip link set {} {before}", ns.outside));
+        }
+        host.add_host("p", &ns, kind);
+        assert!(flags().contains("PROMISC"), "{}", flags());
+        host.dunlin("port del p");
+        assert_eq!(flags().contains("PROMISC"), !before.is_empty(), "{kind} {before}: {}", flags());
+    }
+}

@@ -64,6 +64,7 @@ impl Frame for Handle {
     fn pop_tag(&mut self) {
         self.0 = self.0.other.expect("it has a tag");
     }
+    fn pad(&mut self, _: u32) {}
     fn grow_front(self, _: usize) -> Option<Self> {
         unreachable!("no scenario has a tunnel")
     }

@@ -10,8 +10,10 @@ use std::net::IpAddr;
 pub use checksum::{checksum, icmpv6_checksum};
 pub(crate) use checksum::{fold, sum};
 
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// The EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// The EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// The EtherType of ARP.
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 

@@ -362,6 +362,10 @@ pub(crate) fn hand_over<F: Frame>(
     }
 }
 
+/// Octets of the shortest frame on a link, without FCS: IEEE 802.3, 3.2.8. A bridge that removes a tag pads (802.1Q,
+/// annex G).
+const SHORTEST: u32 = 60;
+
 /// The frame with tag `want` instead of `has`, in place, or in a buffer of its own if others own it too. `false` if there is
 /// no room or no buffer for it.
 #[inline(always)]
@@ -374,6 +378,9 @@ pub(crate) fn rewrite<F: Frame>(frame: &mut F, has: Tag, want: Tag) -> bool {
     }
     if has.is_some() {
         frame.pop_tag();
+        if !want.is_some() && frame.len() < SHORTEST {
+            frame.pad(SHORTEST);
+        }
     }
     !want.is_some() || frame.push_tag(want.tpid(), want.tci())
 }

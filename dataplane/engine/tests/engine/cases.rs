@@ -426,3 +426,22 @@ fn a_customers_spanning_tree_passes_the_provider() {
         assert_eq!(s.drops(DropReason::ReservedMulticast), dropped, "{n:x}");
     }
 }
+
+/// A frame that loses its tag is as long as a link wants the shortest to be, with zeros, where it leaves alone and where it
+/// is flooded (IEEE 802.3, 3.2.8): https://github.com/openvswitch/ovs-issues/issues/221.
+#[test]
+fn an_untagged_frame_is_no_runt() {
+    let trunk = || spec(VlanMode::Trunk { vlans: VlanSet::ALL });
+    let access = || spec(VlanMode::Access { vid: Vid::of::<10>() });
+    let mut s = Switch::new(vec![trunk(), access(), access(), trunk()]);
+    let tagged = |dst: [u8; 6]| [&dst[..], &[2, 0, 0, 0, 0, 1], &[0x81, 0, 0, 10, 0x88, 0xb5], &[7; 42]].concat();
+    let flooded = s.run(0, [HeapFrame::new(tagged([0xff; 6]))]).sent;
+    s.run(1, [HeapFrame::new([&[0xff; 6][..], &[2, 0, 0, 0, 0, 2, 0x88, 0xb5], &[0; 46]].concat())]);
+    let unicast = s.run(0, [HeapFrame::new(tagged([2, 0, 0, 0, 0, 2]))]).sent;
+    assert_eq!((flooded.len(), unicast.len()), (3, 1));
+    for (port, frame) in flooded.iter().chain(&unicast) {
+        assert_eq!(frame.len(), 60);
+        let untagged = *port != s.ports[3].get();
+        assert_eq!(frame[frame.len() - 4..], if untagged { [0; 4] } else { [7; 4] });
+    }
+}

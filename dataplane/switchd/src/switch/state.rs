@@ -175,6 +175,11 @@ impl Switch {
             networks: self.network_reports(),
             sessions: Some(self.sessions_state()),
             bindings: Some(self.binding_report()),
+            punts: self
+                .underlay
+                .punt_counts()
+                .map(|p| v1::PuntState { kind: p.kind.into(), frames: p.frames, dropped: p.dropped })
+                .collect(),
         }
     }
 

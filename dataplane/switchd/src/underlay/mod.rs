@@ -2,25 +2,23 @@
 //! neighbour solicitations and pings.
 //!
 //! **Thread.** One, `underlay`, beside the configuring one: an answer never waits for a device that is
-//! being opened. Workers leave it frames in the [`Mailbox`], it sends by way of the first worker, whose
+//! being opened. Workers punt frames to it ([`punt`]), it sends by way of the first worker, whose
 //! pipeline takes its frames as received at the VTEP.
 //!
 //! `neighbors.rs` says who is asked when; `packets.rs` has the formats.
 
 mod neighbors;
 mod packets;
+pub mod punt;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, OnceLock, Weak},
-    thread::Thread,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use crossbeam_queue::ArrayQueue;
-use dunlin_dpdk::Mbuf;
-use dunlin_engine::{MacAddr, PortIdx, SegmentId, snapshot::rate_limits::RateLimit, tunnel::NextHop, vlan::Class};
+use dunlin_engine::{MacAddr, PortIdx, tunnel::NextHop};
 use dunlin_model::spec::Route;
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -28,123 +26,15 @@ use parking_lot::Mutex;
 pub use neighbors::NeighborReport;
 use neighbors::Neighbors;
 use packets::Heard;
+use punt::{Cause, PuntCounts, PuntRings, PuntedFrame};
 
 use crate::worker::{Command, WorkerShared};
 
-/// Octets of a frame for a VTEP itself; larger ones, as large pings, are not taken.
-const FRAME: usize = 1600;
-/// Frames that wait; what comes faster is dropped and counted.
-const WAITING: usize = 256;
-/// Senders told a second that their packets are too large, or rejected (RFC 1812, 4.3.2.8 asks for a limit).
-const ERRORS_FPS: u64 = 1000;
 /// Between two reports of a group's membership, without being asked: well below the 260 s after which
 /// switches forget it (RFC 2236, 8.4).
 const JOIN_AGAIN: Duration = Duration::from_secs(30);
 /// The time between two looks at the neighbours.
 const TICK: Duration = Duration::from_millis(50);
-
-/// Frames for this thread, from all workers.
-pub struct Mailbox {
-    /// For VTEPs themselves.
-    local: Letters,
-    /// Those that are too large for a tunnel, apart: guests send them.
-    too_big: Limited,
-    /// Answers to what was rejected, apart: who is behind tunnels sends that.
-    answers: Limited,
-    began: Instant,
-    reader: OnceLock<Thread>,
-}
-
-/// What a frame is about.
-#[derive(Clone, Copy)]
-pub enum About {
-    /// It is for this VTEP itself, and came by this port.
-    Vtep(PortIdx, PortIdx),
-    /// It is too large for the tunnel to `remote`: see [`dunlin_engine::Output::too_big`].
-    TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
-    /// It tells who is behind a tunnel: see [`dunlin_engine::Output::answer_inside`].
-    Answer { port: PortIdx, inside: (Class, SegmentId) },
-}
-
-struct Letter {
-    about: About,
-    len: usize,
-    octets: [u8; FRAME],
-}
-
-/// Letters on their way, and empty ones, so that no worker allocates.
-struct Letters {
-    posted: ArrayQueue<Box<Letter>>,
-    spare: ArrayQueue<Box<Letter>>,
-}
-
-impl Letters {
-    fn new(n: usize) -> Self {
-        let spare = ArrayQueue::new(n);
-        let nobody = PortIdx::new(0).expect("the first");
-        for _ in 0..n {
-            let empty = Letter { about: About::Vtep(nobody, nobody), len: 0, octets: [0; FRAME] };
-            let _ = spare.push(Box::new(empty));
-        }
-        Letters { posted: ArrayQueue::new(n), spare }
-    }
-}
-
-/// Letters of which strangers decide how many there are.
-struct Limited {
-    letters: Letters,
-    rate: RateLimit,
-}
-
-impl Default for Limited {
-    fn default() -> Self {
-        Limited { letters: Letters::new(WAITING / 8), rate: RateLimit::new(ERRORS_FPS) }
-    }
-}
-
-impl Limited {
-    /// Where to put one more, if not enough came of late.
-    fn admit(&self, began: Instant) -> Option<&Letters> {
-        self.rate.admit(began.elapsed().as_nanos() as u64).then_some(&self.letters)
-    }
-}
-
-impl Default for Mailbox {
-    fn default() -> Self {
-        Mailbox {
-            local: Letters::new(WAITING),
-            too_big: Limited::default(),
-            answers: Limited::default(),
-            began: Instant::now(),
-            reader: OnceLock::new(),
-        }
-    }
-}
-
-impl Mailbox {
-    /// Leaves a frame, or the front of one that is too large; `false` if there is no room for it, or if
-    /// enough were told of late.
-    pub fn post(&self, about: About, frame: &Mbuf) -> bool {
-        let octets = frame.head();
-        // Before anything is copied or woken: a guest may send nothing else.
-        let letters = match about {
-            About::Vtep(..) if octets.len() > FRAME || octets.len() as u32 != frame.len() => None,
-            About::Vtep(..) => Some(&self.local),
-            About::TooBig { .. } => self.too_big.admit(self.began),
-            About::Answer { .. } => self.answers.admit(self.began),
-        };
-        let Some(letters) = letters else { return false };
-        let Some(mut letter) = letters.spare.pop() else { return false };
-        let len = octets.len().min(FRAME);
-        (letter.about, letter.len) = (about, len);
-        letter.octets[..len].copy_from_slice(&octets[..len]);
-        let posted = letters.posted.push(letter).is_ok();
-        if let Some(t) = self.reader.get() {
-            t.unpark();
-        }
-        posted
-    }
-}
 
 /// What this thread needs to know of a VTEP.
 #[derive(Clone)]
@@ -200,17 +90,17 @@ impl Station {
 /// All VTEPs of the host.
 pub struct Underlay {
     vteps: Mutex<BTreeMap<PortIdx, Side>>,
-    mailbox: Arc<Mailbox>,
+    punted: Arc<PuntRings>,
     worker: Arc<WorkerShared>,
 }
 
 impl Underlay {
     /// Starts the thread; it ends when the last handle is gone.
-    pub fn start(mailbox: Arc<Mailbox>, worker: Arc<WorkerShared>) -> std::io::Result<Arc<Self>> {
-        let underlay = Arc::new(Underlay { vteps: Mutex::default(), mailbox, worker });
+    pub fn start(punted: Arc<PuntRings>, worker: Arc<WorkerShared>) -> std::io::Result<Arc<Self>> {
+        let underlay = Arc::new(Underlay { vteps: Mutex::default(), punted, worker });
         let weak = Arc::downgrade(&underlay);
         let thread = std::thread::Builder::new().name("underlay".into()).spawn(move || run(&weak))?;
-        let _ = underlay.mailbox.reader.set(thread.thread().clone());
+        underlay.punted.set_reader(thread.thread().clone());
         Ok(underlay)
     }
 
@@ -224,14 +114,22 @@ impl Underlay {
                 is(&b.station) == is(&station)
             });
             let same_groups = old.as_ref().filter(|o| o.station.groups == station.groups);
+            let left_groups = old.as_ref().map_or_else(Vec::new, |o| o.station.groups.clone());
             let join_at = same_groups.map_or(now, |o| o.join_at);
             let neighbors = old.map(|o| o.neighbors).unwrap_or_default();
             let ways = station.remotes.iter().map(|(to, _)| station.ways(*to)).collect();
+            let left = left_groups.into_iter().filter(|g| !station.groups.contains(g));
+            left.for_each(|g| self.send(station.idx, packets::leave(&station, g)));
             let mut side = Side { station, ways, neighbors, join_at };
             side.want_neighbors();
             vteps.insert(side.station.idx, side);
         }
         vteps.values_mut().for_each(|side| self.look_after(side, now));
+    }
+
+    /// What was punted since start, by kind.
+    pub fn punt_counts(&self) -> impl Iterator<Item = PuntCounts> {
+        self.punted.counts()
     }
 
     /// What is known of the neighbours, by VTEP.
@@ -274,17 +172,17 @@ impl Underlay {
         }
     }
 
-    fn hear(&self, letter: &Letter) {
-        let octets = &letter.octets[..letter.len];
-        let (vtep, from) = match letter.about {
-            About::Vtep(vtep, from) => (vtep, from),
-            About::TooBig { remote, inside, l3, mtu } => {
+    fn handle_packet(&self, frame: &PuntedFrame) {
+        let octets = frame.octets();
+        let (vtep, from) = match frame.cause {
+            Cause::Vtep(vtep, from) => (vtep, from),
+            Cause::TooBig { remote, inside, l3, mtu } => {
                 if let Some(told) = packets::too_big(octets, l3, mtu) {
                     self.worker.tell(None, [Command::Inject(remote, Some(inside), told.into())]);
                 }
                 return;
             }
-            About::Answer { port, inside } => {
+            Cause::Reject { port, inside } => {
                 return self.worker.tell(None, [Command::Inject(port, Some(inside), octets.into())]);
             }
         };
@@ -302,22 +200,15 @@ impl Underlay {
                 }
             }
             Heard::Answer(octets) => self.send(s.idx, octets),
+            Heard::Query(group) => {
+                // Of a guest in the underlay's segment none is believed.
+                if s.uplink == Some(from) {
+                    let asked = s.groups.iter().filter(|g| group.is_none_or(|asked| asked == **g));
+                    asked.for_each(|g| self.send(s.idx, packets::join(s, *g)));
+                }
+            }
             Heard::Nothing => {}
         }
-    }
-
-    /// Reads some letters: the clock is looked at in between, however many there are.
-    fn read(&self) -> usize {
-        let mut read = 0;
-        for letters in [&self.mailbox.local, &self.mailbox.too_big.letters, &self.mailbox.answers.letters] {
-            for _ in 0..WAITING / 8 {
-                let Some(letter) = letters.posted.pop() else { break };
-                self.hear(&letter);
-                let _ = letters.spare.push(letter);
-                read += 1;
-            }
-        }
-        read
     }
 }
 
@@ -329,7 +220,7 @@ fn run(underlay: &Weak<Underlay>) {
             std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
         }
         let Some(u) = underlay.upgrade() else { return };
-        read = u.read();
+        read = u.punted.read(|frame| u.handle_packet(frame));
         let now = Instant::now();
         if now >= next {
             u.vteps.lock().values_mut().for_each(|side| u.look_after(side, now));

@@ -27,6 +27,8 @@ const NS: u8 = 135;
 pub enum Heard {
     /// A neighbour said its address, and perhaps wants an answer.
     Neighbor { address: IpAddr, mac: MacAddr, answer: Option<Vec<u8>> },
+    /// A querier asks which groups are listened to: one, or all (RFC 2236, 3; RFC 2710, 4).
+    Query(Option<IpAddr>),
     /// It wants an answer.
     Answer(Vec<u8>),
     /// It is nothing for a VTEP.
@@ -62,34 +64,71 @@ pub fn ask(s: &Station, address: IpAddr, known: Option<MacAddr>) -> Vec<u8> {
     }
 }
 
-/// Says that the VTEP listens to a group: an IGMPv2 report (RFC 2236), or one of MLD (RFC 2710), with the
-/// router alert that both ask for.
+/// Says that the VTEP listens to a group: an IGMPv2 report (RFC 2236), or one of MLD (RFC 2710).
 pub fn join(s: &Station, group: IpAddr) -> Vec<u8> {
-    match (s.address.addr(), group) {
-        (IpAddr::V4(own), IpAddr::V4(group)) => {
-            let mut igmp = [&[0x16, 0, 0, 0][..], &group.octets()].concat();
-            let sum = checksum(&igmp);
-            igmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    membership(s, group, group, (0x16, 131))
+}
+
+/// Says that the VTEP does not listen to a group any more, to all routers (RFC 2236, 3; RFC 2710, 4).
+pub fn leave(s: &Station, group: IpAddr) -> Vec<u8> {
+    let routers = match group {
+        IpAddr::V4(_) => Ipv4Addr::new(224, 0, 0, 2).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).into(),
+    };
+    membership(s, routers, group, (0x17, 132))
+}
+
+/// A message about a group, of type `igmp` or `mld`, with the router alert that both ask for.
+fn membership(s: &Station, to: IpAddr, group: IpAddr, (igmp, mld): (u8, u8)) -> Vec<u8> {
+    match (s.address.addr(), to, group) {
+        (IpAddr::V4(own), IpAddr::V4(to), IpAddr::V4(group)) => {
+            let mut body = [&[igmp, 0, 0, 0][..], &group.octets()].concat();
+            let sum = checksum(&body);
+            body[2..4].copy_from_slice(&sum.to_be_bytes());
             let head = [0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0];
-            let mut packet = [&head[..], &own.octets(), &group.octets(), &[0x94, 4, 0, 0]].concat();
+            let mut packet = [&head[..], &own.octets(), &to.octets(), &[0x94, 4, 0, 0]].concat();
             let sum = checksum(&packet);
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
-            ethernet(group_mac(group.into()), s.mac, IPV4, &[packet, igmp].concat())
+            ethernet(group_mac(to.into()), s.mac, IPV4, &[packet, body].concat())
         }
-        (IpAddr::V6(_), IpAddr::V6(group)) => {
+        (IpAddr::V6(_), IpAddr::V6(to), IpAddr::V6(group)) => {
             let own = link_local(s.mac);
-            let mut mld = [&[131, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat();
-            let sum = icmpv6_checksum(own, group, &mld);
-            mld[2..4].copy_from_slice(&sum.to_be_bytes());
+            let mut body = [&[mld, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat();
+            let sum = icmpv6_checksum(own, to, &body);
+            body[2..4].copy_from_slice(&sum.to_be_bytes());
             // A hop-by-hop header with the alert, and padding.
             let alert = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
-            let len = (alert.len() + mld.len()) as u16;
-            let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[0, 1], &own.octets(), &group.octets()].concat();
-            ethernet(group_mac(group.into()), s.mac, IPV6, &[&head[..], &alert, &mld].concat())
+            let len = (alert.len() + body.len()) as u16;
+            let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[0, 1], &own.octets(), &to.octets()].concat();
+            ethernet(group_mac(to.into()), s.mac, IPV6, &[&head[..], &alert, &body].concat())
         }
         // Groups are of the VTEP's family: refused earlier otherwise.
         _ => Vec::new(),
     }
+}
+
+/// The group that an IGMP or MLD query of any version asks for; `None` if it asks for all.
+fn query(p: &[u8]) -> Option<Option<IpAddr>> {
+    let group: IpAddr = match p.first()? >> 4 {
+        4 => {
+            let igmp = p.get(usize::from(p[0] & 15) * 4..usize::from(u16::from_be_bytes(octets(p, 2)?)))?;
+            if p[9] != 2 || igmp.first() != Some(&0x11) || checksum(igmp) != 0 {
+                return None;
+            }
+            Ipv4Addr::from(octets::<4>(igmp, 4)?).into()
+        }
+        6 => {
+            let (from, to) = (Ipv6Addr::from(octets::<16>(p, 8)?), Ipv6Addr::from(octets::<16>(p, 24)?));
+            let (len, alert) = (usize::from(u16::from_be_bytes(octets(p, 4)?)), octets::<2>(p, 40)?);
+            let mld = p.get(40 + 8 + usize::from(alert[1]) * 8..40 + len)?;
+            if p[6] != 0 || alert[0] != ICMPV6 || mld.first() != Some(&130) || icmpv6_checksum(from, to, mld) != 0 {
+                return None;
+            }
+            Ipv6Addr::from(octets::<16>(mld, 8)?).into()
+        }
+        _ => return None,
+    };
+    Some((!group.is_unspecified()).then_some(group))
 }
 
 /// The address of its link that a station makes of its address of layer 2: RFC 4291, appendix A.
@@ -131,6 +170,9 @@ pub fn hear(s: &Station, frame: &[u8]) -> Heard {
         }
         Some(_) => return Heard::Nothing,
         None => {}
+    }
+    if let Some(group) = frame.get(l3..).and_then(query) {
+        return Heard::Query(group);
     }
     let echo = octets(frame, l3 - 2).and_then(|e| match (u16::from_be_bytes(e), own) {
         (IPV4, IpAddr::V4(own)) => echo_v4(s, own, frame, frame.get(l3..)?),

@@ -265,13 +265,22 @@ fn decapsulate<F: Frame, R: Recirculate<F>>(
     Ok(())
 }
 
-/// Whether a station would look at the frame: it is to it, or ARP to all, or to a group of neighbour
-/// discovery (RFC 2464, 7). Of what is flooded in the underlay, most is not.
+/// Whether a host would look at the frame: it is to it, or ARP to all, or to a group of neighbour
+/// discovery (RFC 2464, 7), or a query of IGMP or MLD. Of what is flooded in the underlay, most is not.
 fn is_heard(head: &[u8], l3: usize, vtep: &Vtep) -> bool {
+    const IGMP: u8 = 2;
+    const HOP_BY_HOP: u8 = 0;
     let Some(h) = head.first_chunk::<6>() else { return false };
     let to = MacAddr::from_octets(*h);
     let discovery = matches!(h, [0x33, 0x33, 0xff, ..] | [0x33, 0x33, 0, 0, 0, 1]);
-    to == vtep.mac || discovery || (to == MacAddr::BROADCAST && head.get(l3 - 2..l3) == Some(&[8, 6]))
+    let query = match h {
+        [1, 0, 0x5e, ..] => head.get(l3 + 9) == Some(&IGMP),
+        // MLD has a router alert.
+        [0x33, 0x33, ..] => head.get(l3 + 6) == Some(&HOP_BY_HOP),
+        _ => false,
+    };
+    let to_all = to == MacAddr::BROADCAST && head.get(l3 - 2..l3) == Some(&[8, 6]);
+    to == vtep.mac || discovery || to_all || (query && !vtep.groups.is_empty())
 }
 
 /// Counts a frame that the VTEP took.
