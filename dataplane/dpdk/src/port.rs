@@ -4,7 +4,10 @@ use std::{
     ffi::{CStr, CString},
     mem::MaybeUninit,
     ptr::NonNull,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arrayvec::ArrayVec;
@@ -36,6 +39,8 @@ pub(crate) struct Device {
     pool: Option<Mempool>,
     /// Sockets that came with it.
     sockets: Vec<Socket>,
+    /// Frames that AF_PACKET's sockets lost, as far as they were asked.
+    packet_drops: AtomicU64,
     /// Was promiscuous before, and is to be so afterwards.
     stays_promiscuous: bool,
 }
@@ -172,7 +177,14 @@ impl EthPort {
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        let device = Device { id, name, pool: None, sockets: new_sockets(&before), stays_promiscuous: false };
+        let device = Device {
+            id,
+            name,
+            pool: None,
+            sockets: new_sockets(&before),
+            packet_drops: AtomicU64::new(0),
+            stays_promiscuous: false,
+        };
         Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
     }
 
@@ -355,7 +367,20 @@ impl EthPort {
         let mut s = sys::rte_eth_stats::default();
         // SAFETY: the device is attached and s is ours to write.
         unsafe { sys::rte_eth_stats_get(self.device.id, &mut s) };
-        DeviceStats { rx_missed: s.imissed, rx_errors: s.ierrors, rx_no_buffer: s.rx_nombuf, tx_errors: s.oerrors }
+        // What the kernel loses between its device and the driver, which the driver does not count.
+        let mut lost = 0;
+        for socket in &self.device.sockets {
+            let (xdp, packet) = socket.ring_full();
+            self.device.packet_drops.fetch_add(packet, Relaxed);
+            lost += xdp;
+        }
+        lost += self.device.packet_drops.load(Relaxed);
+        DeviceStats {
+            rx_missed: s.imissed + lost,
+            rx_errors: s.ierrors,
+            rx_no_buffer: s.rx_nombuf,
+            tx_errors: s.oerrors,
+        }
     }
 
     /// The device's address, first octet on the wire first.

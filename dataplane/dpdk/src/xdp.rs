@@ -39,7 +39,44 @@ fn domain(fd: RawFd) -> Option<i32> {
     (code == 0).then_some(domain)
 }
 
+/// What the kernel counts of an AF_XDP socket (struct xdp_statistics of linux/if_xdp.h).
+#[repr(C)]
+#[derive(Default)]
+struct XdpStatistics {
+    rx_dropped: u64,
+    rx_invalid_descs: u64,
+    tx_invalid_descs: u64,
+    rx_ring_full: u64,
+    rx_fill_ring_empty_descs: u64,
+    tx_ring_empty_descs: u64,
+}
+
+/// What the kernel counts of an AF_PACKET socket since it was asked last (struct tpacket_stats of linux/if_packet.h).
+#[repr(C)]
+#[derive(Default)]
+struct PacketStatistics {
+    packets: u32,
+    drops: u32,
+}
+
+/// Fills `to` with a socket's option, as far as the kernel has it.
+fn option<T: Default>(fd: RawFd, level: i32, name: i32) -> T {
+    let (mut to, mut len) = (T::default(), size_of::<T>() as libc::socklen_t);
+    // SAFETY: both callers' types are plain integers; the kernel checks the descriptor, and writes at most `len` octets.
+    unsafe { libc::getsockopt(fd, level, name, (&raw mut to).cast(), &mut len) };
+    to
+}
+
 impl Socket {
+    /// Frames that were lost because its receive ring was full: the first since the socket was made, the second since
+    /// the last call. Those that DPDK's drivers count are not among them.
+    pub(crate) fn ring_full(&self) -> (u64, u64) {
+        match self.domain {
+            libc::AF_XDP => (option::<XdpStatistics>(self.fd, libc::SOL_XDP, libc::XDP_STATISTICS).rx_ring_full, 0),
+            _ => (0, option::<PacketStatistics>(self.fd, libc::SOL_PACKET, libc::PACKET_STATISTICS).drops.into()),
+        }
+    }
+
     /// Closes one of AF_XDP and unmaps its rings, if it is still the one that was noted.
     ///
     /// # Safety

@@ -344,3 +344,24 @@ fn promiscuous_mode_ends_with_the_port() {
         assert_eq!(flags().contains("PROMISC"), !before.is_empty(), "{kind} {before}: {}", flags());
     }
 }
+
+/// What the kernel loses before the switch because a ring is full is counted at the port.
+#[test]
+fn frames_that_a_full_ring_loses_are_counted() {
+    for driver in ["auto", "af_packet"] {
+        let (host, a) = (Host::start(), Netns::new());
+        host.add_host("a", &a, &format!("--driver {driver} --vlan 10"));
+        let before = a.run("cat /sys/class/net/eth0/statistics/tx_packets").trim().parse::<u64>().unwrap();
+        // The worker does nothing meanwhile.
+        let pid = host.dataplane.as_ref().unwrap().id();
+        crate::net::sh(&format!("kill -STOP {pid}"));
+        a.send("--count 20000 --rate 1000000");
+        crate::net::sh(&format!("kill -CONT {pid}"));
+        let sent = a.run("cat /sys/class/net/eth0/statistics/tx_packets").trim().parse::<u64>().unwrap() - before;
+        let counted = |key: &str| host.port("a")["device"][key].as_u64().unwrap();
+        eventually("all frames were received or are counted as missed", 20.0, || {
+            counted("rx_missed") > 1000 && host.count("a", "rx_frames") + counted("rx_missed") >= sent
+        });
+        println!("{driver}: {sent} sent, {} missed", counted("rx_missed"));
+    }
+}
