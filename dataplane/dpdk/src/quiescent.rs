@@ -28,7 +28,7 @@ const OFFLINE: u64 = u64::MAX;
 #[repr(align(128))]
 struct Slot(AtomicU64);
 
-/// The dataplane's workers, who read what devices of guests are.
+/// The dataplane's workers, which use the devices of guests.
 pub enum Workers {}
 
 /// The readers that one [`Domain::synchronize`] waits for. `D` names it: there is one domain of each name, so that a guard of

@@ -28,7 +28,7 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// One that nobody waits for yet.
+    /// One that no worker waits for yet.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -76,12 +76,12 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// Sleeps until somebody rings, among others.
+    /// Of the worker that `doorbell` wakes.
     pub fn new(doorbell: Arc<Doorbell>) -> Self {
         Sleeper { doorbell, fds: Vec::new(), events: Vec::new() }
     }
 
-    /// From now on others ring.
+    /// From now on the doorbell wakes.
     pub fn arm(&mut self) {
         self.fds.clear();
         self.events.clear();
@@ -117,7 +117,7 @@ impl Sleeper {
         }
     }
 
-    /// From now on nobody has to ring.
+    /// From now on the doorbell need not be rung.
     pub fn disarm(&mut self) {
         self.doorbell.is_armed.store(false, Relaxed);
         self.events.clear();
