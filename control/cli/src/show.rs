@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 use dunlin_control_api::model::{
-    Kind, Objects,
+    Kind, Objects, SETTINGS,
     groups::{self, Inherited},
     meta, plan,
     v1::Object,
@@ -12,10 +12,15 @@ use crate::{acl, connection::Connection, object, output, port};
 
 /// Shows one object.
 pub async fn run(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<()> {
-    let name = if kind.is_single() { dunlin_control_api::model::SETTINGS.into() } else { object::name_of(kind, m) };
+    let name = if kind.is_single() { SETTINGS.into() } else { object::name_of(kind, m) };
+    of(kind, &name, s).await
+}
+
+/// Shows the object of a kind and name.
+pub async fn of(kind: Kind, name: &str, s: &mut Connection) -> anyhow::Result<()> {
     let (objects, _) = s.objects().await?;
-    let Some(o) = objects.get(kind, &name).map(|o| (**o).clone()).or_else(|| kind.implicit(&name)) else {
-        anyhow::bail!("{}", objects.not_there(kind, &name));
+    let Some(o) = objects.get(kind, name).map(|o| (**o).clone()).or_else(|| kind.implicit(name)) else {
+        anyhow::bail!("{}", objects.not_there(kind, name));
     };
     match kind {
         Kind::Port => return port::show(&objects, &o, s).await,
@@ -26,7 +31,7 @@ pub async fn run(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Resu
         return output::json(&serde_json::json!({ "config": o.fields(), "effective": plan::effective(kind, &o) }));
     }
     output::facts(&settings(&objects, kind, &o));
-    let users: Vec<String> = objects.names_of_users(kind, &name);
+    let users: Vec<String> = objects.names_of_users(kind, name);
     if !users.is_empty() {
         println!("used by  {}", users.join(", "));
     }

@@ -65,6 +65,15 @@ fn print(status: &Status) {
     }
     print_notes(status);
     info.problems.iter().for_each(|p| println!("not in force: {}", output::problem(p)));
+    for p in &state.ports {
+        if let Some(mtu) = p.interface_mtu {
+            println!(
+                "port '{}': its kernel interface takes {mtu} octets and drops larger frames; raise the interface's MTU to {}, \
+                 or lower the port's",
+                p.name, p.mtu
+            );
+        }
+    }
     for n in state.networks.iter().filter(|n| !n.too_large.is_empty()) {
         println!(
             "network '{}': frames of port '{}' can be too large for its tunnels; lower the port's MTU, or raise that of \

@@ -4,16 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 use dunlin_control_api::{
-    dataplane::TraceRequest,
+    dataplane::{MacFilter, TraceRequest},
     model::{
-        Kind,
+        Kind, Objects,
         v1::{Port, object::Spec},
     },
 };
 use etherparse::{PacketBuilder, PacketBuilderStep};
 
 use crate::{
-    connection::{Connection, status_to_error},
+    connection::{self, Connection, status_to_error},
     output,
 };
 
@@ -27,13 +27,13 @@ pub struct Trace {
     port: String,
     #[command(flatten)]
     what: What,
-    /// Its sender, as ADDRESS or ADDRESS:PORT [default: the port's first address, port 40000]
+    /// Its sender, as ADDRESS or ADDRESS:PORT [default: the port's first address or lease, port 40000]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// Source MAC address [default: the port's first]
+    /// Source MAC address [default: the port's first, else one that was learned there]
     #[arg(long, value_name = "MAC")]
     src_mac: Option<String>,
-    /// Destination MAC address [default: an unknown one]
+    /// Destination MAC address [default: that of the port that has the address, else an unknown one]
     #[arg(long, value_name = "MAC")]
     dst_mac: Option<String>,
     /// With the tag of this VLAN
@@ -86,14 +86,71 @@ fn sender(text: &str) -> anyhow::Result<(IpAddr, u16)> {
         .with_context(|| format!("--from: '{text}' is neither an address nor ADDRESS:PORT"))
 }
 
+/// What the switch knows of a port: the frame's defaults.
+#[derive(Default)]
+struct Known {
+    src_mac: Option<String>,
+    /// Configured and leased.
+    addresses: Vec<IpAddr>,
+    dst_mac: Option<String>,
+}
+
+/// An address without its prefix length.
+fn host(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
+}
+
 impl Trace {
+    /// What is configured, was learned or was leased.
+    async fn known(&self, s: &mut Connection, objects: &Objects, port: Option<&Port>) -> anyhow::Result<Known> {
+        if self.what.frame.is_some() || port.is_none() {
+            return Ok(Known::default());
+        }
+        let state = s.state().await?;
+        let leases = |name: &str| {
+            let its = state.ports.iter().find(|p| p.name == name);
+            its.into_iter().flat_map(|p| &p.leases).filter_map(|l| host(&l.address)).collect::<Vec<_>>()
+        };
+        let configured = port.into_iter().flat_map(|p| &p.ips).filter_map(|a| host(a));
+        let addresses = configured.chain(leases(&self.port)).collect();
+        let src_mac = self.mac_at(s, &self.port, port).await?;
+        let target = self.target().filter(|_| self.what.arp.is_none());
+        let mut dst_mac = None;
+        for (name, o) in objects.of_kind(Kind::Port) {
+            let Some(Spec::Port(p)) = &o.spec else { continue };
+            let has = |t: IpAddr| p.ips.iter().any(|a| a.parse() == Ok(t)) || leases(name).contains(&t);
+            if name != self.port && target.is_some_and(has) {
+                dst_mac = self.mac_at(s, name, Some(p)).await?;
+            }
+        }
+        Ok(Known { src_mac, addresses, dst_mac })
+    }
+
+    /// The MAC address of a port: the first that is configured, else the first that is known there.
+    async fn mac_at(&self, s: &mut Connection, name: &str, port: Option<&Port>) -> anyhow::Result<Option<String>> {
+        if let Some(mac) = port.and_then(|p| p.macs.first()) {
+            return Ok(Some(mac.clone()));
+        }
+        let filter = MacFilter { port: name.to_owned(), ..MacFilter::default() };
+        // A dataplane that is down says so when it is asked to trace.
+        let Ok(parts) = connection::all(s.client.list_macs(filter).await).await else { return Ok(None) };
+        Ok(parts.into_iter().flat_map(|p| p.entries).map(|e| e.mac).next())
+    }
+
+    /// Where the frame goes.
+    fn target(&self) -> Option<IpAddr> {
+        let l4 = self.what.tcp.or(self.what.udp).map(|a| a.ip());
+        l4.or(self.what.ping).or(self.what.arp.map(IpAddr::from))
+    }
+
     pub async fn run(self, s: &mut Connection) -> anyhow::Result<()> {
         let (objects, _) = s.objects().await?;
         let port = match objects.get(Kind::Port, &self.port).map(|o| &o.spec) {
             Some(Some(Spec::Port(p))) => Some(p),
             _ => None,
         };
-        let frame = self.frame(port)?;
+        let known = self.known(s, &objects, port).await?;
+        let frame = self.frame(&known)?;
         let request = TraceRequest { port: self.port.clone(), frame };
         let steps = s.client.trace(request).await.map_err(|e| status_to_error(&e))?.into_inner().steps;
         if s.json {
@@ -105,7 +162,7 @@ impl Trace {
     }
 
     /// The frame's octets.
-    fn frame(&self, port: Option<&Port>) -> anyhow::Result<Vec<u8>> {
+    fn frame(&self, known: &Known) -> anyhow::Result<Vec<u8>> {
         if let Some(text) = &self.what.frame {
             let others = [self.from.is_some(), self.src_mac.is_some(), self.dst_mac.is_some(), self.vlan.is_some()];
             if others.contains(&true) || !self.flags.is_empty() {
@@ -113,26 +170,21 @@ impl Trace {
             }
             return hex(text);
         }
-        let its_mac = port.and_then(|p| p.macs.first());
         if self.vlan.is_some_and(|v| !(1..=4094).contains(&v)) {
             bail!("--vlan: {} is not in 1 to 4094", self.vlan.unwrap_or_default());
         }
         if !self.flags.is_empty() && self.what.tcp.is_none() {
             bail!("--flags: only --tcp has them");
         }
-        let src_mac = match self.src_mac.as_ref().or(its_mac) {
+        let src_mac = match self.src_mac.as_ref().or(known.src_mac.as_ref()) {
             Some(text) => mac(text).context("--src-mac")?,
             None => [0x02, 0, 0, 0, 0, 0x01],
         };
         let group = if self.what.arp.is_some() { [0xff; 6] } else { UNKNOWN };
-        let dst_mac = self.dst_mac.as_deref().map_or(Ok(group), mac).context("--dst-mac")?;
-        let to = match (self.what.tcp.or(self.what.udp), self.what.ping, self.what.arp) {
-            (Some(a), ..) => a.ip(),
-            (_, Some(a), _) => a,
-            (_, _, Some(a)) => a.into(),
-            _ => bail!("say what the frame is: --frame, --tcp, --udp, --ping or --arp"),
-        };
-        let (from, from_port) = self.sender(port, to)?;
+        let dst_mac = self.dst_mac.as_ref().or(known.dst_mac.as_ref());
+        let dst_mac = dst_mac.map_or(Ok(group), |text| mac(text)).context("--dst-mac")?;
+        let to = self.target().context("say what the frame is: --frame, --tcp, --udp, --ping or --arp")?;
+        let (from, from_port) = self.sender(known, to)?;
         let b = PacketBuilder::ethernet2(src_mac, dst_mac);
         let mut octets = Vec::new();
         if let IpAddr::V4(target) = to
@@ -177,12 +229,11 @@ impl Trace {
         Ok(octets)
     }
 
-    fn sender(&self, port: Option<&Port>, to: IpAddr) -> anyhow::Result<(IpAddr, u16)> {
+    fn sender(&self, known: &Known, to: IpAddr) -> anyhow::Result<(IpAddr, u16)> {
         if let Some(text) = &self.from {
             return sender(text);
         }
-        let host = |text: &String| text.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
-        let its_own = port.and_then(|p| p.ips.iter().filter_map(host).find(|a| a.is_ipv4() == to.is_ipv4()));
+        let its_own = known.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
         let example: IpAddr =
             if to.is_ipv4() { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into() };
         Ok((its_own.unwrap_or(example), 40_000))

@@ -1,10 +1,13 @@
 //! `dunlin worker`: what each worker core does.
 
-use dunlin_control_api::dataplane::{RebalanceRequest, WorkerState};
+use dunlin_control_api::{
+    dataplane::{RebalanceRequest, WorkerState},
+    model::{Kind, SETTINGS},
+};
 
 use crate::{
     connection::{Connection, status_to_error},
-    output,
+    output, show,
 };
 
 #[derive(clap::Subcommand)]
@@ -12,10 +15,10 @@ pub enum Command {
     /// List the workers: load, queues, cycles, over the last second
     #[command(visible_alias = "ls")]
     List,
-    /// Show what each stage of the pipeline costs a worker, over the last second
+    /// Show the settings of the workers; with CORE, what each stage of the pipeline costs its worker, over the last second
     Show {
         /// The worker's core
-        core: u32,
+        core: Option<u32>,
     },
     /// Move receive queues from busy workers to idle ones, once
     Rebalance,
@@ -36,8 +39,11 @@ impl Command {
             return Ok(());
         }
         let workers = s.state().await?.workers;
-        if let Command::Show { core } = self {
-            return show(&workers, core, s.json);
+        if let Command::Show { core: None } = self {
+            return show::of(Kind::Dataplane, SETTINGS, s).await;
+        }
+        if let Command::Show { core: Some(core) } = self {
+            return show_stages(&workers, core, s.json);
         }
         if s.json {
             return output::json(&workers);
@@ -59,7 +65,7 @@ impl Command {
     }
 }
 
-fn show(workers: &[WorkerState], core: u32, json: bool) -> anyhow::Result<()> {
+fn show_stages(workers: &[WorkerState], core: u32, json: bool) -> anyhow::Result<()> {
     let Some(w) = workers.iter().find(|w| w.core == core) else {
         let cores: Vec<String> = workers.iter().map(|w| w.core.to_string()).collect();
         anyhow::bail!("core {core} has no worker; there are workers on {}", cores.join(", "));

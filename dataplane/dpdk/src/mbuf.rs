@@ -89,7 +89,7 @@ impl Mbuf {
     }
 
     /// The octets of each segment, in their order.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut next = self.as_ptr().cast_const();
         std::iter::from_fn(move || {
             // SAFETY: the chain is valid, ends with NULL, and lives as long as the reference;

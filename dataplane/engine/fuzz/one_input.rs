@@ -68,6 +68,7 @@ fn add_overlay(topology: &mut Topology) -> PortIdx {
         mac: MacAddr::from_octets([2, 0, 0, 0, 0, 1]),
         udp_port: 4789,
         ttl: 64,
+        udp6_checksums: true,
     };
     topology.set_vtep("vtep0", vtep).expect("there is room");
     let remotes = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()].into();

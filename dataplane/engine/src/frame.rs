@@ -55,6 +55,9 @@ pub trait Frame: Sized {
     /// there is no buffer left.
     fn grow_front(self, n: usize) -> Option<Self>;
 
+    /// The sum of all octets from `from` on, which are in the front, as 16-bit words ([`crate::packet::sum_of`]).
+    fn sum(&self, from: usize) -> u16;
+
     /// The contiguous front, for writing.
     ///
     /// # Panics
@@ -130,6 +133,9 @@ impl Frame for HeapFrame {
     fn grow_front(self, n: usize) -> Option<Self> {
         let octets = [&vec![0; n], self.octets()].concat();
         Some(HeapFrame { data: octets.into(), segment_len: self.segment_len })
+    }
+    fn sum(&self, from: usize) -> u16 {
+        crate::packet::sum_of(&self.data[from..])
     }
     fn head_mut(&mut self) -> &mut [u8] {
         self.own()

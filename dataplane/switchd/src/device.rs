@@ -400,6 +400,16 @@ impl Device {
         kernel_mtu(name, mtu)
     }
 
+    /// What the kernel takes of its interface, in octets; `None` if it is none of the kernel's, or in another namespace.
+    pub fn interface_mtu(&self) -> Option<u32> {
+        let name = match &self.kind {
+            Kind::Eth { interface: Some(i), .. } => &i.name,
+            Kind::Tap { name, .. } => name,
+            Kind::Eth { .. } | Kind::Vhost(_) => return None,
+        };
+        Interface::read(name, "mtu")?.parse().ok()
+    }
+
     /// Whether frames can leave by it now.
     pub fn up(&self) -> bool {
         match &self.kind {

@@ -1,7 +1,10 @@
 //! A DPDK buffer as the engine's frame.
 
 use dunlin_dpdk::{Mbuf, offload};
-use dunlin_engine::Frame;
+use dunlin_engine::{
+    Frame,
+    packet::{sum_of, sum_of_pieces},
+};
 
 /// An [`Mbuf`], so that the engine's trait can be had for it.
 #[repr(transparent)]
@@ -64,6 +67,13 @@ impl Frame for Packet {
     #[inline(always)]
     fn grow_front(self, n: usize) -> Option<Self> {
         self.0.grow_front(n as u16).map(Packet)
+    }
+    #[inline(always)]
+    fn sum(&self, from: usize) -> u16 {
+        match self.0.segments() {
+            1 => sum_of(&self.0.head()[from..]),
+            _ => sum_of_pieces(std::iter::once(&self.0.head()[from..]).chain(self.0.pieces().skip(1))),
+        }
     }
     #[inline(always)]
     fn head_mut(&mut self) -> &mut [u8] {

@@ -365,3 +365,88 @@ fn frames_that_a_full_ring_loses_are_counted() {
         println!("{driver}: {sent} sent, {} missed", counted("rx_missed"));
     }
 }
+
+/// A trace is of a frame as the port's host would send it, and says only what would happen.
+#[test]
+fn a_trace_has_the_hosts_own_addresses() {
+    let (host, _peer) = with_overlay();
+    let (a, b) = (Netns::with_address("10.1.0.1/24"), Netns::with_address("10.1.0.2/24"));
+    host.add_host("a", &a, "--vlan 10 --mac-limit 1 --mac-limit-action drop");
+    host.add_host("b", &b, "--vlan 10 --security ip --ips 10.1.0.2");
+    assert!(a.reaches("10.1.0.2", 5));
+    let trace = host.dunlin("trace --port a --ping 10.1.0.2");
+    assert!(!trace.contains("drop") && trace.contains("by port 'b'"), "{trace}");
+    // A flood into a tunnel, and at the uplink of a VTEP, loses nothing.
+    let guest = Netns::with_address("192.168.9.5/24");
+    add_guest(&host, "g", &guest);
+    eventually("the next hop answers", 5.0, || {
+        host.json("vtep list")[0]["remotes"][0]["next_hop_mac"].as_str().is_some_and(|m| !m.is_empty())
+    });
+    for at in ["g --arp 192.168.9.77", "up --arp 10.50.0.1"] {
+        let trace = host.dunlin(&format!("trace --port {at}"));
+        assert!(!trace.contains("drop"), "{at}: {trace}");
+    }
+}
+
+/// An interface that takes less than its port sends is named.
+#[test]
+fn a_smaller_mtu_of_the_kernel_is_said() {
+    let (host, a) = (Host::start(), Netns::new());
+    host.add_host("a", &a, "");
+    let says = |what: &str| host.dunlin("status").contains(what);
+    assert!(!says("kernel interface"));
+    crate::net::sh(&format!("ip link set {} mtu 1300", a.outside));
+    eventually("the difference is said", 10.0, || says("port 'a': its kernel interface takes 1300 octets"));
+    assert_eq!(host.port("a")["interface_mtu"], 1300);
+    host.dunlin("port set a --mtu 1300");
+    eventually("it is mended", 10.0, || !says("kernel interface"));
+}
+
+/// Tunnels over IPv6 have UDP checksums, which receivers ask for by default; a wrong one is dropped (RFC 8200, 8.1; RFC 6936).
+#[test]
+fn tunnels_over_ipv6_have_checksums() {
+    let (host, peer) = (Host::start(), Netns::new());
+    peer.allow_ipv6();
+    peer.run("ethtool -K eth0 tx off >/dev/null; ip addr add fd50::2/64 dev eth0 nodad");
+    // Without udp6zerocsumrx.
+    peer.run("ip link add vx type vxlan id 100 local fd50::2 remote fd50::1 dev eth0 dstport 4789 && ip link set vx up && ip addr add 192.168.9.2/24 dev vx");
+    host.add_host("up", &peer, "");
+    host.dunlin("vtep add v --uplink up --address fd50::1/64");
+    host.dunlin("network add blue --vni 100 --remotes fd50::2");
+    let guest = Netns::with_address("192.168.9.5/24");
+    guest.run("ip link set eth0 mtu 1400 && ethtool -K eth0 tx off >/dev/null");
+    host.add_host("g", &guest, "--network blue --mtu 1400");
+    assert!(guest.reaches("192.168.9.2", 10), "{}", host.dunlin("vtep list"));
+    guest.run("ping -c 2 -W 2 -s 1372 192.168.9.2");
+    guest.run("ping -c 2 -W 2 -s 1371 192.168.9.2");
+    let errors = peer.run("nstat -az Udp6InCsumErrors");
+    assert!(errors.contains("Udp6InCsumErrors                0"), "{errors}");
+    // Not the right one, none, and the right one.
+    let mac = host.json("vtep list")[0]["mac"].as_str().unwrap().to_owned();
+    let own = peer.mac();
+    let bad = || {
+        let vteps = host.json("vtep list");
+        let drops = vteps[0]["counters"]["drops"].as_array().unwrap().clone();
+        drops.iter().filter(|d| d["reason"] == "bad_tunnel").map(|d| d["frames"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(bad(), 0);
+    let outer = |sum: &str| {
+        format!(
+            "Ether(dst='{mac}',src='{own}')/IPv6(src='fd50::2',dst='fd50::1')/UDP(sport=5000,dport=4789{sum})/VXLAN(vni=100,flags=8)/\
+             Ether(dst='ff:ff:ff:ff:ff:ff',src='02:00:00:00:00:99')/IP(src='192.168.9.2',dst='192.168.9.5')/UDP(sport=1,dport=2)/(b'A'*31)"
+        )
+    };
+    let before = host.count("g", "tx_frames");
+    peer.scapy(&outer(",chksum=0x1234"));
+    eventually("the wrong one is dropped", 5.0, || bad() == 1);
+    peer.scapy(&outer(",chksum=0"));
+    peer.scapy(&outer(""));
+    eventually("the others arrive", 5.0, || host.count("g", "tx_frames") >= before + 2);
+    assert_eq!(bad(), 1);
+    // The choice of none: its receiver must allow it.
+    host.dunlin("vtep set v --udp6-checksums off");
+    eventually("the kernel drops what has none", 10.0, || {
+        guest.try_run("ping -c 1 -W 1 192.168.9.2");
+        !peer.run("nstat -az Udp6InCsumErrors").contains("Udp6InCsumErrors                0")
+    });
+}

@@ -68,6 +68,9 @@ impl Frame for Handle {
     fn grow_front(self, _: usize) -> Option<Self> {
         unreachable!("no scenario has a tunnel")
     }
+    fn sum(&self, _: usize) -> u16 {
+        unreachable!("no scenario has a tunnel")
+    }
     fn head_mut(&mut self) -> &mut [u8] {
         unreachable!("no scenario has a tunnel")
     }

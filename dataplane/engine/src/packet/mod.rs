@@ -7,7 +7,7 @@ pub(crate) mod reject;
 
 use std::net::IpAddr;
 
-pub use checksum::{checksum, icmpv6_checksum};
+pub use checksum::{checksum, icmpv6_checksum, sum_of, sum_of_pieces};
 pub(crate) use checksum::{fold, sum};
 
 /// The EtherType of IPv4.

@@ -1,10 +1,10 @@
 //! What of a packet's headers a tunnel reads: that a received one is for a tunnel, what of an inner frame
 //! shows outside, and checksums.
 //!
-//! Tunnels are never fragmented. UDP's checksum is not asked for: over IPv6, RFC 6935 and RFC 6936 allow
-//! that for tunnels. ECN after RFC 6040, its normal mode.
+//! Tunnels are never fragmented. Over IPv6 a UDP checksum that is not zero is verified; RFC 6935 and RFC 6936 allow
+//! zero for tunnels. ECN after RFC 6040, its normal mode.
 
-use crate::packet::{Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, checksum, fold};
+use crate::packet::{Address, ETHERTYPE_IPV4, ETHERTYPE_IPV6, checksum, fold, sum, sum_of};
 
 pub(crate) const ETHERNET: usize = 14;
 pub(super) const UDP: u8 = 17;
@@ -125,6 +125,15 @@ pub(crate) fn packet(head: &[u8], l3: usize, len: usize) -> Packet {
     if udp_len < UDP_LEN || at + udp_len > ip_len {
         return Packet::Bad;
     }
+    // Over IPv6, where nothing else protects the addresses (RFC 6936, 4). IPv4 has a checksum of its own, and a receiver of
+    // VXLAN need not look at UDP's (RFC 7348, 5).
+    if at == 40 && be(udp, 6) != 0 {
+        let Some(octets) = ip.get(at..at + udp_len) else { return Packet::Bad };
+        let all = sum(&ip[8..40]) + u32::from(UDP) + udp_len as u32 + u32::from(sum_of(octets));
+        if fold(all) != 0xffff {
+            return Packet::Bad;
+        }
+    }
     let (to_port, at) = (Some(be(udp, 2)), l3 + at + UDP_LEN);
     Packet::Datagram(Datagram { from, to, to_port, at, len: udp_len - UDP_LEN, ecn })
 }
@@ -210,7 +219,6 @@ fn is_whole(h: &[u8; 20]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::sum;
 
     #[test]
     fn ecn_is_combined_as_rfc_6040_says() {

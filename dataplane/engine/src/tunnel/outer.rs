@@ -30,6 +30,8 @@ pub struct Outer {
     len: usize,
     /// The sum of the IPv4 header's words that are the same for all frames.
     sum: u32,
+    /// The sum of the pseudo header's addresses and protocol, where UDP has a checksum.
+    pseudo: Option<u32>,
     /// How the VNI and the flow are the last word: see [`Kind::second_word`].
     vni_shift: u32,
     flow_mask: u16,
@@ -50,6 +52,8 @@ pub struct OuterSpec {
     pub udp_port: u16,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// Over IPv6, UDP has a checksum (RFC 8200, 8.1); else it is 0 (RFC 6935).
+    pub udp6_checksums: bool,
 }
 
 impl Outer {
@@ -84,7 +88,9 @@ impl Outer {
         }
         o[at..at + 4].copy_from_slice(&s.kind.first_word());
         let (vni_shift, flow_mask) = s.kind.second_word();
-        Outer { octets: o, len: at + HEADER, sum: sum(&o[14..34]), vni_shift, flow_mask }
+        let len = at + HEADER;
+        let pseudo = (len == V6_UDP && s.udp6_checksums).then(|| sum(&o[22..54]) + u32::from(UDP));
+        Outer { octets: o, len, sum: sum(&o[14..34]), pseudo, vni_shift, flow_mask }
     }
 
     /// Octets of the headers.
@@ -93,6 +99,22 @@ impl Outer {
     pub fn len(&self) -> usize {
         self.len
     }
+
+    /// The UDP checksum of a frame whose headers are written, if it has one. `sum` adds up its octets from an offset on.
+    #[inline(always)]
+    pub(crate) fn checksum(&self, frame_len: u32, sum: impl FnOnce(usize) -> u16) -> Option<u16> {
+        const L4: usize = ETHERNET + 40;
+        let udp_len = frame_len - L4 as u32;
+        let all = self.pseudo? + udp_len + u32::from(sum(L4));
+        // 0 is none: RFC 768.
+        Some(match !fold(all) {
+            0 => 0xffff,
+            sum => sum,
+        })
+    }
+
+    /// Where that is in the frame.
+    pub(crate) const CHECKSUM: std::ops::Range<usize> = ETHERNET + 46..ETHERNET + 48;
 
     /// Writes the headers of a frame of `inner_len` octets into `to`, which has [`Outer::len`] of them.
     #[inline(always)]
@@ -142,7 +164,7 @@ mod tests {
     fn outer(kind: Kind, from: &str, to: &str) -> Outer {
         let ip = |s: &str| s.parse().unwrap();
         let mac = MacAddr::from_octets([2, 0, 0, 0, 0, 9]);
-        Outer::new(&OuterSpec { kind, mac, from: ip(from), to: ip(to), udp_port: 4789, ttl: 64 })
+        Outer::new(&OuterSpec { kind, mac, from: ip(from), to: ip(to), udp_port: 4789, ttl: 64, udp6_checksums: false })
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(crate) fn host(number: u8, remotes: &[u8], v6: bool) -> Switch {
         mac: vtep_mac(number),
         udp_port: 4789,
         ttl: 64,
+        udp6_checksums: true,
     };
     s.topology.set_vtep("vtep0", vtep).unwrap();
     set_blue(&mut s, None, remotes, v6);

@@ -222,7 +222,15 @@ fn host(number: u8, remotes: &[u8]) -> Switch {
     let trunk = spec(VlanMode::Trunk { vlans: VlanSet::ALL });
     let mut s = Switch::new(vec![PortPolicy { mtu: Mtu::of::<1600>(), ..trunk }]);
     let (address, mac) = (ip(number), MacAddr::from_octets(mac(100 + number)));
-    let vtep = VtepSpec { uplink: "p0".into(), vid: Vid::of::<0>(), address, mac, udp_port: 4789, ttl: 64 };
+    let vtep = VtepSpec {
+        uplink: "p0".into(),
+        vid: Vid::of::<0>(),
+        address,
+        mac,
+        udp_port: 4789,
+        ttl: 64,
+        udp6_checksums: true,
+    };
     s.topology.set_vtep("vtep0", vtep).unwrap();
     let overlay = Some(OverlaySpec {
         kind: Kind::Vxlan,

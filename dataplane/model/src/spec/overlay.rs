@@ -119,6 +119,8 @@ pub struct VtepSpec {
     pub udp_port: u16,
     /// TTL or hop limit of outer packets.
     pub ttl: u8,
+    /// Whether tunnels over IPv6 have UDP checksums.
+    pub udp6_checksums: bool,
 }
 
 /// A VTEP and how it reaches others.
@@ -228,6 +230,7 @@ impl Vtep {
             mac: if v.mac.is_empty() { made_of(address.addr()) } else { unicast_mac(object, "mac", &v.mac)? },
             udp_port: v.udp_port.unwrap_or(defaults::VTEP_UDP_PORT) as u16,
             ttl: v.ttl.unwrap_or(defaults::VTEP_TTL) as u8,
+            udp6_checksums: v.udp6_checksums != "off",
         };
         let mut vtep = Vtep { spec, address, routes: Vec::new(), neighbors: Vec::new() };
         if !v.gateway.is_empty() {

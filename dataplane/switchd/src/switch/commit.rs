@@ -125,6 +125,7 @@ impl Switch {
                     pinned: want.pinned,
                     steered: want.spec.attachment.vmdq,
                     up: false,
+                    interface_mtu: None,
                     flaps: Default::default(),
                     guest: (false, false),
                     base: self.totals(idx),

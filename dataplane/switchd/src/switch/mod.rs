@@ -133,6 +133,8 @@ struct PortSide {
     /// Its frames are steered to the workers of the ports they go to.
     steered: bool,
     up: bool,
+    /// What the kernel interface behind it takes, if that is less than `mtu`.
+    interface_mtu: Option<u32>,
     flaps: monitor::LinkFlaps,
     guest: (bool, bool),
     base: PortTotals,

@@ -180,6 +180,7 @@ impl Switch {
         self.follow_noted_guests();
         self.tick_filters();
         self.sample_workers();
+        self.sample_interfaces();
         self.rebalance_automatically();
     }
 

@@ -235,9 +235,24 @@ impl Switch {
                 (_, false, _) => "",
             }
             .into(),
+            interface_mtu: p.interface_mtu,
             macs: self.macs.port_entries(p.idx),
             rx_queues: guest.map_or_else(|| device.map_or(0, |d| d.rx_queues), |g| u32::from(g.queue_pairs)),
             tx_queues: guest.map_or_else(|| device.map_or(0, |d| d.tx_queues), |g| u32::from(g.queue_pairs)),
+        }
+    }
+
+    /// Notes which kernel interfaces take less than their ports send; called once a second.
+    pub(super) fn sample_interfaces(&mut self) {
+        for (name, p) in &mut self.ports {
+            let mtu = p.device.as_ref().ok().and_then(|d| d.interface_mtu()).filter(|mtu| *mtu < p.mtu);
+            if let Some(mtu) = mtu.filter(|_| p.interface_mtu != mtu) {
+                tracing::warn!(
+                    "port '{name}': its interface takes {mtu} octets, and drops larger frames up to {}",
+                    p.mtu
+                );
+            }
+            p.interface_mtu = mtu;
         }
     }
 

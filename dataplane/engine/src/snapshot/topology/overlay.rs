@@ -389,6 +389,7 @@ impl Topology {
                 to: *address,
                 udp_port: s.udp_port,
                 ttl: s.ttl,
+                udp6_checksums: s.udp6_checksums,
             });
             // Around the inner payload: its own Ethernet header, and all behind the outer one.
             let mtu = mtu.saturating_sub(outer.len() as u32);

@@ -11,7 +11,7 @@ use crate::{
         recirculate::{NoRecirc, RecircContext, Recirculate},
     },
     tables::mac::Key,
-    tunnel::{Remote, Role, ip::Inner},
+    tunnel::{Outer, Remote, Role, ip::Inner},
     vlan::Tag,
 };
 
@@ -74,6 +74,9 @@ impl<'a> EncapContext<'a> {
         let outer = &self.remote.outer;
         let mut frame = frame.grow_front(outer.len())?;
         outer.write(&mut frame.head_mut()[..outer.len()], self.next_hop, inner, len, self.vni);
+        if let Some(sum) = outer.checksum(frame.len(), |from| frame.sum(from)) {
+            frame.head_mut()[Outer::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        }
         Some(frame)
     }
 
