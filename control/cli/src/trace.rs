@@ -118,8 +118,10 @@ impl Trace {
         let mut dst_mac = None;
         for (name, o) in objects.of_kind(Kind::Port) {
             let Some(Spec::Port(p)) = &o.spec else { continue };
-            let has = |t: IpAddr| p.ips.iter().any(|a| a.parse() == Ok(t)) || leases(name).contains(&t);
-            if name != self.port && target.is_some_and(has) {
+            let has = |t: IpAddr| p.ips.iter().any(|a| host(a) == Some(t)) || leases(name).contains(&t);
+            let is_near =
+                port.is_some_and(|own| (&own.network, &own.bridge, own.vlan) == (&p.network, &p.bridge, p.vlan));
+            if name != self.port && is_near && dst_mac.is_none() && target.is_some_and(has) {
                 dst_mac = self.mac_at(s, name, Some(p)).await?;
             }
         }

@@ -52,6 +52,14 @@ impl Doorbell {
     }
 }
 
+/// Whether a descriptor is an event that nothing blocks on.
+pub(crate) fn is_harmless_event(fd: &OwnedFd) -> bool {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    // SAFETY: the call takes no pointer.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    name.is_ok_and(|n| n.as_os_str() == "anon_inode:[eventfd]") && flags >= 0 && flags & libc::O_NONBLOCK != 0
+}
+
 /// Adds 1 to an event's counter.
 fn signal(event: &OwnedFd) {
     let one = 1u64.to_ne_bytes();
@@ -65,6 +73,9 @@ fn clear(event: &OwnedFd) {
     // SAFETY: room for eight octets that outlives the call. It fails if the counter is 0 already.
     unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }
+
+/// The longest sleep that nothing ends, while a descriptor is in error.
+const LONGEST_BLIND: Duration = Duration::from_micros(100);
 
 /// The worker's side.
 pub struct Sleeper {
@@ -105,10 +116,16 @@ impl Sleeper {
         let others = self.fds.len();
         self.fds.push(wait(&self.doorbell.event));
         self.fds.extend(self.events.iter().map(|e| wait(e)));
+        let wanted = time;
         let time = libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
         // SAFETY: as many structures as are said, and a time, which outlive the call. A descriptor that was closed meanwhile
         // is reported as such.
         unsafe { libc::ppoll(self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t, &time, std::ptr::null()) };
+        // One that is gone, or in error, is ready for ever: it must not take the worker's core.
+        let is_broken = |fd: &libc::pollfd| fd.revents & !libc::POLLIN != 0 && fd.revents & libc::POLLIN == 0;
+        if self.fds[..others].iter().any(is_broken) {
+            std::thread::sleep(LONGEST_BLIND.min(wanted));
+        }
         let events = std::iter::once(&self.doorbell.event).chain(self.events.iter().map(|e| &**e));
         for (fd, event) in self.fds[others..].iter().zip(events) {
             if fd.revents != 0 {

@@ -221,6 +221,8 @@ impl Shared {
         // A descriptor of our own: DPDK closes its one when it likes.
         // SAFETY: DPDK keeps it open while the callback runs.
         let own = fd.and_then(|fd| unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().ok());
+        // It is the guest's process that chose it: a worker must not wait in it.
+        let own = own.filter(crate::sleep::is_harmless_event);
         self.kicks.lock()[pair] = own.map(Arc::new);
     }
 
@@ -274,9 +276,7 @@ impl VhostRxQueue {
 
     /// The guest need not tell of frames any more.
     pub fn poll_again(&self, guard: Guard<'_, Workers>) {
-        if self.is_on() {
-            self.notify(guard, false);
-        }
+        self.notify(guard, false);
     }
 
     fn is_on(&self) -> bool {

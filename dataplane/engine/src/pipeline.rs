@@ -298,6 +298,7 @@ fn pass<F: Frame>(
         }
         _ => sort(cx, port, Group { frames: burst, meta, info }, (sorted, groups), out, again),
     }
+    debug_assert!(burst.is_empty(), "a frame that stays would be another burst's");
     cx.end(Stage::Emit);
 }
 

@@ -350,12 +350,12 @@ impl Worker {
     #[inline(never)]
     fn sleep(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, time: Duration) -> (u64, u64) {
         self.sleeper.arm();
+        self.refresh();
         let guard = self.reader.guard();
         let mut all_wake = true;
         for rx in &mut self.rx {
             all_wake &= rx.queue.wake(guard, &mut self.sleeper);
         }
-        self.refresh();
         let (frames, before) = (self.round(pipeline, burst, self.clock.now()), eal::tsc());
         let mut slept = 0;
         if frames == 0 && !self.stop && self.drains.is_empty() {

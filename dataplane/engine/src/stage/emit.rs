@@ -88,7 +88,7 @@ pub(crate) fn unicast<F: Frame>(
 
 /// Drops a whole group, counted at `port`.
 #[cold]
-fn refuse<F>(cx: &Context<'_>, port: &Port, reason: DropReason, group: Group<'_, F>) {
+pub(crate) fn refuse<F>(cx: &Context<'_>, port: &Port, reason: DropReason, group: Group<'_, F>) {
     cx.drop(port.idx, reason, group.frames.len() as u64);
     group.frames.clear();
 }

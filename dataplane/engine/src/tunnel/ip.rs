@@ -127,7 +127,7 @@ pub(crate) fn packet(head: &[u8], l3: usize, len: usize) -> Packet {
     }
     // Over IPv6, where nothing else protects the addresses (RFC 6936, 4). IPv4 has a checksum of its own, and a receiver of
     // VXLAN need not look at UDP's (RFC 7348, 5).
-    if at == 40 && be(udp, 6) != 0 {
+    if ip[0] >> 4 == 6 && be(udp, 6) != 0 {
         let Some(octets) = ip.get(at..at + udp_len) else { return Packet::Bad };
         let all = sum(&ip[8..40]) + u32::from(UDP) + udp_len as u32 + u32::from(sum_of(octets));
         if fold(all) != 0xffff {

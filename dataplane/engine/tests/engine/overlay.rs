@@ -480,3 +480,34 @@ proptest! {
         }
     }
 }
+
+/// What split horizon drops is gone: it is no frame of the network whose frame follows in the burst.
+#[test]
+fn what_is_dropped_between_tunnels_enters_no_other_network() {
+    let with_red = |number: u8, remotes: &[u8]| {
+        let mut s = host(number, remotes, false);
+        let overlay = Some(overlay(77, remotes, false));
+        s.topology.set_network("red", NetworkSpec { vlan: None, overlay, acls: Default::default() });
+        let joined =
+            PortPolicy { network: Some("red".into()), ..PortPolicy::new("", VlanMode::Access { vid: Vid::of::<0>() }) };
+        s.ports.push(s.topology.set_port("p3", joined).unwrap());
+        s.topology.set_up("p3", true);
+        s.topology.snapshot().unwrap();
+        resolve(&s);
+        s
+    };
+    let (mut a, mut b, mut c) = (with_red(1, &[2, 3]), with_red(2, &[1]), with_red(3, &[1]));
+    let outer = |s: &mut Switch, port: usize, f: Vec<u8>| {
+        let sent = s.run(port, [HeapFrame::new(f)]).sent;
+        by(s, &sent, 0)
+    };
+    // Address 7 is behind the third host.
+    let hello = outer(&mut c, 1, frame(0xff, 7, 60));
+    carry(&mut a, hello);
+    let (blue, red) = (outer(&mut b, 1, frame(7, 8, 60)), outer(&mut b, 3, frame(0xff, 9, 60)));
+    assert_eq!((blue.len(), red.len()), (1, 1));
+    let sent = carry(&mut a, [blue, red].concat());
+    assert_eq!(by(&a, &sent, 3), [frame(0xff, 9, 60)]);
+    assert_eq!(a.drops(DropReason::SplitHorizon), 1);
+    a.check_conservation();
+}

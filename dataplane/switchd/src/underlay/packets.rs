@@ -111,8 +111,10 @@ fn membership(s: &Station, to: IpAddr, group: IpAddr, (igmp, mld): (u8, u8)) -> 
 fn query(p: &[u8]) -> Option<Option<IpAddr>> {
     let group: IpAddr = match p.first()? >> 4 {
         4 => {
-            let igmp = p.get(usize::from(p[0] & 15) * 4..usize::from(u16::from_be_bytes(octets(p, 2)?)))?;
-            if p[9] != 2 || igmp.first() != Some(&0x11) || checksum(igmp) != 0 {
+            let h: [u8; 20] = octets(p, 0)?;
+            let header = usize::from(h[0] & 15) * 4;
+            let igmp = p.get(header..usize::from(u16::from_be_bytes([h[2], h[3]])))?;
+            if header < 20 || h[9] != 2 || igmp.first() != Some(&0x11) || checksum(igmp) != 0 {
                 return None;
             }
             Ipv4Addr::from(octets::<4>(igmp, 4)?).into()
@@ -271,4 +273,36 @@ fn packet_too_big(packet: &[u8], mtu: u32) -> Option<Vec<u8>> {
     // As much of it as fits into 1,280 octets: RFC 4443, 2.4.
     let part = &packet[..packet.len().min(1280 - 48)];
     Some(icmpv6(to, from, 64, [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), part].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However short a packet is, and whatever lengths it says that it has.
+    #[test]
+    fn queries_are_read_from_any_octets() {
+        let igmp = [
+            0x46, 0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0, 10, 0, 0, 1, 224, 0, 0, 1, 0x94, 4, 0, 0, 0x11, 100, 0, 0, 0, 0, 0,
+            0,
+        ];
+        let mut whole = igmp;
+        let sum = checksum(&whole[24..]);
+        whole[26..28].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(query(&whole), Some(None));
+        for first in 0..=255u8 {
+            for len in 0..=40 {
+                let mut p = vec![0; len];
+                p.iter_mut().zip(whole).for_each(|(to, from)| *to = from);
+                if let Some(f) = p.first_mut() {
+                    *f = first;
+                }
+                let _ = query(&p);
+                if let [_, _, _, l, ..] = &mut p[..] {
+                    *l = 4;
+                }
+                let _ = query(&p);
+            }
+        }
+    }
 }

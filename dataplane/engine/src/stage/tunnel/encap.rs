@@ -7,7 +7,7 @@ use crate::{
     context::Context,
     snapshot::Port,
     stage::{
-        emit::{self, Group, Hop},
+        emit::{self, Group, Hop, refuse},
         recirculate::{NoRecirc, RecircContext, Recirculate},
     },
     tables::mac::Key,
@@ -98,10 +98,10 @@ pub(in crate::stage) fn run<F: Frame, R: Recirculate<F>>(
     let (n, to) = (group.frames.len() as u64, hop.to);
     let Some(first) = group.meta.first().filter(|_| n > 0) else { return };
     let context = match EncapContext::find(cx, remote, first) {
-        _ if R::LAST => return cx.drop(to.idx, DropReason::SplitHorizon, n),
+        _ if R::LAST => return refuse(cx, to, DropReason::SplitHorizon, group),
         // Until it answers for the first time, or again.
         Err(DropReason::NextHop) => return hold(cx, to, group, out),
-        Err(reason) => return cx.drop(to.idx, reason, n),
+        Err(reason) => return refuse(cx, to, reason, group),
         Ok(context) => context,
     };
     if group.info.plain && n > 1 {
