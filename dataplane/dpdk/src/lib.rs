@@ -22,11 +22,11 @@ pub mod offload;
 pub mod port;
 pub mod quiescent;
 pub mod sleep;
+mod sockets;
 pub mod steering;
 pub mod tap;
 pub mod thread;
 pub mod vhost;
-mod xdp;
 
 pub use mbuf::Mbuf;
 

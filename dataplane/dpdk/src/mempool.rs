@@ -295,8 +295,8 @@ impl Pool {
         out.saturating_sub(self.skipped)
     }
 
-    /// Puts back what its closed device lost: see the module. How many buffers that were.
-    fn put_lost_back(&self) -> usize {
+    /// Puts back what its closed device lost: see the module.
+    fn put_lost_back(&self) {
         unsafe extern "C" fn note(_: *mut sys::rte_mempool, to: *mut c_void, object: *mut c_void, _: u32) {
             // SAFETY: the argument is the vector below, borrowed for the call alone.
             unsafe { (*to.cast::<Vec<*mut sys::rte_mbuf>>()).push(object.cast()) };
@@ -313,10 +313,8 @@ impl Pool {
             let free: HashSet<*mut sys::rte_mbuf> = back.iter().copied().collect();
             sys::rte_mempool_obj_iter(self.raw.as_ptr(), Some(note), (&raw mut all).cast());
             let port = |m: *mut sys::rte_mbuf| (&raw const (*m).port).read_volatile();
-            let lost: Vec<_> = all.into_iter().filter(|m| !free.contains(m) && port(*m) == NO_PORT).collect();
-            back.extend(&lost);
+            back.extend(all.into_iter().filter(|m| !free.contains(m) && port(*m) == NO_PORT));
             sys::rte_pktmbuf_free_bulk(back.as_mut_ptr(), back.len() as u32);
-            lost.len()
         }
     }
 }

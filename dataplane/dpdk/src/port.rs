@@ -19,8 +19,8 @@ use crate::{
     mempool::{MARK, Mempool},
     offload::Caps,
     sleep::Sleeper,
+    sockets::{self, Socket},
     steering::{self, ByDestination, Destination, HashFields, Rule},
-    xdp::{self, Socket},
 };
 
 /// Descriptors of a receive and of a transmit queue, where the device does not want others.
@@ -90,7 +90,7 @@ impl Drop for Device {
 
 /// Those that are there and were not before.
 fn new_sockets(before: &[Socket]) -> Vec<Socket> {
-    xdp::sockets().into_iter().filter(|s| !before.contains(s)).collect()
+    sockets::all().into_iter().filter(|s| !before.contains(s)).collect()
 }
 
 /// What a device says of itself.
@@ -167,7 +167,7 @@ impl EthPort {
         let c_args = CString::new(devargs).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let c_name = CString::new(name.as_str()).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let mut id = 0u16;
-        let before = xdp::sockets();
+        let before = sockets::all();
         // SAFETY: DPDK runs (the Eal proves it) and the strings are NUL-terminated.
         unsafe {
             if sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) == 0 {
@@ -208,7 +208,7 @@ impl EthPort {
 
     /// Configures and starts it.
     pub fn start(&mut self, setup: &Setup<'_>) -> Result<Queues, DpdkError> {
-        let before = xdp::sockets();
+        let before = sockets::all();
         if let Some(device) = Arc::get_mut(&mut self.device) {
             device.pool = Some(setup.pool.clone());
         }

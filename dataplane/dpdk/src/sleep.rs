@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
         Arc,
         atomic::{
@@ -19,7 +19,12 @@ use std::{
     time::Duration,
 };
 
-use nix::libc;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    libc,
+    sys::eventfd::{EfdFlags, EventFd},
+    unistd::{read, write},
+};
 
 /// By which other threads wake a worker.
 pub struct Doorbell {
@@ -33,13 +38,8 @@ impl Doorbell {
     /// # Errors
     /// The process has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: the call takes no pointer; what it returns is a new descriptor or -1.
-        let event = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        Ok(Doorbell { event: unsafe { OwnedFd::from_raw_fd(event) }, is_armed: AtomicBool::new(false) })
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        Ok(Doorbell { event: EventFd::from_flags(flags)?.into(), is_armed: AtomicBool::new(false) })
     }
 
     /// Wakes the worker if it sleeps, or is about to. What the caller wrote before is seen by it then.
@@ -55,23 +55,18 @@ impl Doorbell {
 /// Whether a descriptor is an event that nothing blocks on.
 pub(crate) fn is_harmless_event(fd: &OwnedFd) -> bool {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    // SAFETY: the call takes no pointer.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    name.is_ok_and(|n| n.as_os_str() == "anon_inode:[eventfd]") && flags >= 0 && flags & libc::O_NONBLOCK != 0
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    name.is_ok_and(|n| n.as_os_str() == "anon_inode:[eventfd]") && flags.is_ok_and(|f| f.contains(OFlag::O_NONBLOCK))
 }
 
-/// Adds 1 to an event's counter.
+/// Adds 1 to an event's counter. That fails only when it is full, which wakes as well.
 fn signal(event: &OwnedFd) {
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: eight octets that outlive the call. It fails only when the counter is full, which wakes as well.
-    unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    let _ = write(event, &1u64.to_ne_bytes());
 }
 
-/// Sets an event's counter to 0.
+/// Sets an event's counter to 0. That fails if it is 0 already.
 fn clear(event: &OwnedFd) {
-    let mut count = [0u8; 8];
-    // SAFETY: room for eight octets that outlives the call. It fails if the counter is 0 already.
-    unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    let _ = read(event, &mut [0; 8]);
 }
 
 /// The longest sleep that nothing ends, while a descriptor is in error.
@@ -80,7 +75,7 @@ const LONGEST_BLIND: Duration = Duration::from_micros(100);
 /// The worker's side.
 pub struct Sleeper {
     doorbell: Arc<Doorbell>,
-    /// The doorbell's, then the events', then others.
+    /// The sockets', then the doorbell's and the events'.
     fds: Vec<libc::pollfd>,
     /// Kept open while they are waited for.
     events: Vec<Arc<OwnedFd>>,
@@ -116,15 +111,14 @@ impl Sleeper {
         let others = self.fds.len();
         self.fds.push(wait(&self.doorbell.event));
         self.fds.extend(self.events.iter().map(|e| wait(e)));
-        let wanted = time;
-        let time = libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        let longest = libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
         // SAFETY: as many structures as are said, and a time, which outlive the call. A descriptor that was closed meanwhile
         // is reported as such.
-        unsafe { libc::ppoll(self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t, &time, std::ptr::null()) };
+        unsafe { libc::ppoll(self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t, &longest, std::ptr::null()) };
         // One that is gone, or in error, is ready for ever: it must not take the worker's core.
         let is_broken = |fd: &libc::pollfd| fd.revents & !libc::POLLIN != 0 && fd.revents & libc::POLLIN == 0;
         if self.fds[..others].iter().any(is_broken) {
-            std::thread::sleep(LONGEST_BLIND.min(wanted));
+            std::thread::sleep(LONGEST_BLIND.min(time));
         }
         let events = std::iter::once(&self.doorbell.event).chain(self.events.iter().map(|e| &**e));
         for (fd, event) in self.fds[others..].iter().zip(events) {

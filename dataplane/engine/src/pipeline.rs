@@ -134,11 +134,8 @@ impl Pipeline {
         let mut again = Pending::new(&mut self.second);
         let nobody = Key::new(MacAddr::default(), inside.1);
         let m = Meta { dst: nobody, src: nobody, class: inside.0, ..Meta::EMPTY };
+        let info = BurstInfo::of(&frame);
         let mut frames: Burst<F> = Some(frame).into_iter().collect();
-        let info = frames.iter().fold(BurstInfo::NONE, |mut info, f| {
-            info.add(f);
-            info
-        });
         let group = Group { frames: &mut frames, meta: std::slice::from_ref(&m), info };
         // Its sender may be gone: as far as isolation is concerned, it comes from nowhere.
         emit::hand_over(cx, emit::Hop { from: to, to, flooded: false }, group, out, &mut again);

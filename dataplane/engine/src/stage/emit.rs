@@ -352,6 +352,10 @@ pub(crate) fn hand_over<F: Frame>(
     out: &mut impl Output<F>,
     again: &mut impl Recirculate<F>,
 ) {
+    // All of it was refused, or found no buffer.
+    if group.frames.is_empty() {
+        return;
+    }
     match &hop.to.role {
         Role::Device if group.info.plain => {
             out.transmit_burst(hop.to.idx, hop.from.idx, group.frames, group.info.octets);

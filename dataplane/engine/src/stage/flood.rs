@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, Burst, DropReason, Frame, Output, PortIdx,
-    burst::{BurstInfo, Meta},
+    burst::Meta,
     context::Context,
     snapshot::{Port, Segment},
     stage::{
@@ -105,18 +105,12 @@ fn to_each<F: Frame>(
         if targets.peek().is_none() {
             break Some((hop, admitted));
         }
-        let mut shares = Burst::new();
-        let octets = copies.share(cx, hop, &group, &admitted, &mut shares);
-        let shared = Group { frames: &mut shares, meta: group.meta, info: BurstInfo { octets, ..group.info } };
-        emit::hand_over(cx, hop, shared, out, again);
+        copies.hand_over(cx, hop, &group, &admitted, out, again);
     };
     match last {
         Some((hop, admitted)) if copies.0.is_empty() => emit::send(cx, hop, group, &admitted, out, again),
         Some((hop, admitted)) => {
-            let mut shares = Burst::new();
-            let octets = copies.share(cx, hop, &group, &admitted, &mut shares);
-            let shared = Group { frames: &mut shares, meta: group.meta, info: BurstInfo { octets, ..group.info } };
-            emit::hand_over(cx, hop, shared, out, again);
+            copies.hand_over(cx, hop, &group, &admitted, out, again);
             group.frames.clear();
         }
         None => {
@@ -149,8 +143,30 @@ fn stays_customers(to: &Port, m: &Meta) -> bool {
 struct Copies<F>(ArrayVec<Option<(Tag, F)>, BURST>);
 
 impl<F: Frame> Copies<F> {
-    /// Fills `shares` with shares of what may leave, or of its copies; their octets.
+    /// Hands over shares of what may leave of a group, or of its copies.
     #[inline(always)]
+    fn hand_over(
+        &mut self,
+        cx: &Context<'_>,
+        hop: Hop<'_>,
+        group: &Group<'_, F>,
+        admitted: &Admitted,
+        out: &mut impl Output<F>,
+        again: &mut impl Recirculate<F>,
+    ) {
+        let (mut shares, mut info) = (Burst::new(), group.info);
+        match group.meta.first() {
+            Some(first) if admitted.is_as_received(first) => shares.extend(group.frames.iter().map(Frame::share)),
+            _ => {
+                self.share(cx, hop, group, admitted, &mut shares);
+                info.octets = shares.iter().map(|f| u64::from(f.len())).sum();
+            }
+        }
+        emit::hand_over(cx, hop, Group { frames: &mut shares, meta: group.meta, info }, out, again);
+    }
+
+    /// Fills `shares`, where forms differ or frames were refused.
+    #[inline(never)]
     fn share(
         &mut self,
         cx: &Context<'_>,
@@ -158,40 +174,14 @@ impl<F: Frame> Copies<F> {
         group: &Group<'_, F>,
         admitted: &Admitted,
         shares: &mut Burst<F>,
-    ) -> u64 {
-        if let Some(first) = group.meta.first()
-            && admitted.is_as_received(first)
-        {
-            shares.extend(group.frames.iter().map(Frame::share));
-            return group.info.octets;
-        }
-        self.share_each(cx, hop, group, admitted, shares)
-    }
-
-    #[inline(never)]
-    fn share_each(
-        &mut self,
-        cx: &Context<'_>,
-        hop: Hop<'_>,
-        group: &Group<'_, F>,
-        admitted: &Admitted,
-        shares: &mut Burst<F>,
-    ) -> u64 {
-        let (mut octets, mut no_buffer) = (0, 0);
+    ) {
         for (i, frame) in group.frames.iter().enumerate() {
             let Some(want) = admitted.tag(i) else { continue };
             match self.form(i, frame, group.meta_of(i).class.tag(), want, group.frames.len()) {
-                Some(share) => {
-                    octets += u64::from(share.len());
-                    shares.push(share);
-                }
-                None => no_buffer += 1,
+                Some(share) => shares.push(share),
+                None => cx.drop(hop.to.idx, DropReason::NoBuffer, 1),
             }
         }
-        if no_buffer > 0 {
-            cx.drop(hop.to.idx, DropReason::NoBuffer, no_buffer);
-        }
-        octets
     }
 
     /// A share of frame `i` of `n`, or of its copy with tag `want`.

@@ -39,7 +39,18 @@ pub enum Cause {
     Reject { port: PortIdx, inside: (Class, SegmentId) },
 }
 
-/// The kinds of punted frames, each with a ring: its name, frames a second, of which from one sender, and frames that wait.
+/// The kinds of punted frames, each with a ring.
+#[derive(Clone, Copy)]
+enum Kind {
+    NeighborReply,
+    NeighborRequest,
+    MembershipQuery,
+    Echo,
+    TooBig,
+    Reject,
+}
+
+/// Of each kind: its name, frames a second, of which from one sender, and frames that wait.
 const KINDS: [(&str, u64, u64, usize); 6] = [
     ("neighbor_reply", 5_000, 1_000, 256),
     ("neighbor_request", 1_000, 200, 64),
@@ -48,31 +59,25 @@ const KINDS: [(&str, u64, u64, usize); 6] = [
     ("too_big", 1_000, 1_000, 32),
     ("reject", 1_000, 1_000, 32),
 ];
-const REPLY: usize = 0;
-const REQUEST: usize = 1;
-const MEMBERSHIP: usize = 2;
-const ECHO: usize = 3;
-const TOO_BIG: usize = 4;
-const REJECT: usize = 5;
 
 /// The kind of a frame for a VTEP, which has no tag.
-fn kind_of(frame: &[u8]) -> usize {
+fn kind_of(frame: &[u8]) -> Kind {
     const IGMP: u8 = 2;
     const HOP_BY_HOP: u8 = 0;
     const ICMPV6: u8 = 58;
     let at = |i: usize| frame.get(i).copied().unwrap_or_default();
     match u16::from_be_bytes([at(12), at(13)]) {
-        ETHERTYPE_ARP if at(21) == 2 => REPLY,
-        ETHERTYPE_ARP => REQUEST,
-        ETHERTYPE_IPV4 if at(23) == IGMP => MEMBERSHIP,
+        ETHERTYPE_ARP if at(21) == 2 => Kind::NeighborReply,
+        ETHERTYPE_ARP => Kind::NeighborRequest,
+        ETHERTYPE_IPV4 if at(23) == IGMP => Kind::MembershipQuery,
         ETHERTYPE_IPV6 => match (at(20), at(54)) {
-            (ICMPV6, 136) => REPLY,
-            (ICMPV6, 135) => REQUEST,
+            (ICMPV6, 136) => Kind::NeighborReply,
+            (ICMPV6, 135) => Kind::NeighborRequest,
             // MLD has a router alert.
-            (HOP_BY_HOP, _) => MEMBERSHIP,
-            _ => ECHO,
+            (HOP_BY_HOP, _) => Kind::MembershipQuery,
+            _ => Kind::Echo,
         },
-        _ => ECHO,
+        _ => Kind::Echo,
     }
 }
 
@@ -164,10 +169,10 @@ impl PuntRings {
         let is_whole = octets.len() <= FRAME && octets.len() as u32 == frame.len();
         let kind = match cause {
             Cause::Vtep(..) => kind_of(octets),
-            Cause::TooBig { .. } => TOO_BIG,
-            Cause::Reject { .. } => REJECT,
+            Cause::TooBig { .. } => Kind::TooBig,
+            Cause::Reject { .. } => Kind::Reject,
         };
-        let ring = &self.rings[kind];
+        let ring = &self.rings[kind as usize];
         let fits = is_whole || !matches!(cause, Cause::Vtep(..));
         // Before anything is copied or woken: a guest may send nothing else.
         let punted = fits && ring.admits(octets, self.began.elapsed().as_nanos() as u64) && ring.put(cause, octets);

@@ -96,7 +96,7 @@ pub(in crate::stage) fn run<F: Frame, R: Recirculate<F>>(
     again: &mut R,
 ) {
     let (n, to) = (group.frames.len() as u64, hop.to);
-    let Some(first) = group.meta.first().filter(|_| n > 0) else { return };
+    let Some(first) = group.meta.first() else { return };
     let context = match EncapContext::find(cx, remote, first) {
         _ if R::LAST => return refuse(cx, to, DropReason::SplitHorizon, group),
         // Until it answers for the first time, or again.

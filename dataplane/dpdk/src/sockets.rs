@@ -20,7 +20,7 @@ pub(crate) struct Socket {
 }
 
 /// All there are now.
-pub(crate) fn sockets() -> Vec<Socket> {
+pub(crate) fn all() -> Vec<Socket> {
     let Ok(fds) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
     fds.filter_map(|f| {
         let f = f.ok()?;
@@ -82,7 +82,7 @@ impl Socket {
     /// # Safety
     /// The device it came with is closed: nobody reads or writes its rings any more.
     pub(crate) unsafe fn reap(&self) {
-        if self.domain != libc::AF_XDP || !sockets().contains(self) {
+        if self.domain != libc::AF_XDP || !all().contains(self) {
             return;
         }
         for line in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {
