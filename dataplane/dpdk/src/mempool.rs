@@ -5,7 +5,7 @@
 //!
 //! **A device's own pool** ([`Mempool::for_device`]) is never freed, but used again by the next device that wants such a pool.
 //! Its driver takes buffers out of it, and some never come back: DPDK's AF_XDP driver leaves those in the rings that it shares
-//! with the kernel. They are told from frames that live on elsewhere by their `port` field: an allocation sets it to "none",
+//! with the kernel. Frames that live on elsewhere differ from them in their `port` field: an allocation sets it to "none",
 //! and every frame that the driver hands out is marked ([`crate::port::RxQueue::receive`]). Nothing but the driver allocates
 //! from such a pool (see [`Mbuf::copy`]), and it has no caches per thread: so, with the device closed, a buffer that is
 //! neither in the pool nor marked is lost, and is put back.

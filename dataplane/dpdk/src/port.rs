@@ -427,7 +427,7 @@ impl RxQueue {
         let n = unsafe { sys::dunlin_rx_burst(self.device.id, self.queue, raw.as_mut_ptr().cast(), N as u16) };
         if self.marks {
             for m in &raw[..n as usize] {
-                // SAFETY: a valid chain, and nobody else's.
+                // SAFETY: a valid chain, which only this function has.
                 unsafe { (*m.assume_init()).port = MARK };
             }
         }

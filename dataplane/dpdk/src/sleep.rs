@@ -1,7 +1,7 @@
-//! How an idle worker waits: until a frame comes to one of its queues that can tell, until another thread has something for
+//! How an idle worker waits: until a frame comes to one of its queues that can wake it, until another thread has something for
 //! it, or until it has something to do by itself.
 //!
-//! A queue tells by a descriptor: a guest's kick (virtio 1.2, 2.7.10 and 2.7.23; suppressed while the worker polls), or the
+//! A queue wakes by a descriptor: a guest's kick (virtio 1.2, 2.7.10 and 2.7.23; suppressed while the worker polls), or the
 //! kernel's socket or tap. The worker arms, looks at all queues once more, and only then sleeps: what came before is found
 //! by that look, and what comes later wakes it.
 

@@ -1,4 +1,4 @@
-//! Sockets that come with a device of DPDK's: AF_XDP's and AF_PACKET's, by which the kernel tells of frames, and those of
+//! Sockets that come with a device of DPDK's: AF_XDP's and AF_PACKET's, which wake a worker, and those of
 //! AF_XDP that DPDK leaves behind.
 //!
 //! DPDK 22.11.11's driver takes one too many off the use count of a port's memory at close and so

@@ -61,7 +61,7 @@ struct Shared {
     features: AtomicU64,
     /// One bit for each ring that the guest has enabled.
     rings: AtomicU32,
-    /// By queue pair: the event by which the guest tells of frames that it sent, as long as it is to.
+    /// By queue pair: the guest's kick, which it sends only while notifications are on.
     kicks: Mutex<[Option<Arc<OwnedFd>>; MAX_QUEUE_PAIRS as usize]>,
     domain: Arc<Domain<Workers>>,
     changed: Box<dyn Fn() + Send + Sync>,
@@ -274,7 +274,7 @@ impl VhostRxQueue {
         true
     }
 
-    /// The guest need not tell of frames any more.
+    /// Turns the guest's notifications off: the queue is polled.
     pub fn poll_again(&self, guard: Guard<'_, Workers>) {
         self.notify(guard, false);
     }
@@ -422,7 +422,7 @@ extern "C" fn new_device(vid: c_int) -> c_int {
         return -1;
     }
     for ring in 0..rings {
-        // SAFETY: as above. Workers poll: the guest need not tell of new frames, but while they sleep.
+        // SAFETY: as above. Workers poll: no notifications, but while they sleep.
         unsafe { sys::rte_vhost_enable_guest_notification(vid, ring, 0) };
         s.note_kick(vid, ring);
     }

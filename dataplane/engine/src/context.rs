@@ -23,11 +23,11 @@ pub struct Step {
 pub struct Trace(RefCell<Vec<Step>>);
 
 impl Trace {
-    pub(crate) fn tell(&self, stage: &'static str, text: String) {
+    pub(crate) fn note(&self, stage: &'static str, text: String) {
         self.0.borrow_mut().push(Step { stage, text });
     }
 
-    /// What was told.
+    /// All steps.
     pub fn into_steps(self) -> Vec<Step> {
         self.0.into_inner()
     }
@@ -51,13 +51,13 @@ pub struct Context<'a> {
     pub macs: &'a MacTable,
     /// The worker's own counters.
     pub counters: &'a Counters,
-    /// Connections that were let pass.
+    /// Tracked connections.
     pub sessions: &'a Conntrack,
     /// The worker's number: which of the counters of rules are its own.
     pub worker: usize,
     /// The time of the burst.
     pub now: Now,
-    /// Where to tell what happens; then nothing is changed that others see.
+    /// Takes note of what happens; then nothing is changed that others see.
     pub trace: Option<&'a Trace>,
     /// Measures the stages, if this burst is one of those.
     pub cycles: Option<&'a StageClock<'a>>,
@@ -86,22 +86,22 @@ impl<'a> Context<'a> {
     pub(crate) fn drop(&self, port: PortIdx, reason: DropReason, n: u64) {
         self.counters.port(port).drops[reason as usize].add(n);
         if self.trace.is_some() && n > 0 {
-            self.tell_drop(port, reason);
+            self.note_drop(port, reason);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn tell_drop(&self, port: PortIdx, reason: DropReason) {
+    fn note_drop(&self, port: PortIdx, reason: DropReason) {
         let name = self.snapshot.port(port).map_or("(gone)", |p| &p.name);
-        self.tell("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe().trim()));
+        self.note("drop", || format!("at port '{name}': {}: {}", reason.name(), reason.describe().trim()));
     }
 
-    /// Says something of a frame that is traced.
+    /// Notes a step of a frame that is traced.
     #[inline(always)]
-    pub(crate) fn tell(&self, stage: &'static str, text: impl FnOnce() -> String) {
+    pub(crate) fn note(&self, stage: &'static str, text: impl FnOnce() -> String) {
         if let Some(trace) = self.trace {
-            trace.tell(stage, text());
+            trace.note(stage, text());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use crate::counters::Count;
 
-/// The stages that are told apart.
+/// The stages that are measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// The driver's receive.

@@ -21,7 +21,7 @@
 //! context     what all stages of a burst work with
 //! stage/      one file a stage
 //! pipeline    the stages in their order
-//! trace       the pipeline, told to change nothing and to say what it does
+//! trace       the pipeline, changing nothing and noting each step
 //! ```
 //!
 //! **Read next** `pipeline.rs`: the way of a frame, every stage in its order.

@@ -250,7 +250,7 @@ fn pass<F: Frame>(
     if !is_made {
         counted.rx_bytes.add(info.octets);
     }
-    cx.tell("receive", || {
+    cx.note("receive", || {
         let segment = meta.first().and_then(|m| cx.snapshot.segment(m.src.segment()));
         let segment = segment.map(|s| s.label()).map(|(name, vid)| format!("'{name}' VLAN {vid}"));
         format!("port '{}', segment {}", port.name, segment.as_deref().unwrap_or("none"))
@@ -282,7 +282,7 @@ fn pass<F: Frame>(
     cx.end(Stage::Lookup);
     same_fate &= !stage::police::run(cx, port, meta);
     cx.end(Stage::Police);
-    cx.tell("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
+    cx.note("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
         Some((mac, Verdict::Unicast(to))) => {
             format!("{mac} is at port '{}'", cx.snapshot.port(to).map_or("(gone)", |p| &p.name))
         }

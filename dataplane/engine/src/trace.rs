@@ -11,18 +11,18 @@ use crate::{
 };
 
 /// Where a traced frame ends.
-struct Told<'a> {
+struct TraceSink<'a> {
     trace: &'a Trace,
     snapshot: &'a Snapshot,
 }
 
-impl Told<'_> {
+impl TraceSink<'_> {
     fn name(&self, port: PortIdx) -> &str {
         self.snapshot.port(port).map_or("(gone)", |p| &p.name)
     }
 }
 
-impl Transmit<HeapFrame> for Told<'_> {
+impl Transmit<HeapFrame> for TraceSink<'_> {
     fn transmit(&mut self, port: PortIdx, _: PortIdx, frame: HeapFrame) {
         let h = frame.octets();
         let tag = match h.get(12..16) {
@@ -30,7 +30,7 @@ impl Transmit<HeapFrame> for Told<'_> {
             Some([0x88, 0xa8, a, b]) => format!(", service tag {}", u16::from_be_bytes([*a, *b]) & 0xfff),
             _ => ", untagged".to_owned(),
         };
-        self.trace.tell("transmit", format!("by port '{}', {} octets{tag}", self.name(port), h.len()));
+        self.trace.note("transmit", format!("by port '{}', {} octets{tag}", self.name(port), h.len()));
     }
     fn make(&mut self, octets: &[u8]) -> Option<HeapFrame> {
         Some(HeapFrame::new(octets))
@@ -40,13 +40,13 @@ impl Transmit<HeapFrame> for Told<'_> {
     }
 }
 
-impl Events for Told<'_> {
+impl Events for TraceSink<'_> {
     fn learned(&mut self, _: MacLearned) {}
 }
 
-impl Punt<HeapFrame> for Told<'_> {
+impl Punt<HeapFrame> for TraceSink<'_> {
     fn local(&mut self, vtep: PortIdx, _: PortIdx, _: HeapFrame) -> bool {
-        self.trace.tell("local", format!("for VTEP '{}' itself", self.name(vtep)));
+        self.trace.note("local", format!("for VTEP '{}' itself", self.name(vtep)));
         true
     }
     fn too_big(
@@ -58,10 +58,11 @@ impl Punt<HeapFrame> for Told<'_> {
         mtu: u32,
     ) {
         self.trace
-            .tell("tunnel", format!("too large for '{}', which takes packets of {mtu} octets", self.name(remote)));
+            .note("tunnel", format!("too large for '{}', which takes packets of {mtu} octets", self.name(remote)));
     }
     fn answer_inside(&mut self, port: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: HeapFrame) {
-        self.trace.tell("tunnel", format!("its sender is told, as if by the station at port '{}'", self.name(port)));
+        self.trace
+            .note("tunnel", format!("a reply goes to its sender, as if from the host at port '{}'", self.name(port)));
     }
     fn hold(
         &mut self,
@@ -69,7 +70,7 @@ impl Punt<HeapFrame> for Told<'_> {
         _: (crate::vlan::Class, crate::SegmentId),
         _: HeapFrame,
     ) -> Result<(), HeapFrame> {
-        self.trace.tell("hold", format!("until the next hop to '{}' is known", self.name(remote)));
+        self.trace.note("hold", format!("until the next hop to '{}' is known", self.name(remote)));
         Ok(())
     }
 }
@@ -80,7 +81,7 @@ pub fn run(cx: Context<'_>, ingress: PortIdx, frame: &[u8]) -> Vec<Step> {
     let trace = Trace::default();
     let mut burst: Burst<HeapFrame> = Burst::new();
     burst.push(HeapFrame::new(frame));
-    let mut out = Told { trace: &trace, snapshot: cx.snapshot };
+    let mut out = TraceSink { trace: &trace, snapshot: cx.snapshot };
     Pipeline::default().run(Context { trace: Some(&trace), ..cx }, ingress, &mut burst, &mut out);
     trace.into_steps()
 }

@@ -56,7 +56,7 @@ impl Key {
 
     /// Whether no station may have it: groups, and the address of all zeros.
     #[inline(always)]
-    pub const fn is_nobodys(self) -> bool {
+    pub const fn is_invalid_source(self) -> bool {
         self.is_multicast() || self.0 >> 16 == 0
     }
 

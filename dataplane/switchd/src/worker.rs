@@ -94,7 +94,7 @@ pub enum Command {
     Drain(u32, mpsc::Sender<()>),
     SetIdle(Idle),
     /// A frame of a VTEP's own, as if received at it; or one that the switch made, at a remote or a port, in a segment.
-    Inject(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
+    InjectFrame(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
     Stop,
 }
 
@@ -115,7 +115,7 @@ impl Which {
     }
 }
 
-/// See [`Command::Inject`].
+/// See [`Command::InjectFrame`].
 type Injected = (PortIdx, Option<(Class, SegmentId)>, Packet);
 
 struct Inbox {
@@ -191,7 +191,7 @@ impl WorkerShared {
     }
 
     /// Leaves something for the worker to take before its next round.
-    pub fn tell(&self, snapshot: Option<Arc<Snapshot>>, commands: impl IntoIterator<Item = Command>) {
+    pub fn post(&self, snapshot: Option<Arc<Snapshot>>, commands: impl IntoIterator<Item = Command>) {
         let mut inbox = self.inbox.lock();
         if let Some(s) = snapshot {
             inbox.snapshot = s;
@@ -317,7 +317,7 @@ impl Worker {
     pub fn run(mut self) {
         let mut pipeline = Pipeline::default();
         let mut burst: Burst<Packet> = Burst::new();
-        let mut nap = Nap::default();
+        let mut backoff = IdleBackoff::default();
         let mut last = eal::tsc();
         self.reader.online();
         while !self.stop {
@@ -330,8 +330,8 @@ impl Worker {
                 self.answer_drains(frames);
             }
             if frames > 0 {
-                nap = Nap::default();
-            } else if let Some(time) = nap.next(self.idle) {
+                backoff = IdleBackoff::default();
+            } else if let Some(time) = backoff.next(self.idle) {
                 let (frames, slept) = self.sleep(&mut pipeline, &mut burst, time);
                 let now = eal::tsc();
                 self.account(frames, now - last - slept);
@@ -339,7 +339,7 @@ impl Worker {
                 self.shared.loop_counts.total_cycles.add(slept);
                 last = now;
                 if frames > 0 {
-                    nap = Nap::default();
+                    backoff = IdleBackoff::default();
                 }
             }
         }
@@ -470,10 +470,10 @@ impl Worker {
         let commands = std::mem::take(&mut inbox.commands);
         // Not held any longer: a command may go on to another worker, whose own may come here.
         drop(inbox);
-        commands.into_iter().for_each(|c| self.obey(c));
+        commands.into_iter().for_each(|c| self.handle_command(c));
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::AddTx(port, handle) => self.tx.add(port, handle),
             // Whoever asked has gone: the handle is dropped here, which is late but no harm.
@@ -489,14 +489,14 @@ impl Worker {
             }
             Command::MoveRx { port, number, to, reply } => {
                 let at = self.rx.iter().position(|r| r.port == port && r.number() == number);
-                to.tell(None, at.map(|at| Command::AddRx(self.rx.remove(at))));
+                to.post(None, at.map(|at| Command::AddRx(self.rx.remove(at))));
                 let _ = reply.send(());
             }
             Command::Connect(to, from) => self.links.connect(to, from),
             Command::SteerBy(owners) => self.links.steer_by(owners),
             Command::Drain(rounds, reply) => self.drains.push((rounds.max(1), reply)),
             Command::SetIdle(idle) => self.idle = idle,
-            Command::Inject(port, inside, octets) => {
+            Command::InjectFrame(port, inside, octets) => {
                 self.injected.extend(self.tx.make(&octets).map(|f| (port, inside, f)));
             }
             Command::Stop => self.stop = true,
@@ -506,12 +506,12 @@ impl Worker {
 
 /// How long the next sleep is.
 #[derive(Default)]
-struct Nap {
+struct IdleBackoff {
     empty: u32,
     us: u64,
 }
 
-impl Nap {
+impl IdleBackoff {
     #[inline(always)]
     fn next(&mut self, idle: Idle) -> Option<Duration> {
         let max = idle.max_sleep?;

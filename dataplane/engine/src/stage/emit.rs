@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct Hop<'a> {
     pub from: &'a Port,
     pub to: &'a Port,
-    /// To all ports of the segment: no sender is told what became of its frame at one of them.
+    /// To all ports of the segment: no sender is notified of what became of its frame at one of them.
     pub flooded: bool,
 }
 

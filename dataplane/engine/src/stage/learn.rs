@@ -79,7 +79,7 @@ fn learn(
     if m.src.segment() == SegmentId::NONE {
         return Err(DropReason::IngressVlan);
     }
-    if m.src.is_nobodys() {
+    if m.src.is_invalid_source() {
         return Err(DropReason::InvalidSource);
     }
     if matches!(port.role, Role::Remote(_)) && !cx.snapshot.segment(m.src.segment()).is_some_and(|s| s.learns_remote) {
@@ -87,11 +87,11 @@ fn learn(
     }
     if cx.trace.is_some() {
         if cx.macs.is_static(m.src_hash) {
-            cx.tell("learn", || format!("{} is static: nothing is learned of it", m.src.mac()));
+            cx.note("learn", || format!("{} is static: nothing is learned of it", m.src.mac()));
             return Ok(Learned::Known);
         }
         let too_many = cx.macs.is_too_many(m.src_hash, port.idx, port.forwarding.mac_limit.map(|l| l.limit));
-        cx.tell("learn", || match too_many {
+        cx.note("learn", || match too_many {
             false => format!("{} would be learned at port '{}', or refreshed", m.src.mac(), port.name),
             true => format!("{} would not be learned: port '{}' has as many as its limit", m.src.mac(), port.name),
         });

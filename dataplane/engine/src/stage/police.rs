@@ -28,7 +28,7 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta]) -> bool {
         let Some(limit) = limit else { continue };
         // A traced frame takes nothing from others' share.
         let passes = if cx.trace.is_some() { limit.would_admit(cx.now.ns) } else { limit.admit(cx.now.ns) };
-        cx.tell("storm", || format!("port '{}': {} its limit", port.name, if passes { "within" } else { "above" }));
+        cx.note("storm", || format!("port '{}': {} its limit", port.name, if passes { "within" } else { "above" }));
         if !passes {
             m.fate = Fate::drop(reason);
             any = true;

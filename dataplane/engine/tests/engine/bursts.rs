@@ -266,8 +266,8 @@ fn tagged_frame(port: usize) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// The uplink of a VTEP, two guests of a network that is VLAN 10 here and goes on at two other hosts, and ports of the other
-/// VLAN modes; VLAN 20 goes on in tunnels with its tags.
+/// The uplink of a VTEP, two guests of a network that is VLAN 10 here and extends to two other hosts, and ports of the other
+/// VLAN modes; VLAN 20 is tunneled with its tags.
 fn trunks_and_tunnels() -> Switch {
     let mut s = overlay::host(1, &[2, 3], false);
     overlay::set_blue(&mut s, Some(("br0".into(), Vid::of::<10>())), &[2, 3], false);

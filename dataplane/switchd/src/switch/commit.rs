@@ -97,7 +97,7 @@ impl Switch {
         self.follow_vteps();
         let max_sleep = self.configuration.resolved().dataplane.max_sleep;
         if old_configuration.resolved().dataplane.max_sleep != max_sleep {
-            self.workers.iter().for_each(|w| w.shared.tell(None, [Command::SetIdle(Idle { max_sleep })]));
+            self.workers.iter().for_each(|w| w.shared.post(None, [Command::SetIdle(Idle { max_sleep })]));
         }
         self.follow_owners();
         self.follow_guests();

@@ -403,7 +403,7 @@ impl Switch {
         let (number, sent) = (rx.number(), Arc::new(LoneCount::default()));
         queues.owned.insert(guest, Own { number, sent: sent.clone() });
         self.give_rx_to(uplink, RxKind::Eth(rx), worker);
-        self.workers[worker].shared.tell(None, [Command::AddGuestTx(idx, guest, TxHandle::Guest(tx, sent))]);
+        self.workers[worker].shared.post(None, [Command::AddGuestTx(idx, guest, TxHandle::Guest(tx, sent))]);
         Some(number)
     }
 
@@ -423,7 +423,7 @@ impl Switch {
                 self.move_queue(from, at, to);
                 let tx = ask(&self.workers[from].shared, |reply| Command::RemoveGuestTx(idx, guest, reply)).flatten();
                 let add = tx.map(|tx| Command::AddGuestTx(idx, guest, tx));
-                self.workers[to].shared.tell(None, add);
+                self.workers[to].shared.post(None, add);
             }
         }
     }

@@ -205,7 +205,7 @@ impl Switch {
     fn publish(&mut self, next: Snapshot) {
         let previous = std::mem::replace(&mut self.snapshot, Arc::new(next));
         for w in &self.workers {
-            w.shared.tell(Some(self.snapshot.clone()), []);
+            w.shared.post(Some(self.snapshot.clone()), []);
         }
         self.domain.synchronize();
         self.replaced.push(previous);
@@ -231,7 +231,7 @@ impl Switch {
     /// Gives the workers what they need to send by a new device.
     fn give_tx(&mut self, idx: PortIdx, tx: Vec<crate::queues::TxHandle>) {
         for (w, handle) in self.workers.iter().zip(tx) {
-            w.shared.tell(None, [Command::AddTx(idx, handle)]);
+            w.shared.post(None, [Command::AddTx(idx, handle)]);
         }
     }
 
@@ -262,7 +262,7 @@ impl Switch {
 
     fn stop_workers(&self) {
         for w in &self.workers {
-            w.shared.tell(None, [Command::Stop]);
+            w.shared.post(None, [Command::Stop]);
         }
     }
 }
@@ -270,7 +270,7 @@ impl Switch {
 /// Leaves a command with a worker and waits for its answer; `None` if the worker has ended.
 fn ask<T>(worker: &WorkerShared, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Option<T> {
     let (reply, answer) = mpsc::channel();
-    worker.tell(None, [command(reply)]);
+    worker.post(None, [command(reply)]);
     answered(worker, &answer)
 }
 
@@ -278,7 +278,7 @@ fn ask<T>(worker: &WorkerShared, command: impl FnOnce(mpsc::Sender<T>) -> Comman
 fn ask_all<T>(workers: &[WorkerSide], command: impl Fn(mpsc::Sender<T>) -> Command) -> Vec<(usize, T)> {
     let asked = |w: &WorkerSide| {
         let (reply, answer) = mpsc::channel();
-        w.shared.tell(None, [command(reply)]);
+        w.shared.post(None, [command(reply)]);
         answer
     };
     let answers: Vec<_> = workers.iter().map(asked).collect();

@@ -101,7 +101,7 @@ impl Switch {
         let rx = RxHandle { port: idx, queue, complete_checksums, of_one_guest, frames: frames.clone() };
         let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
         self.workers[to].queues.push(side);
-        self.workers[to].shared.tell(None, [Command::AddRx(rx)]);
+        self.workers[to].shared.post(None, [Command::AddRx(rx)]);
     }
 
     /// The workers that may poll a port of which nothing is pinned.

@@ -31,7 +31,7 @@ impl Switch {
         self.drain_rings();
         self.owners = wanted.map(Arc::new);
         for w in &self.workers {
-            w.shared.tell(None, [Command::SteerBy(self.owners.clone())]);
+            w.shared.post(None, [Command::SteerBy(self.owners.clone())]);
         }
         self.go_on(queues);
     }
@@ -45,7 +45,7 @@ impl Switch {
     /// Gives them back.
     pub(super) fn go_on(&self, resting: Vec<(usize, RxHandle)>) {
         for (i, rx) in resting {
-            self.workers[i].shared.tell(None, [Command::AddRx(rx)]);
+            self.workers[i].shared.post(None, [Command::AddRx(rx)]);
         }
     }
 
@@ -80,7 +80,7 @@ impl Switch {
             }
         }
         for (w, (to, from)) in self.workers.iter().zip(ends) {
-            w.shared.tell(None, [Command::Connect(to, from)]);
+            w.shared.post(None, [Command::Connect(to, from)]);
         }
         self.linked = true;
     }

@@ -154,7 +154,7 @@ impl Underlay {
     }
 
     fn send(&self, vtep: PortIdx, octets: Vec<u8>) {
-        self.worker.tell(None, [Command::Inject(vtep, None, octets.into())]);
+        self.worker.post(None, [Command::InjectFrame(vtep, None, octets.into())]);
     }
 
     /// Asks those who have to be asked, tells remotes their next hop, and says which groups are listened to.
@@ -178,12 +178,12 @@ impl Underlay {
             Cause::Vtep(vtep, from) => (vtep, from),
             Cause::TooBig { remote, inside, l3, mtu } => {
                 if let Some(told) = packets::too_big(octets, l3, mtu) {
-                    self.worker.tell(None, [Command::Inject(remote, Some(inside), told.into())]);
+                    self.worker.post(None, [Command::InjectFrame(remote, Some(inside), told.into())]);
                 }
                 return;
             }
             Cause::Reject { port, inside } => {
-                return self.worker.tell(None, [Command::Inject(port, Some(inside), octets.into())]);
+                return self.worker.post(None, [Command::InjectFrame(port, Some(inside), octets.into())]);
             }
         };
         let mut vteps = self.vteps.lock();

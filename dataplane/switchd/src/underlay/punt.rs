@@ -34,7 +34,7 @@ pub enum Cause {
     Vtep(PortIdx, PortIdx),
     /// It is too large for the tunnel to `remote`: see [`dunlin_engine::output::Punt::too_big`].
     TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
-    /// It tells a sender behind a tunnel that its frame was rejected: see
+    /// A reply to a sender behind a tunnel, whose frame was rejected: see
     /// [`dunlin_engine::output::Punt::answer_inside`].
     Reject { port: PortIdx, inside: (Class, SegmentId) },
 }

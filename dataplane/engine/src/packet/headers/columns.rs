@@ -312,7 +312,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
                 let (m, head) = (&meta[i], burst[i].head());
                 let l3 = m.class.header_len() as usize;
                 vlans.0[i] = u32::from(m.class.vid());
-                *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_nobodys();
+                *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_invalid_source();
                 // As much as IPv4's header and TCP's take.
                 if let Some(at) = head.get(l3 - 4..)
                     && at.len() >= 44

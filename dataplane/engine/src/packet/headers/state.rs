@@ -2,9 +2,9 @@
 
 /// It begins a connection.
 pub const NEW: u8 = 1;
-/// It belongs to a connection that was let pass.
+/// It belongs to a permitted connection.
 pub const ESTABLISHED: u8 = 2;
-/// An ICMP error about a connection that was let pass.
+/// An ICMP error about a permitted connection.
 pub const RELATED: u8 = 4;
 /// It can belong to none: out of window, an answer to nothing, cut short.
 pub const INVALID: u8 = 8;

@@ -101,7 +101,7 @@ pub(crate) fn ingress<F: Frame>(
         run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
         for i in bits(outcome.refused) {
             if outcome.is_rejected(i) {
-                tell_sender(cx, (port, port), &burst[i], &meta[i], out);
+                send_reject(cx, (port, port), &burst[i], &meta[i], out);
             }
             meta[i].fate = Fate::drop(outcome.reasons[i]);
         }
@@ -157,7 +157,7 @@ fn egress_chunk<F: Frame>(
         cx.drop(hop.to.idx, outcome.reasons[i], 1);
         // Which of the ports a flooded frame was for is not known.
         if outcome.is_rejected(i) && !hop.flooded {
-            tell_sender(cx, (hop.from, hop.to), &heads.frames()[i], &heads.meta()[i], out);
+            send_reject(cx, (hop.from, hop.to), &heads.frames()[i], &heads.meta()[i], out);
         }
     }
     refused.add_chunk(chunk, outcome.refused);
@@ -166,7 +166,7 @@ fn egress_chunk<F: Frame>(
 /// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
 /// the station there had answered. Not told is, for want of buffers, who could be told of the next one.
 #[cold]
-fn tell_sender<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
+fn send_reject<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
     let Some(headers) = reject::answerable(frame.head(), m.class.header_len() as usize) else { return };
     let replies = &from.limits.replies;
     if !(if cx.trace.is_some() { replies.would_admit(cx.now.ns) } else { replies.admit(cx.now.ns) }) {
@@ -273,7 +273,7 @@ fn secure<F: Frame>(
                 checked
             }
         };
-        cx.tell("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
+        cx.note("security", || checked.err().map_or("passes", DropReason::describe).to_owned());
         checked.err().into_iter().for_each(|reason| outcome.refuse(i, reason));
     }
     from_clients
@@ -300,10 +300,10 @@ fn sort_out<F: Frame>(
         let broken = heads.change(i, lend);
         if way == Way::In && m.src.segment() == SegmentId::NONE {
             outcome.refuse(i, DropReason::IngressVlan);
-        } else if way == Way::In && m.src.is_nobodys() {
+        } else if way == Way::In && m.src.is_invalid_source() {
             outcome.refuse(i, DropReason::InvalidSource);
         } else if broken && filter.asks_layer4 && !outcome.is_refused(i) {
-            cx.tell(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
+            cx.note(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
             let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
             outcome.refuse(i, reason);
         }
@@ -410,7 +410,7 @@ fn tell<F: Frame>(
     (heads, i): (&Heads<'_, F>, usize),
     out: &mut impl Output<F>,
 ) {
-    cx.tell(way.name(), || {
+    cx.note(way.name(), || {
         let rule = match decision.number as usize {
             number if number < acl.number_of_rules() => format!("rule {}", number + 1),
             _ => "default".to_owned(),

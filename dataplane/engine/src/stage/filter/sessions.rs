@@ -102,7 +102,7 @@ fn track_others<F: Frame>(
             Tracked::Invalid => state::INVALID,
         });
         heads.columns.set_state(i, h.words[STATE]);
-        cx.tell("sessions", || {
+        cx.note("sessions", || {
             let name = ["not tracked", "new", "established", "related", "invalid"][h.words[STATE] as usize];
             format!("port '{}': {name}", port.name)
         });
@@ -139,7 +139,7 @@ fn judge_again(
     let passes = |acl: &Arc<Acl>| acl.decision(acl.classify_one(&first)).action == Action::Allow;
     let passes = lists.into_iter().all(passes);
     (f.refused, f.filter) = (!passes, filter.id);
-    cx.tell("sessions", || {
+    cx.note("sessions", || {
         format!("port '{}': the rules changed: it {} go on", port.name, if passes { "may" } else { "may not" })
     });
     if cx.trace.is_none() {
@@ -177,7 +177,7 @@ pub(super) fn go_on<F: Frame>(
             }
             Tracked::New if cx.trace.is_some() => {
                 let would = cx.sessions.would_begin(probe, port.idx, limits);
-                cx.tell("sessions", || match would {
+                cx.note("sessions", || match would {
                     Ok(false) => "it would begin one".to_owned(),
                     Ok(true) => "it would begin one, and another that nobody has answered would go".to_owned(),
                     Err(_) => "there are too many to begin one".to_owned(),

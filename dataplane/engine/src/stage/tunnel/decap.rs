@@ -1,4 +1,4 @@
-//! Decapsulation: what reaches a VTEP in a tunnel loses its outer headers, and goes on as a frame of the remote's in the
+//! Decapsulation: what reaches a VTEP in a tunnel loses its outer headers, and becomes a frame of the remote's in the
 //! overlay. Once: what is in a tunnel inside of a tunnel is dropped.
 
 use crate::{
@@ -51,11 +51,11 @@ impl DecapCache {
     /// Finds as what the frames of a remote's VNI enter.
     #[inline(always)]
     fn find(&mut self, cx: &Context<'_>, vtep: &Vtep, from: Address, kind: Kind, vni: u32) -> Result<(), DropReason> {
-        // No network has VNI 0, so what stands there at first is nobody's.
+        // No network has VNI 0, so what stands there at first matches none.
         if (self.from, self.kind, self.vni) != (from, kind, vni) || vni == 0 {
             let port = *vtep.remotes.get(&(from, kind)).ok_or(DropReason::UnknownVtep)?;
             let (class, segment) = *vtep.networks.get(&(kind, vni)).ok_or(DropReason::UnknownVni)?;
-            // Another network's remote is a stranger in this one.
+            // Another network's remote is unknown in this one.
             let network = cx.snapshot.segment(segment).filter(|s| s.remotes.contains(&port));
             let keeps_tags = network.ok_or(DropReason::UnknownVtep)?.keeps_tags;
             *self = DecapCache { from, kind, vni, entry: RecircContext { port, class, segment }, keeps_tags, v4: 0 };
@@ -124,7 +124,7 @@ fn unwrap<F: Frame>(frame: &mut F, o: &Opened) -> bool {
     o.ecn & 1 == 0 || ip::combine_ecn(frame.head_mut(), o.ecn)
 }
 
-/// As what the frame goes on, if its network keeps tags inside: one of the network's own VLAN is taken out,
+/// As what the frame is recirculated, if its network keeps tags inside: one of the network's own VLAN is taken out,
 /// and its priority kept. Any other stays, and its frame is refused later as one at an access port.
 #[inline(always)]
 fn untag<F: Frame>(frame: &mut F, last: &DecapCache) -> RecircContext {

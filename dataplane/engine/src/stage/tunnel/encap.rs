@@ -1,4 +1,4 @@
-//! Encapsulation: what leaves by a remote gets its outer headers, and goes on as a frame of the VTEP's in the underlay. Never
+//! Encapsulation: what leaves by a remote gets its outer headers, and becomes a frame of the VTEP's in the underlay. Never
 //! from tunnel to tunnel: a frame is encapsulated once.
 
 use crate::{
@@ -123,7 +123,7 @@ pub(in crate::stage) fn run<F: Frame, R: Recirculate<F>>(
     }
 }
 
-/// Sends one plain frame; what others send by the same VTEP goes on with it.
+/// Sends one plain frame; recirculated together with what others send by the same VTEP.
 fn alone<F: Frame>(
     cx: &Context<'_>,
     to: &Port,
