@@ -74,7 +74,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_vhost_enable_guest_notification",
     "rte_vhost_driver_set_max_queue_num",
     // segmentation in software
-    "rte_gso_segment",
     // what shim.c adds
     "dunlin_.*",
 ];
@@ -97,7 +96,6 @@ const TYPES: &[&str] = &[
     "rte_flow_action_queue",
     "rte_vhost_device_ops",
     "rte_vhost_vring",
-    "rte_gso_ctx",
 ];
 
 const CONSTANTS: &[&str] = &[

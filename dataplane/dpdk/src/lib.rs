@@ -16,15 +16,14 @@
 //! **Read next** `mbuf.rs`, then `port.rs` and `vhost.rs`.
 
 pub mod eal;
+pub mod kernel;
 pub mod mbuf;
 pub mod mempool;
 pub mod offload;
 pub mod port;
 pub mod quiescent;
 pub mod sleep;
-mod sockets;
 pub mod steering;
-pub mod tap;
 pub mod thread;
 pub mod vhost;
 

@@ -16,10 +16,10 @@ use dpdk_sys as sys;
 use crate::{
     DpdkError, Mbuf, check,
     eal::Eal,
+    kernel::sockets::{self, Socket},
     mempool::{MARK, Mempool},
     offload::Caps,
     sleep::Sleeper,
-    sockets::{self, Socket},
     steering::{self, ByDestination, Destination, HashFields, Rule},
 };
 

@@ -43,8 +43,7 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than its Ethernet header and tag.
     Runt = "runt", Rx;
-    /// Larger than the slot it was received in, so its end is missing: the sender leaves segmentation
-    /// to the receiver. Turn that off there, with 'ethtool -K INTERFACE tso off gso off'.
+    /// Received by AF_XDP without its end: shorter than its IP header says.
     Truncated = "truncated", Rx;
     /// The source address is a group address, broadcast or all zeros.
     InvalidSource = "invalid_source", Rx;

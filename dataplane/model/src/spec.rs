@@ -11,7 +11,8 @@ pub use filter::{AclSpec, DefaultAction, SessionsSpec, Timeouts, addresses};
 pub use overlay::{Binding, NetworkSpec, OverlaySpec, Route, Tunnel, Vtep, VtepSpec, remote_name};
 pub(crate) use overlay::{neighbor, route};
 pub use port::{
-    AclNames, Attachment, Checks, DeviceSpec, Forwarding, MacLimit, PortPolicy, PortSpec, SecuritySpec, SessionLimits,
+    AclNames, Attachment, Checks, DeviceSpec, Forwarding, HostDriver, MacLimit, PortPolicy, PortSpec, SecuritySpec,
+    SessionLimits,
 };
 
 use crate::{

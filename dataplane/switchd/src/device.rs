@@ -12,15 +12,19 @@ use dunlin_dataplane_api::socket::{GroupId, share};
 use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
+    kernel::{
+        driver_of,
+        packet::PacketPort,
+        tap::{TapPort, TapRemover},
+    },
     mempool::Mempool,
     port::{DeviceStats, EthPort, GUEST_DESCRIPTORS, Queues, Setup, TxQueue},
     quiescent::{Domain, Workers},
     steering::{ByDestination, Destination, HashFields, Rule},
-    tap::{TapPort, TapRemover},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
 use dunlin_engine::MacAddr;
-use dunlin_model::spec::DeviceSpec;
+use dunlin_model::spec::{DeviceSpec, HostDriver};
 use parking_lot::Mutex;
 
 use crate::{
@@ -71,6 +75,7 @@ pub struct Device {
 
 enum Kind {
     Eth { port: EthPort, interface: Option<Interface> },
+    Packet { packet: PacketPort, interface: Interface },
     Tap { tap: TapPort, name: String },
     Vhost(VhostPort),
 }
@@ -84,6 +89,19 @@ struct Interface {
 impl Interface {
     fn read(name: &str, file: &str) -> Option<String> {
         Some(fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok()?.trim().to_owned())
+    }
+
+    fn find(name: &str) -> Result<Self, DpdkError> {
+        let index = Self::read(name, "ifindex").ok_or_else(|| refuse(format!("interface '{name}'"), "it is gone"))?;
+        Ok(Interface { name: name.to_owned(), index })
+    }
+
+    fn number(&self) -> u32 {
+        self.index.parse().unwrap_or(0)
+    }
+
+    fn mac(name: &str) -> Option<[u8; 6]> {
+        Some(Self::read(name, "address")?.parse::<MacAddr>().ok()?.octets())
     }
 
     fn is_there(&self) -> bool {
@@ -108,8 +126,8 @@ impl Opener {
     /// There is no memory for them.
     pub fn prepare(&self, spec: &DeviceSpec, mtu: u32) -> Result<(), DpdkError> {
         match spec {
-            DeviceSpec::Nic { .. } | DeviceSpec::Host { .. } => self.pools.lock().for_mtu(mtu, None).map(drop),
-            DeviceSpec::Tap { .. } | DeviceSpec::VhostUser { .. } => Ok(()),
+            DeviceSpec::Nic { .. } => self.pools.lock().for_mtu(mtu, None).map(drop),
+            DeviceSpec::Host { .. } | DeviceSpec::Tap { .. } | DeviceSpec::VhostUser { .. } => Ok(()),
         }
     }
 }
@@ -122,7 +140,7 @@ pub fn open(o: &Opener, spec: &DeviceSpec, mtu: u32) -> Result<Opened, DpdkError
             let hash = HashFields::from_names(hash_fields).unwrap_or(HashFields::DEFAULT);
             open_nic(o, device, (*queues, hash, *guests), mtu)
         }
-        DeviceSpec::Host { interface, af_packet_only } => open_host(o, interface, *af_packet_only, mtu),
+        DeviceSpec::Host { interface, driver } => open_host(o, interface, *driver, mtu),
         DeviceSpec::Tap { interface } => open_tap(o, interface, mtu),
         DeviceSpec::VhostUser { socket, server } => open_vhost(o, socket, *server),
     }
@@ -184,33 +202,67 @@ fn open_nic(
     Ok(opened)
 }
 
-fn open_host(o: &Opener, interface: &str, af_packet_only: bool, mtu: u32) -> Result<Opened, DpdkError> {
+/// A veth's peer is a host on the same machine, whose large segments only AF_PACKET takes whole; the frames of other
+/// interfaces come by AF_XDP with less work.
+fn open_host(o: &Opener, interface: &str, driver: HostDriver, mtu: u32) -> Result<Opened, DpdkError> {
     check_interface(interface)?;
-    let why_not = if af_packet_only {
-        "as configured".to_owned()
+    let is_veth = driver_of(interface).is_some_and(|d| d == "veth");
+    let mut why_not = match driver {
+        HostDriver::Auto if is_veth => match open_af_packet(o, interface, mtu, true) {
+            Ok(opened) => return Ok(opened),
+            // The host's own stack must not hear what the station sends.
+            Err(e) => format!("{}: {}; ", e.what, e.why),
+        },
+        _ => String::new(),
+    };
+    if driver == HostDriver::AfPacket {
+        why_not = "as configured".into();
     } else if mtu > MAX_XDP_MTU {
-        format!("AF_XDP takes an MTU of at most {MAX_XDP_MTU}")
+        let why = format!("AF_XDP takes an MTU of at most {MAX_XDP_MTU}");
+        if driver == HostDriver::AfXdp {
+            return Err(refuse(format!("interface '{interface}': mtu {mtu}"), why + "; take --driver af_packet"));
+        }
+        why_not += &why;
     } else {
         match open_af_xdp_patiently(o, interface, mtu) {
-            Ok(opened) => return Ok(opened),
-            Err(e) => format!("AF_XDP: {}", e.why),
+            Ok(mut opened) => {
+                opened.device.note = why_not + &opened.device.note;
+                return Ok(opened);
+            }
+            Err(e) if driver == HostDriver::AfXdp => return Err(e),
+            Err(e) => why_not += &format!("AF_XDP: {}", e.why),
         }
-    };
-    let frame = if Pools::is_jumbo(mtu) { 16_384 } else { 2_048 };
-    let args = format!(
-        "{},iface={interface},framesz={frame},blocksz=65536,framecnt={}",
-        unique("net_af_packet"),
-        4 * 1024 * 1024 / frame
-    );
-    let port = attach_interface(o, &args, interface)?;
-    let node = numa::of_interface(interface);
-    let pool = o.pools.lock().for_mtu(mtu, node)?;
-    let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
-    opened.device.driver = "af_packet";
-    (opened.device.note, opened.device.node) = (why_not, node);
-    opened.complete_checksums = true;
-    opened.device.follow_kernel(interface, mtu)?;
+    }
+    let alone = if is_veth { open_af_packet(o, interface, mtu, true).ok() } else { None };
+    let mut opened = alone.map_or_else(|| open_af_packet(o, interface, mtu, false), Ok)?;
+    opened.device.note = why_not;
+    if !opened.device.keeps_from_host() {
+        opened.device.note += "; the host's own network stack receives the same frames";
+    }
     Ok(opened)
+}
+
+fn open_af_packet(o: &Opener, interface: &str, mtu: u32, alone: bool) -> Result<Opened, DpdkError> {
+    let kernel = Interface::find(interface)?;
+    let packet = PacketPort::open(interface, kernel.number(), o.workers, alone)?;
+    kernel_mtu(interface, mtu)?;
+    let node = numa::of_interface(interface);
+    let rx: Vec<_> =
+        packet.rx(o.pools.lock().standard(node)).into_iter().map(|q| RxKind::Packet(Box::new(q))).collect();
+    let tx: Vec<_> = packet.tx().iter().cycle().take(o.workers).cloned().map(TxHandle::Packet).collect();
+    let device = Device {
+        driver: "af_packet",
+        note: String::new(),
+        mac: Interface::mac(interface),
+        rx_queues: rx.len() as u32,
+        tx_queues: tx.len() as u32,
+        hash: None,
+        by_destination: None,
+        guest_queues: None,
+        node,
+        kind: Kind::Packet { packet, interface: kernel },
+    };
+    Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
 }
 
 /// Attaches a driver of a kernel interface, which is as promiscuous afterwards as it is now.
@@ -267,7 +319,7 @@ fn open_tap(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> 
         kind: Kind::Tap { tap, name: interface.to_owned() },
         driver: "tap",
         note: String::new(),
-        mac: Interface::read(interface, "address").and_then(|a| Some(a.parse::<MacAddr>().ok()?.octets())),
+        mac: Interface::mac(interface),
         rx_queues: rx.len() as u32,
         tx_queues: tx.len() as u32,
         hash: None,
@@ -352,6 +404,7 @@ fn start_eth(o: &Opener, mut port: EthPort, want: &Start<'_>) -> Result<Opened, 
         hash: want.hash,
         pool: want.pool,
     };
+    // By their devargs.
     if ["net_af_packet", "net_tap"].contains(&info.driver.as_str()) {
         // Their queues come in pairs.
         setup.tx_queues = setup.rx_queues;
@@ -394,8 +447,7 @@ impl Device {
     /// The kernel's interface says whether the link is up, and must take frames of `mtu`.
     fn follow_kernel(&mut self, name: &str, mtu: u32) -> Result<(), DpdkError> {
         if let Kind::Eth { interface, .. } = &mut self.kind {
-            let index = Interface::read(name, "ifindex").unwrap_or_default();
-            *interface = Some(Interface { name: name.to_owned(), index });
+            *interface = Some(Interface::find(name)?);
         }
         kernel_mtu(name, mtu)
     }
@@ -403,18 +455,23 @@ impl Device {
     /// What the kernel takes of its interface, in octets; `None` if it is none of the kernel's, or in another namespace.
     pub fn interface_mtu(&self) -> Option<u32> {
         let name = match &self.kind {
-            Kind::Eth { interface: Some(i), .. } => &i.name,
+            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => &i.name,
             Kind::Tap { name, .. } => name,
             Kind::Eth { .. } | Kind::Vhost(_) => return None,
         };
         Interface::read(name, "mtu")?.parse().ok()
     }
 
+    /// Whether nothing that it receives reaches the host's own stack.
+    fn keeps_from_host(&self) -> bool {
+        !matches!(&self.kind, Kind::Packet { packet, .. } if !packet.is_alone())
+    }
+
     /// Whether frames can leave by it now.
     pub fn up(&self) -> bool {
         match &self.kind {
             // The drivers of kernel interfaces don't follow their carrier.
-            Kind::Eth { interface: Some(i), .. } => {
+            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => {
                 i.is_there() && Interface::read(&i.name, "carrier").is_some_and(|c| c == "1")
             }
             Kind::Eth { port, .. } => port.link_up(),
@@ -426,7 +483,7 @@ impl Device {
     /// Why the device can't be used any more, if so.
     pub fn lost(&self) -> Option<String> {
         match &self.kind {
-            Kind::Eth { interface: Some(i), .. } if !i.is_there() => {
+            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } if !i.is_there() => {
                 Some(format!("interface '{}': it was removed, or made anew; waiting for it", i.name))
             }
             Kind::Tap { tap, name } if tap.up().is_none() => {
@@ -440,7 +497,7 @@ impl Device {
     pub fn guest(&self) -> Option<GuestState> {
         match &self.kind {
             Kind::Vhost(v) => Some(v.state()),
-            Kind::Eth { .. } | Kind::Tap { .. } => None,
+            Kind::Eth { .. } | Kind::Packet { .. } | Kind::Tap { .. } => None,
         }
     }
 
@@ -456,6 +513,7 @@ impl Device {
     pub fn stats(&self) -> DeviceStats {
         match &self.kind {
             Kind::Eth { port, .. } => port.stats(),
+            Kind::Packet { packet, .. } => DeviceStats { rx_missed: packet.missed(), ..DeviceStats::default() },
             Kind::Tap { .. } | Kind::Vhost(_) => DeviceStats::default(),
         }
     }
@@ -471,14 +529,14 @@ impl Device {
     pub fn send_to_queue(&self, to: Destination, queue: u16) -> Result<Rule, DpdkError> {
         match &self.kind {
             Kind::Eth { port, .. } => port.send_to_queue(to, queue),
-            Kind::Tap { .. } | Kind::Vhost(_) => Err(refuse("a rule", "is for devices of DPDK")),
+            Kind::Packet { .. } | Kind::Tap { .. } | Kind::Vhost(_) => Err(refuse("a rule", "is for devices of DPDK")),
         }
     }
 
     /// Changes the MTU while it runs.
     pub fn set_mtu(&self, mtu: u32) -> Result<(), DpdkError> {
         match &self.kind {
-            Kind::Eth { interface: Some(i), .. } => kernel_mtu(&i.name, mtu),
+            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => kernel_mtu(&i.name, mtu),
             Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
             Kind::Tap { name, .. } if Interface::read(name, "ifindex").is_some() => kernel_mtu(name, mtu),
             // In another namespace, the MTU is for whoever moved it there to set.

@@ -9,11 +9,12 @@ use std::{
 use arrayvec::ArrayVec;
 use dunlin_dpdk::{
     Mbuf,
-    offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_unfinished, needs_finish},
+    kernel::{packet, tap},
+    offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_tagged, complete_unfinished, needs_finish},
     port,
     quiescent::{Guard, Workers},
     sleep::Sleeper,
-    tap, vhost,
+    vhost,
 };
 use dunlin_engine::{
     BURST, Burst, DropReason, MAX_PORTS, PortIdx, SegmentId,
@@ -43,7 +44,7 @@ impl Deref for LoneCount {
 pub struct RxHandle {
     pub port: PortIdx,
     pub queue: RxKind,
-    /// A kernel interface, whose stack may leave checksums unfinished.
+    /// A kernel interface whose stack may leave checksums unfinished, and whose driver does not say so.
     pub complete_checksums: bool,
     /// What arrives by it was sorted by the device: it is for one guest, whose worker has it.
     pub of_one_guest: bool,
@@ -53,6 +54,7 @@ pub struct RxHandle {
 
 pub enum RxKind {
     Eth(port::RxQueue),
+    Packet(Box<packet::PacketRxQueue>),
     Tap(Box<tap::TapRxQueue>),
     Vhost(vhost::VhostRxQueue),
 }
@@ -62,8 +64,13 @@ impl RxHandle {
     pub fn receive(&mut self, guard: Guard<'_, Workers>, burst: &mut Burst<Packet>, counters: &Counters) -> usize {
         let n = match &mut self.queue {
             RxKind::Eth(q) => q.receive(burst),
+            RxKind::Packet(q) => q.receive(burst),
             RxKind::Tap(q) => q.receive(burst),
-            RxKind::Vhost(q) => q.receive(guard, burst),
+            RxKind::Vhost(q) => {
+                let n = q.receive(guard, burst);
+                burst.iter_mut().for_each(|p| complete_tagged(&mut p.0));
+                n
+            }
         };
         if self.complete_checksums && n > 0 {
             burst.retain(|p| complete_unfinished(&mut p.0));
@@ -86,6 +93,10 @@ impl RxKind {
     pub fn wake(&mut self, guard: Guard<'_, Workers>, sleeper: &mut Sleeper) -> bool {
         match self {
             RxKind::Eth(q) => q.wake(sleeper),
+            RxKind::Packet(q) => {
+                q.wake(sleeper);
+                true
+            }
             RxKind::Tap(q) => {
                 q.wake(sleeper);
                 true
@@ -104,6 +115,7 @@ impl RxKind {
     pub fn number(&self) -> u16 {
         match self {
             RxKind::Eth(q) => q.number(),
+            RxKind::Packet(q) => q.number(),
             RxKind::Tap(q) => q.number(),
             RxKind::Vhost(q) => q.number(),
         }
@@ -118,6 +130,7 @@ pub enum TxHandle {
     SharedEth(Arc<Mutex<port::TxQueue>>),
     /// One for what one guest sends; the count is the worker's that has it, and anyone's to read.
     Guest(port::TxQueue, Arc<LoneCount>),
+    Packet(packet::PacketTxQueue),
     Tap(tap::TapTxQueue),
     /// A guest's ring, which DPDK locks by itself.
     Vhost(vhost::VhostTxQueue),
@@ -128,6 +141,7 @@ impl TxHandle {
         match self {
             TxHandle::Eth(q) | TxHandle::Guest(q, _) => q.caps(),
             TxHandle::SharedEth(q) => q.lock().caps(),
+            TxHandle::Packet(q) => q.caps(),
             TxHandle::Tap(q) => q.caps(),
             TxHandle::Vhost(q) => q.caps(),
         }
@@ -147,6 +161,7 @@ impl TxHandle {
                 frames.add(sent as u64);
                 sent
             }
+            TxHandle::Packet(q) => q.transmit(burst),
             TxHandle::Tap(q) => q.transmit(burst),
             TxHandle::Vhost(q) => q.transmit(guard, burst),
         }

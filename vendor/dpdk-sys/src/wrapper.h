@@ -5,7 +5,6 @@
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_flow.h>
-#include <rte_gso.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_malloc.h>
@@ -22,7 +21,6 @@ void dunlin_mbuf_free(struct rte_mbuf *m);
 void dunlin_mbuf_share(struct rte_mbuf *m);
 
 /* Macros that bindgen can't evaluate by itself. */
-static const uint64_t DUNLIN_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
 static const uint64_t DUNLIN_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t DUNLIN_RSS_MAC = RTE_ETH_RSS_ETH;
 static const uint64_t DUNLIN_RSS_VLAN = RTE_ETH_RSS_VLAN;

@@ -69,7 +69,7 @@ fn kernel_interfaces_come_and_go() {
     let (a, b) = (Netns::with_address("10.3.1.1/24"), Netns::with_address("10.3.1.2/24"));
     let host = Host::start();
     host.add_host("a", &a, "");
-    host.add_host("b", &b, "");
+    host.add_host("b", &b, "--driver af_xdp");
     let driver = host.port("b")["driver"].clone();
     let sockets = || {
         let pid = host.dataplane.as_ref().unwrap().id();
@@ -79,7 +79,7 @@ fn kernel_interfaces_come_and_go() {
     let mut before = (0, 0);
     for i in 0..40 {
         host.dunlin("port del b");
-        host.add_host("b", &b, "");
+        host.add_host("b", &b, "--driver af_xdp");
         assert_eq!(host.port("b")["driver"], driver, "round {i}: {}", host.port("b")["note"]);
         assert!(a.reaches("10.3.1.2", 3), "round {i}");
         if i == 9 {

@@ -104,26 +104,20 @@ fn a_take_over_that_fails_bounces_nothing_else() {
     let (a, b) = (Netns::with_address("10.63.0.1/24"), Netns::with_address("10.63.0.2/24"));
     let host = Host::start();
     host.add_host("a", &a, "");
-    host.add_host("b", &b, "");
+    host.add_host("b", &b, "--driver af_xdp");
     let mac = b.mac();
     let receiver = b.receive("");
     std::thread::scope(|s| {
         s.spawn(|| a.send(&format!("--dst {mac} --count 3000 --rate 1000")));
         // "t" takes over the device of "c", and the interface of "u" does not exist; "b" only changes.
-        host.dunlin("port add c --kind nic --device net_null5");
+        host.dunlin("port add c --kind nic --device net_null5,no-rx=1");
         let file = host.dunlin("export").replace("name = \"c\"", "name = \"t\"")
             + "[[port]]\nname = \"u\"\nkind = \"host\"\ninterface = \"nope0\"\n";
         assert!(!host.apply(&file).status.success());
     });
     let lines = receiver.finish();
     assert!(lines.last().unwrap().starts_with("received=3000 distinct=3000 lost=0"), "{lines:?}");
-    // A device that can't take an MTU is not stopped for it: other ports have the memory.
-    let more: Vec<Netns> = (0..10).map(|_| Netns::new()).collect();
-    let fell_back = more.iter().enumerate().any(|(i, ns)| {
-        host.add_host(&format!("m{i}"), ns, "");
-        host.port(&format!("m{i}"))["driver"] == "af_packet"
-    });
-    assert!(fell_back, "{}", host.dunlin("port list"));
+    // A device that can't take an MTU is not stopped for it.
     let error = host.refused("port set b --mtu 9000");
     assert!(error.contains("mtu"), "{error}");
     assert!(a.reaches("10.63.0.2", 3));

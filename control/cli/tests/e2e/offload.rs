@@ -16,29 +16,75 @@ fn megabits(report: &str) -> f64 {
     line.split_whitespace().rev().skip_while(|w| *w != "Mbits/sec").nth(1).unwrap().parse().unwrap()
 }
 
-/// veth leaves checksums unfinished, and neither AF_XDP nor AF_PACKET says so.
+/// Hosts leave checksums and segments to the switch, of what is in their own tunnels too
+/// (https://github.com/projectcalico/calico/issues/7040): by whatever driver, nothing has to be turned off for that.
 #[test]
 fn kernel_hosts_need_no_ethtool() {
-    for driver in ["auto", "af_packet"] {
+    for driver in ["auto", "af_packet", "af_xdp"] {
         let (a, b) = (Netns::with_address("10.6.0.1/24"), Netns::with_address("10.6.0.2/24"));
         let host = Host::start();
         host.add_host("a", &a, &format!("--driver {driver}"));
         host.add_host("b", &b, &format!("--driver {driver}"));
-        println!("{driver}: {}", host.port("a")["driver"]);
-        if driver == "af_packet" {
-            // A GSO frame is larger than AF_PACKET's slots: without XDP the sender must segment.
-            for ns in [&a, &b] {
-                ns.run("ethtool -K eth0 tso off gso off");
+        let is = host.port("a")["driver"].as_str().unwrap().to_owned();
+        assert_eq!(is, if driver == "auto" { "af_packet" } else { driver });
+        for (ns, own, other) in [(&a, 1, 2), (&b, 2, 1)] {
+            ns.run(&format!("ip link add vx type vxlan id 7 local 10.6.0.{own} remote 10.6.0.{other} dstport 4789"));
+            ns.run(&format!("ip addr add 10.7.0.{own}/24 dev vx && ip link set vx mtu 1450 up"));
+        }
+        for address in ["10.6.0.2", "10.7.0.2"] {
+            for protocol in ["", "-u -b 20m"] {
+                let _server = b.iperf_server();
+                let report = a.run(&format!("iperf3 -c {address} {protocol} -t 1 -f m"));
+                println!("{is} to {address} {protocol}: {} Mbit/s", megabits(&report));
+                assert!(megabits(&report) > 5.0, "{driver}: {report}");
             }
         }
-        let _server = b.iperf_server();
-        let report = a.run("iperf3 -c 10.6.0.2 -t 2 -f m");
-        assert!(megabits(&report) > 5.0, "{driver}: {report}");
+        let large = host.count("a", "rx_bytes") / host.count("a", "rx_frames");
+        assert!((large > 3000) == (is == "af_packet"), "{driver}: {large} octets a frame");
         assert_eq!((bad_checksums(&a), bad_checksums(&b)), (0, 0), "{driver}");
-        // And UDP.
-        let _server = b.iperf_server();
-        let report = a.run("iperf3 -u -b 20m -c 10.6.0.2 -t 1 -f m");
-        assert!(megabits(&report) > 5.0, "{driver}: {report}");
+        let drops: u64 = ["bad_offload", "mtu_exceeded", "truncated"].iter().map(|r| host.drops("b", r)).sum();
+        assert_eq!(drops, 0, "{}", host.port("b"));
+    }
+}
+
+/// What a station sends by its port reaches no address of the host past the switch.
+#[test]
+fn a_station_does_not_reach_the_host_behind_its_port() {
+    let a = Netns::with_address("10.6.4.1/24");
+    crate::net::sh(&format!("ip addr add 10.6.4.9/24 dev {}", a.outside));
+    assert!(a.reaches("10.6.4.9", 10), "the host answers while there is no port");
+    let host = Host::start();
+    for driver in ["auto", "af_packet"] {
+        host.add_host("a", &a, &format!("--driver {driver}"));
+        assert_eq!(host.port("a")["driver"], "af_packet");
+        a.run("ip neigh flush dev eth0");
+        assert!(!a.try_run("ping -c 2 -W 1 10.6.4.9").status.success(), "{driver}");
+        host.dunlin("port del a");
+        assert!(a.reaches("10.6.4.9", 10), "the interface is the host's again");
+    }
+}
+
+/// A host's datagrams that it leaves to be cut (UDP_SEGMENT) arrive as it sent them, whatever the receiver takes.
+#[test]
+fn datagrams_are_cut_for_their_sender() {
+    let (a, b) = (Netns::with_address("10.6.5.1/24"), Netns::with_address("10.6.5.2/24"));
+    let host = Host::start();
+    host.add_host("a", &a, "");
+    for driver in ["af_packet", "af_xdp"] {
+        host.add_host("b", &b, &format!("--driver {driver}"));
+        assert!(a.reaches("10.6.5.2", 10));
+        let socket = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)";
+        let receiver = b.spawn(&format!(
+            "python3 -c \"{socket}; s.bind((\\\"\\\", 9000)); s.settimeout(60); print([len(s.recv(4096)) for i in range(10)])\""
+        ));
+        crate::net::eventually("the receiver is there", 10.0, || b.try_run("ss -lnu | grep -q :9000").status.success());
+        // SOL_UDP, UDP_SEGMENT.
+        a.run(&format!(
+            "python3 -c \"{socket}; s.setsockopt(17, 103, 1400); s.sendto(bytes(9 * 1400 + 77), (\\\"10.6.5.2\\\", 9000))\""
+        ));
+        let got = receiver.finish();
+        assert!(got.contains(&format!("[{}77]", "1400, ".repeat(9))), "{driver}: {got}");
+        host.dunlin("port del b");
     }
 }
 
@@ -46,10 +92,10 @@ fn kernel_hosts_need_no_ethtool() {
 #[test]
 fn a_guests_large_segments_reach_a_kernel_host() {
     let (ns, jumbo) = (Netns::with_address("10.6.1.1/24"), Netns::with_address("10.6.1.3/24"));
-    // Jumbo frames are AF_PACKET's, whose slots a GSO frame of the kernel's would not fit.
-    jumbo.run("ip link set eth0 mtu 9000 && ethtool -K eth0 tso off gso off");
+    // Jumbo frames are AF_PACKET's.
+    jumbo.run("ip link set eth0 mtu 9000");
     let host = Host::with_options("--memory 512");
-    host.add_host("ns", &ns, "");
+    host.add_host("ns", &ns, "--driver af_xdp");
     host.add_host("jumbo", &jumbo, "--mtu 9000");
     host.dunlin(&format!("port add g --kind vhost-user --mtu 9000 --socket {}", host.path("g.sock")));
     let mut g = Guest::start("g", &host.path("g.sock"), "--ip 10.6.1.2/24").ready();
@@ -75,27 +121,14 @@ fn a_guests_large_segments_reach_a_kernel_host() {
     }
 }
 
-/// What AF_PACKET cuts is not passed on as if it were whole: it is dropped, by name and with advice.
-#[test]
-fn truncated_frames_are_dropped_by_name() {
-    let (a, b) = (Netns::with_address("10.6.2.1/24"), Netns::with_address("10.6.2.2/24"));
-    let host = Host::start();
-    host.add_host("a", &a, "--driver af_packet");
-    host.add_host("b", &b, "--driver af_packet");
-    let _server = b.iperf_server();
-    let _client = a.spawn("iperf3 -c 10.6.2.2 -t 60");
-    crate::net::eventually("frames are cut", 5.0, || host.drops("a", "truncated") > 0);
-    assert!(host.dunlin("port show a").contains("ethtool -K INTERFACE tso off"));
-}
-
-/// One large segment to several receivers that can't segment: each gets it whole, cut to its MTU,
-/// and what is done for one does not show at the next.
+/// One large segment to several receivers: who can't segment gets it cut to its MTU, who can gets it whole, and what is done
+/// for one does not show at the next.
 #[test]
 fn large_segments_are_flooded_in_pieces() {
     let spaces: Vec<Netns> = (1..=3).map(|i| Netns::with_address(&format!("10.99.0.{i}/24"))).collect();
     let host = Host::start();
     for (i, ns) in spaces.iter().enumerate() {
-        host.add_host(&format!("p{i}"), ns, if i == 2 { "--driver af_packet" } else { "" });
+        host.add_host(&format!("p{i}"), ns, if i == 2 { "" } else { "--driver af_xdp" });
     }
     let socket = host.path("g.sock");
     host.dunlin(&format!("port add g --kind vhost-user --server --socket {socket}"));
@@ -104,7 +137,8 @@ fn large_segments_are_flooded_in_pieces() {
     for (i, before) in before.iter().enumerate() {
         // 4,946 octets of payload are four segments of at most 1,448.
         let sent = host.count(&format!("p{i}"), "tx_frames") - before;
-        assert!((400..420).contains(&sent), "p{i}: {sent}");
+        let usual = if i == 2 { 100 } else { 400 };
+        assert!((usual..usual + 20).contains(&sent), "p{i}: {sent}");
         assert_eq!(host.drops(&format!("p{i}"), "tx_full"), 0, "p{i}");
     }
     assert_eq!(host.count("g", "rx_frames"), 100);
@@ -117,7 +151,7 @@ fn taps_move_to_namespaces_and_take_large_segments() {
     let spaces: Vec<Netns> = (0..2).map(|_| Netns::new()).collect();
     let veth = Netns::with_address("10.6.3.9/24");
     let host = Host::start();
-    host.add_host("veth", &veth, "");
+    host.add_host("veth", &veth, "--driver af_xdp");
     let id = std::process::id() % 100_000;
     for (i, ns) in spaces.iter().enumerate() {
         let name = format!("dt{id}x{i}");

@@ -175,8 +175,8 @@ pub enum DeviceSpec {
     Host {
         /// Its name.
         interface: String,
-        /// Never AF_XDP.
-        af_packet_only: bool,
+        /// By what.
+        driver: HostDriver,
     },
     /// A kernel interface that is made for the port.
     Tap {
@@ -190,6 +190,19 @@ pub enum DeviceSpec {
         /// The switch makes the socket and QEMU connects.
         server: bool,
     },
+}
+
+/// How frames of a kernel interface are had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HostDriver {
+    /// AF_PACKET for a veth, whose peer's segments and checksums it takes as they are; else AF_XDP. The other one where that
+    /// can't be had.
+    #[default]
+    Auto,
+    /// AF_PACKET.
+    AfPacket,
+    /// AF_XDP.
+    AfXdp,
 }
 
 impl DeviceSpec {
@@ -287,7 +300,14 @@ fn device(object: &str, p: &Port) -> Result<DeviceSpec, Bad> {
             hash_fields: in_one_order(&p.hash_fields),
             guests: p.steering == "vmdq",
         }),
-        "host" => Ok(DeviceSpec::Host { interface: interface()?, af_packet_only: p.driver == "af_packet" }),
+        "host" => {
+            let driver = match p.driver.as_str() {
+                "af_packet" => HostDriver::AfPacket,
+                "af_xdp" => HostDriver::AfXdp,
+                _ => HostDriver::Auto,
+            };
+            Ok(DeviceSpec::Host { interface: interface()?, driver })
+        }
         "tap" => Ok(DeviceSpec::Tap { interface: interface()? }),
         "vhost-user" => {
             let default = format!("/run/dunlin/vhost/{}.sock", p.name);

@@ -296,7 +296,7 @@ impl Drop for Cleared<'_> {
 }
 
 /// A port, its device, and what removes its tap where that was moved to another namespace.
-type Interface = (String, DeviceSpec, Option<dunlin_dpdk::tap::TapRemover>);
+type Interface = (String, DeviceSpec, Option<dunlin_dpdk::kernel::tap::TapRemover>);
 
 impl Switch {
     /// Objects that are configured and not in force, and can be tried again.

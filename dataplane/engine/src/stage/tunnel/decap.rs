@@ -228,12 +228,13 @@ pub(in crate::stage) fn run<F: Frame, R: Recirculate<F>>(
 #[inline(always)]
 fn decapsulate<F: Frame, R: Recirculate<F>>(
     cx: &Context<'_>,
-    Hop { from, to, .. }: Hop<'_>,
+    hop: Hop<'_>,
     vtep: &Vtep,
     mut frame: F,
     out: &mut impl Output<F>,
     again: &mut R,
 ) -> Result<(), DropReason> {
+    let Hop { from, to, .. } = hop;
     let (octets, mut last) = (u64::from(frame.len()), DecapCache::NONE);
     let Some(opened) = open(cx, vtep, (frame.head(), ETHERNET, frame.len()), &mut last) else {
         if is_heard(frame.head(), ETHERNET, vtep) && !out.local(to.idx, from.idx, frame) {
@@ -250,8 +251,7 @@ fn decapsulate<F: Frame, R: Recirculate<F>>(
     }
     let opened = opened?;
     if !frame.is_plain() {
-        // A VTEP sends none that leave anything to the receiver.
-        return Err(DropReason::BadTunnel);
+        return finish_first(cx, hop, vtep, frame, out, again);
     }
     if frame.is_shared() {
         frame = frame.copy().ok_or(DropReason::NoBuffer)?;
@@ -262,6 +262,29 @@ fn decapsulate<F: Frame, R: Recirculate<F>>(
     arrived(cx, to, octets);
     let entry = untag(&mut frame, &last);
     again.push(cx, entry, frame, out);
+    Ok(())
+}
+
+/// What a VTEP on the same machine left to the device: checksums, and segments of what is inside.
+#[cold]
+fn finish_first<F: Frame, R: Recirculate<F>>(
+    cx: &Context<'_>,
+    hop: Hop<'_>,
+    vtep: &Vtep,
+    frame: F,
+    out: &mut impl Output<F>,
+    again: &mut R,
+) -> Result<(), DropReason> {
+    let pieces = out.finish(frame)?;
+    cx.counters.port(hop.from.idx).clones.add(pieces.len() as u64 - 1);
+    for piece in pieces {
+        // Whatever was asked for is done now.
+        let result =
+            if piece.is_plain() { decapsulate(cx, hop, vtep, piece, out, again) } else { Err(DropReason::BadOffload) };
+        if let Err(reason) = result {
+            cx.drop(hop.to.idx, reason, 1);
+        }
+    }
     Ok(())
 }
 

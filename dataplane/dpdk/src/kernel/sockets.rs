@@ -6,9 +6,17 @@
 //! mapped, and the buffers in its fill ring never come back. Here the sockets that came with a
 //! device are noted, and what is left of them after its close is closed and unmapped.
 
-use std::{fs, os::fd::RawFd};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
 
-use nix::libc;
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+use parking_lot::Mutex;
 
 /// A socket of this process by which frames come.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,15 +29,36 @@ pub(crate) struct Socket {
 
 /// All there are now.
 pub(crate) fn all() -> Vec<Socket> {
-    let Ok(fds) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let own = OWN.lock();
+    let sockets = name_of_all().filter_map(|(fd, name)| {
+        let domain = if name.starts_with("socket:[") { domain(fd)? } else { return None };
+        let is_drivers = [libc::AF_XDP, libc::AF_PACKET].contains(&domain) && !own.contains(&name);
+        is_drivers.then_some(Socket { fd, domain, name })
+    });
+    sockets.collect()
+}
+
+/// The sockets of [`super::packet`], which are no driver's, by the names above.
+static OWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// A socket of AF_PACKET that is bound to nothing, and not taken for a driver's.
+pub(super) fn own_packet_socket() -> io::Result<OwnedFd> {
+    let mut own = OWN.lock();
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    let there: BTreeSet<String> = name_of_all().map(|(_, name)| name).collect();
+    own.retain(|name| there.contains(name));
+    own.extend(fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.to_str().map(str::to_owned));
+    Ok(fd)
+}
+
+/// Descriptors of this process and what they are of.
+fn name_of_all() -> impl Iterator<Item = (RawFd, String)> {
+    let fds = fs::read_dir("/proc/self/fd").into_iter().flatten();
     fds.filter_map(|f| {
         let f = f.ok()?;
-        let name = fs::read_link(f.path()).ok()?.to_str()?.to_owned();
-        let fd: RawFd = f.file_name().to_str()?.parse().ok()?;
-        let domain = if name.starts_with("socket:[") { domain(fd)? } else { return None };
-        [libc::AF_XDP, libc::AF_PACKET].contains(&domain).then_some(Socket { fd, domain, name })
+        Some((f.file_name().to_str()?.parse().ok()?, fs::read_link(f.path()).ok()?.to_str()?.to_owned()))
     })
-    .collect()
 }
 
 fn domain(fd: RawFd) -> Option<i32> {
@@ -54,17 +83,25 @@ struct XdpStatistics {
 /// What the kernel counts of an AF_PACKET socket since it was asked last (struct tpacket_stats of linux/if_packet.h).
 #[repr(C)]
 #[derive(Default)]
-struct PacketStatistics {
+pub(super) struct PacketStatistics {
     packets: u32,
-    drops: u32,
+    pub drops: u32,
 }
 
 /// Fills `to` with a socket's option, as far as the kernel has it.
-fn option<T: Default>(fd: RawFd, level: i32, name: i32) -> T {
+pub(super) fn option<T: Default>(fd: RawFd, level: i32, name: i32) -> T {
     let (mut to, mut len) = (T::default(), size_of::<T>() as libc::socklen_t);
     // SAFETY: both callers' types are plain integers; the kernel checks the descriptor, and writes at most `len` octets.
     unsafe { libc::getsockopt(fd, level, name, (&raw mut to).cast(), &mut len) };
     to
+}
+
+/// Sets a socket's option.
+pub(super) fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let at = std::ptr::from_ref(value).cast();
+    // SAFETY: the kernel checks the descriptor, and reads at most as many octets as are there.
+    let code = unsafe { libc::setsockopt(fd, level, name, at, size_of::<T>() as libc::socklen_t) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Socket {

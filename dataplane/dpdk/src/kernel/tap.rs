@@ -18,9 +18,13 @@ use nix::{
     libc,
     net::if_::InterfaceFlags,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
+use super::{
+    any_socket,
+    pieces::{Spare, gather},
+    request,
+};
 use crate::{
     DpdkError, Mbuf,
     eal::tsc,
@@ -42,10 +46,6 @@ mod ioctl {
 
 /// The kernel leaves checksums and the cutting of TCP to us (TUN_F_CSUM, _TSO4, _TSO6).
 const OFFLOADS: i32 = 0x01 | 0x02 | 0x04;
-/// Octets of the largest frame: 64 KiB of IP, an Ethernet header and two tags.
-const LARGEST: usize = 65_535 + 14 + 8;
-/// Buffers that one read may need; one more holds the header.
-const MAX_PIECES: usize = LARGEST.div_ceil(crate::mempool::STANDARD_ROOM as usize);
 /// Octets after which no more are read before others have their turn.
 const ENOUGH: u32 = 1 << 20;
 /// Ticks of the time-stamp counter between two looks at a queue that was empty: a look is a
@@ -160,30 +160,11 @@ fn set_up(name: &str) -> Result<(), DpdkError> {
     Ok(())
 }
 
-/// Interfaces are configured through any socket.
-fn any_socket() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-}
-
-fn request(name: &str) -> Option<libc::ifreq> {
-    // SAFETY: an ifreq of zeros is valid: it is plain integers.
-    let mut req: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.is_empty() || name.len() >= req.ifr_name.len() {
-        return None;
-    }
-    for (to, from) in req.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    Some(req)
-}
-
 /// Frames from the kernel, by one queue.
 pub struct TapRxQueue {
     fd: Arc<OwnedFd>,
     number: u16,
-    /// Empty buffers of one segment, for the next reads.
-    spare: ArrayVec<Mbuf, MAX_PIECES>,
-    pool: Mempool,
+    spare: Spare,
     /// After an empty look: when to look again, and how long that was.
     again: u64,
     pause: u64,
@@ -191,7 +172,7 @@ pub struct TapRxQueue {
 
 impl TapRxQueue {
     fn new(fd: Arc<OwnedFd>, number: u16, pool: Mempool) -> Self {
-        TapRxQueue { fd, number, pool, spare: ArrayVec::new(), again: 0, pause: 0 }
+        TapRxQueue { fd, number, spare: Spare::new(pool), again: 0, pause: 0 }
     }
 
     /// Its number on the interface.
@@ -225,32 +206,12 @@ impl TapRxQueue {
         burst.len()
     }
 
+    /// The frame waits in the kernel until there are buffers.
     fn read(&mut self) -> io::Result<Mbuf> {
-        while !self.spare.is_full() {
-            // The frame waits in the kernel until there are buffers.
-            self.spare.push(self.pool.frame(&[]).ok_or(io::ErrorKind::OutOfMemory)?);
-        }
-        let mut header = [0u8; vnet::LEN];
-        let mut pieces: ArrayVec<libc::iovec, { MAX_PIECES + 1 }> = ArrayVec::new();
-        pieces.push(libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
-        for m in self.spare.iter_mut().rev() {
-            let room = m.room_mut();
-            pieces.push(libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() });
-        }
-        // SAFETY: each piece is memory of ours alone, of the length it says, and outlives the call.
-        let n = unsafe { libc::readv(self.fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as i32) };
-        let octets = usize::try_from(n).map_err(|_| io::Error::last_os_error())?.saturating_sub(header.len());
-        let mut m = self.spare.pop().ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: here and below, the kernel has filled the rooms in this order with `octets`.
-        let mut left = octets - unsafe { m.fill(octets) };
-        m.chain(std::iter::from_fn(|| {
-            let mut next = if left > 0 { self.spare.pop()? } else { return None };
-            // SAFETY: as above.
-            left -= unsafe { next.fill(left) };
-            Some(next)
-        }));
-        vnet::read(header, &mut m);
-        Ok(m)
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: each piece is memory of ours alone, of the length it says, and outlives the call, which says how much it
+        // wrote.
+        unsafe { self.spare.frame(|pieces| libc::readv(fd, pieces.as_ptr(), pieces.len() as i32)) }
     }
 }
 
@@ -285,12 +246,8 @@ impl TapTxQueue {
     fn write(&self, m: &Mbuf) -> bool {
         let header = vnet::write(m);
         let mut pieces: ArrayVec<libc::iovec, 64> = ArrayVec::new();
-        pieces.push(libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() });
-        for p in m.pieces() {
-            let piece = libc::iovec { iov_base: p.as_ptr().cast_mut().cast(), iov_len: p.len() };
-            if pieces.try_push(piece).is_err() {
-                return false;
-            }
+        if !gather(m, &header, &mut pieces) {
+            return false;
         }
         // SAFETY: each piece is memory of the length it says that outlives the call, which reads it.
         unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as i32) > 0 }
