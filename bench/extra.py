@@ -282,58 +282,100 @@ def latency(bench):
 
 
 def tcp(bench):
-    """iperf3 between two namespaces, through ports of each kind that the kernel is behind."""
-    for kind in ("host", "tap"):
+    """iperf3 between two namespaces, through ports of each kind that the kernel is behind, and through its own bridge."""
+    yield "TCP between namespaces over the kernel's bridge", tcp_through_bridge(bench) / 1e9, "Gbit/s"
+    for kind, driver in (("host", "af_packet"), ("host", "af_xdp"), ("tap", "")):
         for name in ("dunlin", "ovs"):
-            if name in bench.contenders:
-                driver, bits = tcp_through(bench, bench.contenders[name], kind, name)
+            # Open vSwitch is given DPDK's AF_XDP ports and taps.
+            if name in bench.contenders and (name == "dunlin" or driver != "af_packet"):
+                driver, bits = tcp_through(bench, bench.contenders[name], kind, name, driver)
                 yield f"TCP between namespaces over {driver}, {name}", bits / 1e9, "Gbit/s"
+    yield "TCP between namespaces over the kernel's bridge, again", tcp_through_bridge(bench) / 1e9, "Gbit/s"
 
 
-def tcp_through(bench, contender, kind, name):
-    """What drives the ports, and bits per second."""
-    with namespaces(bench, contender, kind, name) as (run, spaces):
-        run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
-                   ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
-        report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
-                                     "-t", str(max(2, int(bench.args.seconds)))))
-        if "sum_received" not in report["end"]:
-            raise Failed(f"iperf3: {report.get('error', report)}")
-        return contender.driver(run, kind), report["end"]["sum_received"]["bits_per_second"]
+SPACES = [f"dunlin-bench-{i}" for i in (0, 1)]
+
+
+def veths(spaces):
+    for i, ns in enumerate(spaces):
+        subprocess.run(f"ip link add dunlinb{i} type veth peer name eth0 netns {ns} && ip link set dunlinb{i} up",
+                       shell=True, check=True)
+
+
+def address(i, ns, end):
+    subprocess.run(f"ip -n {ns} addr add 10.9.9.{i + 1}/24 dev {end} && ip -n {ns} link set {end} up", shell=True, check=True)
 
 
 @contextlib.contextmanager
-def namespaces(bench, contender, kind, name, idle="adaptive"):
+def made(spaces):
+    """Network namespaces, for as long as they are needed."""
+    try:
+        for ns in spaces:
+            subprocess.run(f"ip netns add {ns} && ip -n {ns} link set lo up", shell=True, check=True)
+        yield
+    finally:
+        for i, ns in enumerate(spaces):
+            # The namespace takes its interfaces along when the kernel has time for it.
+            subprocess.run(f"ip link del dunlinb{i}; ip netns del {ns}", shell=True, stderr=subprocess.DEVNULL)
+
+
+def iperf(bench, run, spaces):
+    """Bits per second from the first to the second, on the cores that no worker has."""
+    run.daemon("ip", "netns", "exec", spaces[1], "iperf3", "-s", "-1", "--forceflush",
+               ready=lambda: b"listening" in (run.dir / f"{len(run.processes) - 1}.log").read_bytes())
+    report = json.loads(run.call("ip", "netns", "exec", spaces[0], "iperf3", "-J", "-c", "10.9.9.2",
+                                 "-t", str(max(2, int(bench.args.seconds)))))
+    if "sum_received" not in report["end"]:
+        raise Failed(f"iperf3: {report.get('error', report)}")
+    return report["end"]["sum_received"]["bits_per_second"]
+
+
+def tcp_through_bridge(bench):
+    with made(SPACES):
+        try:
+            veths(SPACES)
+            subprocess.run("ip link add dunlinbr type bridge && ip link set dunlinbr up && ip link set dunlinb0 master dunlinbr "
+                           "&& ip link set dunlinb1 master dunlinbr", shell=True, check=True)
+            for i, ns in enumerate(SPACES):
+                address(i, ns, "eth0")
+            with Run(bench.dir, Case(0, [], 0), bench.core, bench.other_core, bench.hugepages) as run:
+                return iperf(bench, run, SPACES)
+        finally:
+            subprocess.run(["ip", "link", "del", "dunlinbr"], stderr=subprocess.DEVNULL)
+
+
+def tcp_through(bench, contender, kind, name, driver):
+    """What drives the ports, and bits per second."""
+    with namespaces(bench, contender, kind, name, driver=driver) as (run, spaces):
+        bits = iperf(bench, run, spaces)
+        return contender.driver(run, kind), bits
+
+
+@contextlib.contextmanager
+def namespaces(bench, contender, kind, name, idle="adaptive", driver=""):
     """A switch between two network namespaces, 10.9.9.1 and 10.9.9.2, on ports of a kind that the kernel is behind."""
-    spaces = [f"dunlin-bench-{i}" for i in (0, 1)]
     devices = [f"net_af_xdp{i},iface=dunlinb{i}" if kind == "host" else f"dunlinb{i}" for i in (0, 1)]
-    words = f'kind = "{kind}"\ninterface = "{{device}}"'
+    words = f'kind = "{kind}"\ninterface = "{{device}}"' + (f'\ndriver = "{driver}"' if driver else "")
     case = Case(0, [Port(d if name == "ovs" else f"dunlinb{i}", kind=(words, "tap" if kind == "tap" else "dpdk"))
                     for i, d in enumerate(devices)], 0, idle=idle)
-    try:
-        for i, ns in enumerate(spaces):
-            subprocess.run(f"ip netns add {ns} && ip -n {ns} link set lo up", shell=True, check=True)
-            if kind == "host":
-                subprocess.run(f"ip link add dunlinb{i} type veth peer name eth0 netns {ns} && "
-                               f"ip link set dunlinb{i} up", shell=True, check=True)
+    with made(SPACES):
+        if kind == "host":
+            veths(SPACES)
         with bench.memory(contender.memory_mb(case)), \
                 Run(bench.dir, case, bench.core, bench.other_core, bench.hugepages) as run:
             contender.start(run, case)
             run.confine()
-            for i, ns in enumerate(spaces):
+            for i, ns in enumerate(SPACES):
                 end = "eth0" if kind == "host" else f"dunlinb{i}"
-                move = "" if kind == "host" else f"ip link set {end} netns {ns} && "
-                subprocess.run(f"{move}ip -n {ns} addr add 10.9.9.{i + 1}/24 dev {end} && "
-                               f"ip -n {ns} link set {end} up", shell=True, check=True)
+                if kind != "host":
+                    subprocess.run(f"ip link set {end} netns {ns}", shell=True, check=True)
+                address(i, ns, end)
                 if name == "ovs":
                     # It does not finish the checksums that a kernel leaves to its device.
                     subprocess.run(f"ip netns exec {ns} ethtool -K {end} tx off", shell=True, check=True,
                                    stdout=subprocess.DEVNULL)
             time.sleep(1)
-            yield run, spaces
-    finally:
-        for i, ns in enumerate(spaces):
-            subprocess.run(f"ip netns del {ns}; ip link del dunlinb{i}", shell=True, stderr=subprocess.DEVNULL)
+            yield run, SPACES
 
 
 def wake_us(bench):

@@ -235,6 +235,10 @@ fn ports(page: &Page, ports: &[dp::PortState]) -> prometheus::Result<()> {
     let steered = ports.iter().filter(|p| !p.steering.is_empty());
     let steered = steered.map(|p| (vec![p.name.as_str(), p.steering.as_str()], 1.0));
     page.gauges("dunlin_port_steering", "How frames are steered to workers.", &["port", "mode"], steered)?;
+    let fallback =
+        ports.iter().filter(|p| !p.fallback.is_empty()).map(|p| (vec![p.name.as_str(), p.driver.as_str()], 1.0));
+    let help = "The port's kernel interface has this driver, which is not the first choice.";
+    page.gauges("dunlin_port_fallback", help, &["port", "driver"], fallback)?;
     let macs = ports.iter().map(|p| (vec![p.name.as_str()], f64::from(p.macs)));
     page.gauges("dunlin_port_macs", "MAC addresses learned or entered at the port.", &["port"], macs)?;
     let guests = || ports.iter().filter_map(|p| Some((vec![p.name.as_str()], p.guest?)));

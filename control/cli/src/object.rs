@@ -17,7 +17,7 @@ use dunlin_control_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::{config::MAX_FILE, connection::Connection, list, output, show};
+use crate::{config::MAX_FILE, connection::Connection, list, output, show, status};
 
 /// What takes a setting back, in place of a value.
 const DEFAULT: &str = "default";
@@ -312,7 +312,7 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
     let name = name_of(kind, m);
     let port = one(m, "port").filter(|_| kind == Kind::Mac);
     let files = files(kind, m)?;
-    let only = [Some(key(kind, name)), port.map(|p| key(Kind::Port, p))].into_iter().flatten().collect();
+    let only = [Some(key(kind, name.clone())), port.map(|p| key(Kind::Port, p))].into_iter().flatten().collect();
     let plan = s
         .change_of(only, |objects| {
             let mut fields = key_fields(kind, m)?;
@@ -331,7 +331,13 @@ async fn add(kind: Kind, m: &ArgMatches, s: &mut Connection) -> anyhow::Result<(
             Ok(Change { set: vec![object], ..Default::default() })
         })
         .await?;
-    output::plan(&plan, s.json, false)
+    output::plan(&plan, s.json, false)?;
+    if kind == Kind::Port && !s.json && one(m, "kind").is_some_and(|k| k == "host") {
+        let state = s.state().await.ok();
+        let port = state.iter().flat_map(|s| &s.ports).find(|p| p.name == name);
+        port.and_then(status::fallback).into_iter().for_each(|note| println!("note: {note}"));
+    }
+    Ok(())
 }
 
 /// A static address at a port that has one VLAN is in that VLAN, unless it is said.

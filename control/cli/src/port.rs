@@ -123,6 +123,7 @@ pub async fn show(objects: &Objects, o: &Object, s: &mut Connection) -> anyhow::
         ("bridge", p.bridge.clone()),
         ("link", link(&p).to_owned()),
         ("error", p.error.clone()),
+        ("fallback", p.fallback.clone()),
         ("driver", if p.note.is_empty() { p.driver.clone() } else { format!("{} ({})", p.driver, p.note) }),
         ("mac", p.mac.clone()),
         ("mtu", p.mtu.to_string()),

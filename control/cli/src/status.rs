@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use dunlin_control_api::v1::Status;
+use dunlin_control_api::{dataplane as dp, v1::Status};
 
 use crate::{UNREACHABLE, connection::Connection, output};
 
@@ -74,6 +74,7 @@ fn print(status: &Status) {
             );
         }
     }
+    state.ports.iter().filter_map(fallback).for_each(|note| println!("{note}"));
     for n in state.networks.iter().filter(|n| !n.too_large.is_empty()) {
         println!(
             "network '{}': frames of port '{}' can be too large for its tunnels; lower the port's MTU, or raise that of \
@@ -86,6 +87,15 @@ fn print(status: &Status) {
         let last = f.last.clone().unwrap_or_default();
         println!("{} flaps between ports '{}' and '{}' ({} moves)", last.mac, last.from, last.to, f.moves);
     }
+}
+
+/// That a port has another driver than it should, and why.
+pub fn fallback(p: &dp::PortState) -> Option<String> {
+    let why = Some(&p.fallback).filter(|why| !why.is_empty())?;
+    Some(format!(
+        "port '{}': its kernel interface is driven by {}, which is not the first choice: {why}",
+        p.name, p.driver
+    ))
 }
 
 fn print_notes(status: &Status) {

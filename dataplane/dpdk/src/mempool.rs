@@ -14,7 +14,7 @@ use std::{
     collections::HashSet,
     ffi::{CString, c_void},
     ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use dpdk_sys as sys;
@@ -144,6 +144,16 @@ fn socket(node: Option<u32>) -> i32 {
     node.map_or(-1, |n| n as i32)
 }
 
+/// A pool that is only looked at: it goes when its last handle does.
+pub struct WeakMempool(Weak<Inner>);
+
+impl WeakMempool {
+    /// The pool, if it is still there.
+    pub fn upgrade(&self) -> Option<Mempool> {
+        self.0.upgrade().map(Mempool)
+    }
+}
+
 /// A pool of buffers of one size. Clones are the same pool.
 #[derive(Clone)]
 pub struct Mempool(Arc<Inner>);
@@ -219,6 +229,11 @@ impl Mempool {
         let object = u64::from(room) + u64::from(HEADROOM) + 320;
         // A buffer is contiguous for devices, so on small pages none crosses into the next by half.
         if hugepages { object } else { object.next_multiple_of(4096) }
+    }
+
+    /// The same, without keeping it.
+    pub fn downgrade(&self) -> WeakMempool {
+        WeakMempool(Arc::downgrade(&self.0))
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::rte_mempool {

@@ -1,19 +1,14 @@
-//! Opening the device behind a port: one function a kind.
+//! Opening the device behind a port: one function a kind; those of the kernel's interfaces are in `kernel.rs`.
 
-use std::{
-    fs,
-    os::unix::fs::FileTypeExt,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod kernel;
+
+use std::{fs, os::unix::fs::FileTypeExt, path::Path, sync::Arc, time::Instant};
 
 use dunlin_dataplane_api::socket::{GroupId, share};
 use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
     kernel::{
-        driver_of,
         packet::PacketPort,
         tap::{TapPort, TapRemover},
     },
@@ -23,20 +18,16 @@ use dunlin_dpdk::{
     steering::{ByDestination, Destination, HashFields, Rule},
     vhost::{GuestState, MAX_QUEUE_PAIRS, Role, VhostPort},
 };
-use dunlin_engine::MacAddr;
-use dunlin_model::spec::{DeviceSpec, HostDriver};
+use dunlin_model::spec::DeviceSpec;
 use parking_lot::Mutex;
 
 use crate::{
-    numa,
     permit::devargs::is_pci_address,
     pools::Pools,
     queues::{RxKind, TxHandle},
     switch::GuestQueues,
 };
-
-/// What fits into an AF_XDP buffer behind its headrooms, with two tags.
-const MAX_XDP_MTU: u32 = 1750;
+use kernel::{Interface, LAST_XDP_CLOSE, MAX_XDP_MTU, check_interface, kernel_mtu, open_host, open_tap};
 
 /// Queues of an uplink that guests may have for themselves, where it has so many.
 const MAX_GUEST_QUEUES: u16 = 32;
@@ -60,6 +51,8 @@ pub struct Device {
     kind: Kind,
     pub driver: &'static str,
     pub note: String,
+    /// Why the driver is not the first choice, if it is not.
+    pub fallback: String,
     pub mac: Option<[u8; 6]>,
     pub rx_queues: u32,
     pub tx_queues: u32,
@@ -78,35 +71,6 @@ enum Kind {
     Packet { packet: PacketPort, interface: Interface },
     Tap { tap: TapPort, name: String },
     Vhost(VhostPort),
-}
-
-/// A kernel interface, by name and number: one made anew under the same name is another.
-struct Interface {
-    name: String,
-    index: String,
-}
-
-impl Interface {
-    fn read(name: &str, file: &str) -> Option<String> {
-        Some(fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok()?.trim().to_owned())
-    }
-
-    fn find(name: &str) -> Result<Self, DpdkError> {
-        let index = Self::read(name, "ifindex").ok_or_else(|| refuse(format!("interface '{name}'"), "it is gone"))?;
-        Ok(Interface { name: name.to_owned(), index })
-    }
-
-    fn number(&self) -> u32 {
-        self.index.parse().unwrap_or(0)
-    }
-
-    fn mac(name: &str) -> Option<[u8; 6]> {
-        Some(Self::read(name, "address")?.parse::<MacAddr>().ok()?.octets())
-    }
-
-    fn is_there(&self) -> bool {
-        Self::read(&self.name, "ifindex").as_ref() == Some(&self.index)
-    }
 }
 
 /// A device and its queues: `rx` to be spread over the workers, `tx` one a worker.
@@ -160,15 +124,6 @@ pub fn check(spec: &DeviceSpec) -> Result<(), DpdkError> {
     }
 }
 
-fn check_interface(name: &str) -> Result<(), DpdkError> {
-    match Path::new("/sys/class/net").join(name).exists() {
-        true => Ok(()),
-        false => {
-            Err(refuse(format!("interface '{name}'"), "there is none of that name; 'ip link' lists what there is"))
-        }
-    }
-}
-
 fn refuse(what: impl Into<String>, why: impl Into<String>) -> DpdkError {
     DpdkError { what: what.into(), why: why.into() }
 }
@@ -200,136 +155,6 @@ fn open_nic(
         opened.device.note = format!("{}; {} of {wanted} receive queues", opened.device.note, opened.device.rx_queues);
     }
     Ok(opened)
-}
-
-/// A veth's peer is a host on the same machine, whose large segments only AF_PACKET takes whole; the frames of other
-/// interfaces come by AF_XDP with less work.
-fn open_host(o: &Opener, interface: &str, driver: HostDriver, mtu: u32) -> Result<Opened, DpdkError> {
-    check_interface(interface)?;
-    let is_veth = driver_of(interface).is_some_and(|d| d == "veth");
-    let mut why_not = match driver {
-        HostDriver::Auto if is_veth => match open_af_packet(o, interface, mtu, true) {
-            Ok(opened) => return Ok(opened),
-            // The host's own stack must not hear what the station sends.
-            Err(e) => format!("{}: {}; ", e.what, e.why),
-        },
-        _ => String::new(),
-    };
-    if driver == HostDriver::AfPacket {
-        why_not = "as configured".into();
-    } else if mtu > MAX_XDP_MTU {
-        let why = format!("AF_XDP takes an MTU of at most {MAX_XDP_MTU}");
-        if driver == HostDriver::AfXdp {
-            return Err(refuse(format!("interface '{interface}': mtu {mtu}"), why + "; take --driver af_packet"));
-        }
-        why_not += &why;
-    } else {
-        match open_af_xdp_patiently(o, interface, mtu) {
-            Ok(mut opened) => {
-                opened.device.note = why_not + &opened.device.note;
-                return Ok(opened);
-            }
-            Err(e) if driver == HostDriver::AfXdp => return Err(e),
-            Err(e) => why_not += &format!("AF_XDP: {}", e.why),
-        }
-    }
-    let alone = if is_veth { open_af_packet(o, interface, mtu, true).ok() } else { None };
-    let mut opened = alone.map_or_else(|| open_af_packet(o, interface, mtu, false), Ok)?;
-    opened.device.note = why_not;
-    if !opened.device.keeps_from_host() {
-        opened.device.note += "; the host's own network stack receives the same frames";
-    }
-    Ok(opened)
-}
-
-fn open_af_packet(o: &Opener, interface: &str, mtu: u32, alone: bool) -> Result<Opened, DpdkError> {
-    let kernel = Interface::find(interface)?;
-    let packet = PacketPort::open(interface, kernel.number(), o.workers, alone)?;
-    kernel_mtu(interface, mtu)?;
-    let node = numa::of_interface(interface);
-    let rx: Vec<_> =
-        packet.rx(o.pools.lock().standard(node)).into_iter().map(|q| RxKind::Packet(Box::new(q))).collect();
-    let tx: Vec<_> = packet.tx().iter().cycle().take(o.workers).cloned().map(TxHandle::Packet).collect();
-    let device = Device {
-        driver: "af_packet",
-        note: String::new(),
-        mac: Interface::mac(interface),
-        rx_queues: rx.len() as u32,
-        tx_queues: tx.len() as u32,
-        hash: None,
-        by_destination: None,
-        guest_queues: None,
-        node,
-        kind: Kind::Packet { packet, interface: kernel },
-    };
-    Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
-}
-
-/// Attaches a driver of a kernel interface, which is as promiscuous afterwards as it is now.
-fn attach_interface(o: &Opener, args: &str, interface: &str) -> Result<EthPort, DpdkError> {
-    /// IFF_PROMISC.
-    const PROMISCUOUS: u32 = 0x100;
-    let flags = Interface::read(interface, "flags");
-    let flags = flags.and_then(|f| u32::from_str_radix(f.trim_start_matches("0x"), 16).ok());
-    let mut port = EthPort::attach(&o.eal, args)?;
-    if flags.is_some_and(|f| f & PROMISCUOUS != 0) {
-        port.keep_promiscuous();
-    }
-    Ok(port)
-}
-
-/// The kernel takes a moment to let go of a queue whose socket was closed.
-static LAST_XDP_CLOSE: Mutex<Option<Instant>> = Mutex::new(None);
-const XDP_RELEASE: Duration = Duration::from_millis(500);
-
-fn open_af_xdp_patiently(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
-    loop {
-        let opened = open_af_xdp(o, interface, mtu);
-        let wait = LAST_XDP_CLOSE.lock().is_some_and(|t| t.elapsed() < XDP_RELEASE);
-        if opened.is_ok() || !wait {
-            return opened;
-        }
-        std::thread::sleep(XDP_RELEASE / 10);
-    }
-}
-
-fn open_af_xdp(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
-    let args = format!("{},iface={interface}", unique("net_af_xdp"));
-    let port = attach_interface(o, &args, interface)?;
-    let node = numa::of_interface(interface);
-    let pool = o.pools.lock().for_xdp(node)?;
-    let mut opened = start_eth(o, port, &Start::behind_kernel(&pool, mtu))?;
-    (opened.device.driver, opened.device.node) = ("af_xdp", node);
-    opened.complete_checksums = true;
-    opened.device.follow_kernel(interface, mtu)?;
-    Ok(opened)
-}
-
-fn open_tap(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, DpdkError> {
-    let made_interface = Interface::read(interface, "ifindex").is_none();
-    let tap = TapPort::open(interface, o.workers)?;
-    if let Err(e) = kernel_mtu(interface, mtu) {
-        if made_interface {
-            tap.remover().remove();
-        }
-        return Err(e);
-    }
-    let (rx, tx) = (tap.rx(o.pools.lock().standard(None)), tap.tx());
-    let device = Device {
-        kind: Kind::Tap { tap, name: interface.to_owned() },
-        driver: "tap",
-        note: String::new(),
-        mac: Interface::mac(interface),
-        rx_queues: rx.len() as u32,
-        tx_queues: tx.len() as u32,
-        hash: None,
-        by_destination: None,
-        guest_queues: None,
-        node: None,
-    };
-    let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
-    let rx = rx.into_iter().map(|q| RxKind::Tap(Box::new(q))).collect();
-    Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })
 }
 
 fn open_vhost(o: &Opener, socket: &str, server: bool) -> Result<Opened, DpdkError> {
@@ -365,6 +190,7 @@ fn open_vhost(o: &Opener, socket: &str, server: bool) -> Result<Opened, DpdkErro
         kind: Kind::Vhost(port),
         driver: "vhost-user",
         note,
+        fallback: String::new(),
         mac: None,
         rx_queues: u32::from(MAX_QUEUE_PAIRS),
         tx_queues: u32::from(MAX_QUEUE_PAIRS),
@@ -417,6 +243,7 @@ fn start_eth(o: &Opener, mut port: EthPort, want: &Start<'_>) -> Result<Opened, 
         mac: Some(port.mac()),
         driver: "dpdk",
         note: info.driver,
+        fallback: String::new(),
         rx_queues: (rx.len() + guests.len()) as u32,
         tx_queues: (tx.len() + guests.len()) as u32,
         guest_queues: GuestQueues::new(rx.len() as u16, guests),
@@ -554,22 +381,6 @@ impl Device {
             *LAST_XDP_CLOSE.lock() = Some(Instant::now());
         }
     }
-}
-
-/// Raises the MTU of a kernel interface to `mtu`; a larger one is the operator's choice.
-fn kernel_mtu(interface: &str, mtu: u32) -> Result<(), DpdkError> {
-    let path = format!("/sys/class/net/{interface}/mtu");
-    let what = format!("interface '{interface}': mtu {mtu}");
-    let has = fs::read_to_string(&path).ok().and_then(|m| m.trim().parse::<u32>().ok()).unwrap_or(0);
-    if has >= mtu {
-        return Ok(());
-    }
-    fs::write(&path, mtu.to_string()).map_err(|e| refuse(what, e.to_string()))
-}
-
-fn unique(driver: &str) -> String {
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    format!("{driver}{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
 /// Whether DPDK can take the device; if not, what to do.

@@ -7,7 +7,7 @@
 use dunlin_dpdk::{
     DpdkError,
     eal::Eal,
-    mempool::{FRAME_ROOM, JUMBO_ROOM, Mempool, STANDARD_ROOM},
+    mempool::{FRAME_ROOM, JUMBO_ROOM, Mempool, STANDARD_ROOM, WeakMempool},
 };
 
 /// Buffers of one AF_XDP interface: its fill, receive and transmit rings hold 2,048 each.
@@ -22,6 +22,8 @@ pub struct Pools {
     /// For bringing chains into one piece.
     pub linear: Mempool,
     jumbo_buffers: u32,
+    /// Of the AF_XDP interfaces that are open, or were.
+    xdp: Vec<(String, WeakMempool)>,
 }
 
 struct NodePools {
@@ -51,6 +53,7 @@ impl Pools {
             eal,
             nodes: nodes.into_iter().map(of_node).collect::<Result<_, DpdkError>>()?,
             linear: Mempool::new(&eal, LINEAR_BUFFERS, FRAME_ROOM, None)?,
+            xdp: Vec::new(),
             jumbo_buffers: (budget / 5 / shares / Mempool::footprint(JUMBO_ROOM, hugepages)).clamp(511, 65_535) as u32,
         })
     }
@@ -84,17 +87,22 @@ impl Pools {
     }
 
     /// A pool of its own for an AF_XDP interface.
-    pub fn for_xdp(&self, node: Option<u32>) -> Result<Mempool, DpdkError> {
-        Mempool::for_device(&self.eal, XDP_BUFFERS, STANDARD_ROOM, self.nodes[self.place(node)].node)
+    pub fn for_xdp(&mut self, interface: &str, node: Option<u32>) -> Result<Mempool, DpdkError> {
+        let node = self.nodes[self.place(node)].node;
+        let pool = Mempool::for_device(&self.eal, XDP_BUFFERS, STANDARD_ROOM, node)?;
+        self.xdp.retain(|(name, pool)| name != interface && pool.upgrade().is_some());
+        self.xdp.push((interface.to_owned(), pool.downgrade()));
+        Ok(pool)
     }
 
-    /// Name, pool. The name of one of a node ends in its number.
-    pub fn all(&self) -> impl Iterator<Item = (String, &Mempool)> {
-        let of_node = |n: &'_ NodePools, name: &str| n.node.map_or(name.to_owned(), |node| format!("{name}-{node}"));
-        let nodes = self.nodes.iter().flat_map(move |n| {
-            let jumbo = n.jumbo.as_ref().map(|p| (of_node(n, "jumbo"), p));
-            [Some((of_node(n, "standard"), &n.standard)), jumbo].into_iter().flatten()
+    /// Name, pool. The name of one of a node ends in its number, that of an AF_XDP interface's in the interface.
+    pub fn all(&self) -> Vec<(String, Mempool)> {
+        let of_node = |n: &NodePools, name: &str| n.node.map_or(name.to_owned(), |node| format!("{name}-{node}"));
+        let nodes = self.nodes.iter().flat_map(|n| {
+            let jumbo = n.jumbo.clone().map(|p| (of_node(n, "jumbo"), p));
+            [Some((of_node(n, "standard"), n.standard.clone())), jumbo].into_iter().flatten()
         });
-        nodes.chain([("linear".to_owned(), &self.linear)])
+        let xdp = self.xdp.iter().filter_map(|(name, pool)| Some((format!("xdp-{name}"), pool.upgrade()?)));
+        nodes.chain([("linear".to_owned(), self.linear.clone())]).chain(xdp).collect()
     }
 }

@@ -403,6 +403,23 @@ fn a_smaller_mtu_of_the_kernel_is_said() {
     eventually("it is mended", 10.0, || !says("kernel interface"));
 }
 
+/// A kernel interface that gets another driver than it should says so where it is looked for.
+#[test]
+fn a_fallback_to_another_driver_is_said() {
+    let (host, bridge) = (Host::start(), format!("db{}", std::process::id() % 100_000));
+    crate::net::sh(&format!("ip link add {bridge} type bridge && ip link set {bridge} mtu 9000 up"));
+    let said = host.dunlin(&format!("port add a --kind host --interface {bridge} --mtu 9000"));
+    let why = "port 'a': its kernel interface is driven by af_packet, which is not the first choice: AF_XDP: 9000 is more than";
+    assert!(said.contains(why), "{said}");
+    assert!(host.dunlin("status").contains(why));
+    assert!(host.metrics().contains("dunlin_port_fallback{driver=\"af_packet\",port=\"a\"} 1"));
+    let ns = Netns::new();
+    host.add_host("b", &ns, "--driver af_xdp");
+    assert!(!host.dunlin("status").contains("port 'b'"));
+    assert!(host.metrics().contains(&format!("dunlin_pool_buffers{{pool=\"xdp-{}\"}}", ns.outside)));
+    crate::net::sh(&format!("ip link del {bridge}"));
+}
+
 /// Tunnels over IPv6 have UDP checksums, which receivers ask for by default; a wrong one is dropped (RFC 8200, 8.1; RFC 6936).
 #[test]
 fn tunnels_over_ipv6_have_checksums() {

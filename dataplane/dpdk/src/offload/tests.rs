@@ -162,7 +162,7 @@ mod segments {
     }
 
     /// Checks lengths and checksums from the outside inwards; the payload of the innermost packet.
-    fn checked(f: &[u8], link: bool, v4: bool, tunnel: bool) -> Result<(u16, Option<u32>, Vec<u8>), TestCaseError> {
+    fn checked(f: &[u8], link: bool, tunnel: bool) -> Result<(u16, Option<u32>, Vec<u8>), TestCaseError> {
         let p = match link {
             true => LaxPacketHeaders::from_ethernet(f).unwrap(),
             false => LaxPacketHeaders::from_ip(f).unwrap(),
@@ -198,13 +198,13 @@ mod segments {
                 prop_assert!(u.checksum == right || (tunnel && u.checksum == 0), "{:x} {right:x}", u.checksum);
                 if tunnel {
                     let geneve = if u.destination_port == 6081 { 4 } else { 0 };
-                    return checked(&payload[8 + geneve..], true, v4, false);
+                    return checked(&payload[8 + geneve..], true, false);
                 }
                 (None, payload)
             }
             _ if tunnel => {
                 let gre = payload[..2] == [0, 0];
-                return checked(&payload[if gre { 4 } else { 0 }..], false, v4, false);
+                return checked(&payload[if gre { 4 } else { 0 }..], false, false);
             }
             other => panic!("{other:?}"),
         };
@@ -277,12 +277,12 @@ mod segments {
                 prop_assert_eq!(piece.offload_flags(), 0);
                 let octets: Vec<u8> = piece.pieces().flatten().copied().collect();
                 let is_tunnel = !matches!(tunnel, Tunnel::None);
-                let (id, seq, part) = checked(&octets, true, v4, is_tunnel)?;
+                let (id, seq, part) = checked(&octets, true, is_tunnel)?;
                 if let Some(seq) = seq {
                     prop_assert_eq!(seq, 4_294_960_000u32.wrapping_add(all.len() as u32));
                     let flags = octets[octets.len() - part.len() - 20 + 13];
                     let is_last = i + 1 == pieces;
-                    prop_assert_eq!(flags & 0x89, u8::from(is_last) * 9 | if cwr && i == 0 { 0x80 } else { 0 });
+                    prop_assert_eq!(flags & 0x89, u8::from(is_last) * 9 + u8::from(cwr && i == 0) * 0x80);
                 }
                 if v4 {
                     prop_assert_eq!(id, i as u16);

@@ -167,6 +167,7 @@ impl Switch {
                 .pools
                 .lock()
                 .all()
+                .into_iter()
                 .map(|(name, p)| v1::PoolState { name, size: p.size(), in_use: p.in_use() })
                 .collect(),
             flaps: self.flap_reports(),
@@ -236,6 +237,7 @@ impl Switch {
             }
             .into(),
             interface_mtu: p.interface_mtu,
+            fallback: device.map_or_else(|_| String::new(), |d| d.fallback.clone()),
             macs: self.macs.port_entries(p.idx),
             rx_queues: guest.map_or_else(|| device.map_or(0, |d| d.rx_queues), |g| u32::from(g.queue_pairs)),
             tx_queues: guest.map_or_else(|| device.map_or(0, |d| d.tx_queues), |g| u32::from(g.queue_pairs)),
