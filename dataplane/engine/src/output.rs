@@ -2,7 +2,12 @@
 
 use arrayvec::ArrayVec;
 
-use crate::{Burst, DropReason, MacAddr, PortIdx, SegmentId, packet::headers::Headers, tables::acl, vlan::Class};
+use crate::{
+    Burst, DropReason, MacAddr, PortIdx, SegmentId,
+    packet::headers::Headers,
+    tables::{acl, conntrack::Datagram},
+    vlan::Class,
+};
 
 /// The most frames that one becomes when its segments are cut.
 pub const MAX_PIECES: usize = 128;
@@ -55,6 +60,24 @@ pub trait Punt<F> {
     /// There is no room: the frame, to be dropped.
     fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: F) -> Result<(), F> {
         let _ = (remote, inside);
+        Err(frame)
+    }
+
+    /// Keeps `frame`, a fragment that came by port `from` before the first one of its `datagram`, for
+    /// [`crate::Pipeline::run_held`] when that has come ([`Conntrack::has_first`]); with what it is in the overlay, if it
+    /// came out of a tunnel.
+    ///
+    /// # Errors
+    /// There is no room: the frame, to be dropped.
+    ///
+    /// [`Conntrack::has_first`]: crate::tables::conntrack::Conntrack::has_first
+    fn hold_fragment(
+        &mut self,
+        (from, inside): (PortIdx, Option<(Class, SegmentId)>),
+        datagram: Datagram,
+        frame: F,
+    ) -> Result<(), F> {
+        let _ = (from, inside, datagram);
         Err(frame)
     }
 }

@@ -116,6 +116,27 @@ impl Pipeline {
         }
     }
 
+    /// Takes fragments that were held ([`crate::output::Punt::hold_fragment`]) through all stages again. They were counted
+    /// as received before.
+    pub fn run_held<F: Frame>(
+        &mut self,
+        cx: Context<'_>,
+        (ingress, inside): (PortIdx, Option<(Class, SegmentId)>),
+        burst: &mut Burst<F>,
+        out: &mut impl Output<F>,
+    ) {
+        let cx = &cx;
+        let Some(inside) = &inside else {
+            let mut again = Pending::new(&mut self.second);
+            pass(cx, &mut self.first, ingress, Origin::Held, burst, out, &mut again);
+            if !again.burst.is_empty() {
+                again.flush(cx, out);
+            }
+            return;
+        };
+        pass(cx, &mut self.first, ingress, Origin::HeldOfTunnel(inside), burst, out, &mut NoRecirc);
+    }
+
     /// Sends a plain frame that was held into the tunnel to `remote`, whose next hop is known by now; what
     /// it was in the overlay is in `inside`.
     pub fn send_into<F: Frame>(
@@ -216,6 +237,9 @@ enum Origin<'a> {
     Tunnel(&'a (Class, SegmentId)),
     /// The switch made them: no station sent them, so that nothing is filtered or learned.
     Switch(&'a (Class, SegmentId)),
+    /// They came before, from a device or a tunnel.
+    Held,
+    HeldOfTunnel(&'a (Class, SegmentId)),
 }
 
 /// One pass through the stages: the whole way of most frames.
@@ -232,8 +256,11 @@ fn pass<F: Frame>(
     let counted = cx.counters.port(ingress);
     // What the switch made at a device was not received there.
     let is_made = matches!(origin, Origin::Switch(_)) && cx.snapshot.port(ingress).is_some_and(Port::is_device);
-    if is_made { &counted.clones } else { &counted.rx_frames }.add(burst.len() as u64);
-    counted.rx_bursts.add(1);
+    let is_held = matches!(origin, Origin::Held | Origin::HeldOfTunnel(_));
+    if !is_held {
+        if is_made { &counted.clones } else { &counted.rx_frames }.add(burst.len() as u64);
+        counted.rx_bursts.add(1);
+    }
     let Some(port) = cx.snapshot.port(ingress) else {
         counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
         cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
@@ -241,13 +268,13 @@ fn pass<F: Frame>(
         return;
     };
     let untagged = match origin {
-        Origin::Device => &port.untagged,
-        Origin::Tunnel(inside) | Origin::Switch(inside) => inside,
+        Origin::Device | Origin::Held => &port.untagged,
+        Origin::Tunnel(inside) | Origin::Switch(inside) | Origin::HeldOfTunnel(inside) => inside,
     };
     let Scratch { meta, sorted, groups } = scratch;
     let (mut info, refused) = stage::parse::run(cx, port, untagged, burst, &mut meta[..]);
     cx.end(Stage::Parse);
-    if !is_made {
+    if !is_made && !is_held {
         counted.rx_bytes.add(info.octets);
     }
     cx.note("receive", || {
@@ -256,12 +283,13 @@ fn pass<F: Frame>(
         format!("port '{}', segment {}", port.name, segment.as_deref().unwrap_or("none"))
     });
     if refused != Refused::NONE {
-        info.octets -= shed(cx, port, burst, meta, refused);
+        info.octets -= shed(cx, port, burst, meta, refused, out);
     }
-    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && matches!(origin, Origin::Device)) {
+    let is_stations = matches!(origin, Origin::Device | Origin::Held);
+    if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && is_stations) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
-            info.octets -= shed(cx, port, burst, meta, refused);
+            info.octets -= shed(cx, port, burst, meta, refused, out);
         }
     }
     cx.end(Stage::Ingress);
@@ -271,7 +299,7 @@ fn pass<F: Frame>(
     }
     let (refused, changed) = stage::learn::run(cx, port, &mut meta[..burst.len()], seen.unknown, out);
     if refused != Refused::NONE {
-        info.octets -= shed(cx, port, burst, meta, refused);
+        info.octets -= shed(cx, port, burst, meta, refused, out);
     }
     let meta = &mut meta[..burst.len()];
     if changed || refused != Refused::NONE {
@@ -307,6 +335,7 @@ fn shed<F: Frame>(
     burst: &mut Burst<F>,
     meta: &mut [Meta; BURST],
     refused: Refused,
+    out: &mut impl Output<F>,
 ) -> u64 {
     let (mut i, mut kept, mut octets) = (0, 0, 0);
     burst.retain(|f| {
@@ -314,7 +343,12 @@ fn shed<F: Frame>(
         match meta[i].fate.verdict() {
             Verdict::Drop(reason) if !keep => {
                 octets += u64::from(f.len());
-                cx.drop(port.idx, reason, 1);
+                match reason {
+                    DropReason::EarlyFragment => {
+                        stage::filter::fragments::hold(cx, (port, port), &meta[i], f.share(), out);
+                    }
+                    _ => cx.drop(port.idx, reason, 1),
+                }
             }
             _ => {
                 meta[kept] = meta[i];

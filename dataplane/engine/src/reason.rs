@@ -73,9 +73,14 @@ reasons! {
     AclDenied = "acl_denied", Rx;
     /// A rule of an ingress access list rejects it; its sender was told, unless it may not be (RFC 1122).
     AclRejected = "acl_rejected", Rx;
-    /// Its headers can't be read to the end (cut, too many, or a later fragment whose first was not seen), and
-    /// an ingress access list asks for what they hide.
+    /// Its headers can't be read to the end (cut, or too many), and an ingress access list asks for what they hide.
     Unreadable = "unreadable", Rx;
+    /// A fragment before the first one of its datagram, which has the ports that an access list asks for: the first did not
+    /// come within 5 s, or too many fragments waited already.
+    EarlyFragment = "early_fragment", Rx;
+    /// A first fragment that ends before its ports and flags do, or a later one that writes over the first (RFC 1858, 3128 and
+    /// 5722); an ingress access list asks for them.
+    BadFragment = "bad_fragment", Rx;
     /// It would begin a connection, and the port, or the host, has as many as it may.
     SessionLimit = "session_limit", Rx;
     /// It would begin a connection, and the port has too many that nobody answers.
@@ -110,8 +115,10 @@ reasons! {
     /// A rule of an egress access list rejects it; its sender was told, unless it may not be (RFC 1122) or
     /// the frame was flooded.
     EgressAclRejected = "egress_acl_rejected", Tx;
-    /// The same as 'unreadable', for an egress access list.
+    /// The same as 'unreadable', for an egress access list; or as 'early_fragment', of a frame that is flooded.
     EgressUnreadable = "egress_unreadable", Tx;
+    /// The same as 'bad_fragment', for an egress access list.
+    EgressBadFragment = "egress_bad_fragment", Tx;
     /// It would begin a connection to a port that has, or on a host that has, as many as it may.
     EgressSessionLimit = "egress_session_limit", Tx;
     /// It would begin a connection to a port that has too many that it does not answer.

@@ -17,6 +17,7 @@ mod device;
 mod events;
 mod numa;
 mod packet;
+mod pending;
 mod permit;
 mod pools;
 mod queues;
@@ -166,6 +167,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
     let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
+    sessions.begin_grace(clock.now().s);
     let (domain, readers) = Domain::<Workers>::new(args.cores.0.len());
     let punted = Arc::new(PuntRings::default());
     let (wake, woken) = mpsc::sync_channel(1);

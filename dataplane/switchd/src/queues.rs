@@ -1,10 +1,6 @@
 //! What a worker receives from and sends to, whatever the kind of port.
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arrayvec::ArrayVec;
 use dunlin_dpdk::{
@@ -18,14 +14,21 @@ use dunlin_dpdk::{
 };
 use dunlin_engine::{
     BURST, Burst, DropReason, MAX_PORTS, PortIdx, SegmentId,
+    context::Context,
     counters::{Count, Counters},
     cycles::{Stage, StageClock},
     output::{Events, Logged, MAX_PIECES, MacLearned, Punt, Transmit},
+    tables::conntrack::Datagram,
     vlan::Class,
 };
 use parking_lot::Mutex;
 
-use crate::{packet::Packet, underlay::punt::Cause, worker::WorkerShared};
+use crate::{
+    packet::Packet,
+    pending::{ForRemote, Fragment, Inside, Pending},
+    underlay::punt::Cause,
+    worker::WorkerShared,
+};
 
 /// A count of one worker's on a cache line of its own: what is beside it in memory may be another worker's.
 #[derive(Default)]
@@ -208,29 +211,13 @@ impl TxPort {
     }
 }
 
-/// A frame that waits for its tunnel's next hop.
-pub struct Held {
-    pub remote: PortIdx,
-    pub inside: (Class, SegmentId),
-    pub frame: Packet,
-    pub since: Instant,
-}
-
-/// Frames that wait for one next hop, and for all of them.
-const HELD_PER_REMOTE: usize = 16;
-const HELD: usize = 128;
-/// For how long: a neighbour is asked three times meanwhile.
-const HELD_FOR: Duration = Duration::from_secs(1);
-/// How often it is looked whether a next hop is resolved, while frames wait and nothing else happens.
-const LOOK_FOR_NEXT_HOP: Duration = Duration::from_micros(200);
-
 /// The transmit side of one worker: frames wait here, by port, for the end of the round.
 pub struct Transmitter {
     ports: Box<[Option<Box<TxPort>>; MAX_PORTS]>,
     /// Where frames wait: at ports, or at guests' own queues there.
     dirty: Vec<(PortIdx, Option<u16>)>,
     finisher: Finisher,
-    held: Vec<Held>,
+    pending: Pending,
 }
 
 impl Transmitter {
@@ -239,7 +226,7 @@ impl Transmitter {
             ports: Box::new([const { None }; MAX_PORTS]),
             dirty: Vec::with_capacity(2 * MAX_PORTS),
             finisher,
-            held: Vec::with_capacity(HELD),
+            pending: Pending::new(),
         }
     }
 
@@ -271,9 +258,7 @@ impl Transmitter {
 
     /// When something is to be done for frames that wait, if some do.
     pub fn deadline(&self) -> Option<Duration> {
-        // Whether next hops are resolved by now is looked for; when the first frame waited too long, it is dropped.
-        let first = self.held.first()?;
-        Some(HELD_FOR.saturating_sub(first.since.elapsed()).min(LOOK_FOR_NEXT_HOP))
+        self.pending.deadline()
     }
 
     /// A frame of the switch's own.
@@ -391,35 +376,40 @@ impl Punt<Packet> for Round<'_> {
         let _ = self.shared.punted.punt(Cause::Reject { port, inside }, &frame.0);
     }
 
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: Packet) -> Result<(), Packet> {
-        let held = &mut self.tx.held;
-        if held.len() == HELD || held.iter().filter(|h| h.remote == remote).count() == HELD_PER_REMOTE {
-            return Err(frame);
-        }
-        held.push(Held { remote, inside, frame, since: Instant::now() });
-        self.shared.loop_counts.held.set(held.len() as u64);
+    fn hold(&mut self, remote: PortIdx, inside: Inside, frame: Packet) -> Result<(), Packet> {
+        self.tx.pending.for_remote(remote, inside, frame)?;
+        self.shared.loop_counts.held.set(self.tx.pending.len() as u64);
+        Ok(())
+    }
+
+    fn hold_fragment(
+        &mut self,
+        from: (PortIdx, Option<Inside>),
+        datagram: Datagram,
+        frame: Packet,
+    ) -> Result<(), Packet> {
+        self.tx.pending.fragment(from, datagram, frame)?;
+        self.shared.loop_counts.held.set(self.tx.pending.len() as u64);
         Ok(())
     }
 }
 
 impl Round<'_> {
-    /// Takes frames whose next hop `is_known` by now, in their order; those that waited too long are dropped.
+    /// Whether frames wait for something.
     #[inline(always)]
-    pub fn take_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {
-        if self.tx.held.is_empty() { Vec::new() } else { self.sort_held(is_known) }
+    pub fn has_pending(&self) -> bool {
+        !self.tx.pending.is_empty()
     }
 
-    #[inline(never)]
-    fn sort_held(&mut self, is_known: impl Fn(PortIdx) -> bool) -> Vec<Held> {
-        let (known, waiting): (Vec<Held>, Vec<Held>) = self.tx.held.drain(..).partition(|h| is_known(h.remote));
-        for h in waiting {
-            match h.since.elapsed() < HELD_FOR {
-                true => self.tx.held.push(h),
-                false => drop_frames(&self.shared.counters, h.remote, DropReason::NextHop, 1),
-            }
-        }
-        self.shared.loop_counts.held.set(self.tx.held.len() as u64);
-        known
+    /// Takes frames that may go on: see [`Pending`].
+    pub fn take_pending(&mut self, cx: &Context<'_>) -> (Vec<ForRemote>, Vec<Fragment>) {
+        let (pending, counters) = (&mut self.tx.pending, &self.shared.counters);
+        let is_known = |remote| cx.snapshot.port(remote).is_none_or(|p| p.role.is_reached());
+        let for_remotes = pending.take_for_remotes(is_known, counters);
+        let has_come = |datagram| cx.sessions.has_first(datagram, cx.now.s);
+        let fragments = pending.take_fragments(cx.sessions.first_fragments(), has_come, counters);
+        self.shared.loop_counts.held.set(pending.len() as u64);
+        (for_remotes, fragments)
     }
 
     /// Sends all that waits.

@@ -44,7 +44,7 @@ use rtrb::Consumer;
 
 use crate::{
     packet::Packet,
-    queues::{RxHandle, Transmitter, TxHandle},
+    queues::{Round, RxHandle, Transmitter, TxHandle},
     steering::{Link, Links, Owners, Passed},
     underlay::punt::PuntRings,
 };
@@ -405,9 +405,8 @@ impl Worker {
             bursts += 1;
             pipeline.run(cx, port, burst, &mut out);
         });
-        for h in out.take_held(|remote| cx.snapshot.port(remote).is_none_or(|p| p.role.is_reached())) {
-            frames += 1;
-            pipeline.send_into(cx, h.remote, h.inside, h.frame, &mut out);
+        if out.has_pending() {
+            frames += go_on(pipeline, cx, burst, &mut out);
         }
         for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
@@ -502,6 +501,21 @@ impl Worker {
             Command::Stop => self.stop = true,
         }
     }
+}
+
+/// Takes on their way frames that had to wait, and may go on. How many there were.
+#[inline(never)]
+fn go_on(pipeline: &mut Pipeline, cx: Context<'_>, burst: &mut Burst<Packet>, out: &mut Round<'_>) -> u64 {
+    let (for_remotes, fragments) = out.take_pending(&cx);
+    let n = for_remotes.len() + fragments.len();
+    for h in for_remotes {
+        pipeline.send_into(cx, h.remote, h.inside, h.frame, out);
+    }
+    for h in fragments {
+        burst.push(h.frame);
+        pipeline.run_held(cx, h.from, burst, out);
+    }
+    n as u64
 }
 
 /// How long the next sleep is.

@@ -403,6 +403,71 @@ fn a_smaller_mtu_of_the_kernel_is_said() {
     eventually("it is mended", 10.0, || !says("kernel interface"));
 }
 
+/// A download goes on when the dataplane is restarted: only its server speaks, for whom no rule lets anything begin
+/// (https://github.com/cilium/cilium/issues/2644).
+#[test]
+fn a_download_survives_a_restart() {
+    let (client, server) = (Netns::with_address("10.1.0.1/24"), Netns::with_address("10.1.0.2/24"));
+    let mut host = Host::start();
+    host.add_host("c", &client, "--vlan 10");
+    host.add_host("s", &server, "--vlan 10");
+    stateful(&host, "tcp to any port 5201");
+    for default in ["deny", "reject"] {
+        host.dunlin(&format!("acl set from-s --default {default}"));
+        let _server = server.iperf_server();
+        let _download = client.spawn("iperf3 -c 10.1.0.2 -R -t 600");
+        eventually("it has begun", 10.0, || host.count("c", "tx_bytes") > 10_000_000);
+        host.kill_dataplane();
+        host.start_dataplane();
+        host.wait_until_filled();
+        eventually("it goes on", 20.0, || host.count("c", "tx_bytes") > 10_000_000);
+    }
+}
+
+/// Lists that let connections of this kind begin at the port "s", and nothing begin there that it sends.
+fn stateful(host: &Host, new: &str) {
+    for acl in ["to-s", "from-s"] {
+        host.dunlin(&format!("acl add {acl}"));
+        host.dunlin(&format!("acl rule add {acl} allow ethertype arp"));
+        host.dunlin(&format!("acl rule add {acl} allow icmpv6"));
+        host.dunlin(&format!("acl rule add {acl} allow state established,related"));
+    }
+    host.dunlin(&format!("acl rule add to-s allow {new} state new"));
+    host.dunlin("port set s --egress-acls to-s --ingress-acls from-s");
+}
+
+/// Fragments arrive in any order, whatever list asks for their ports (https://github.com/cilium/cilium/issues/25709).
+#[test]
+fn the_last_fragment_may_come_first() {
+    let (c, s) = (Netns::new(), Netns::new());
+    let host = Host::start();
+    for (name, ns, own) in [("c", &c, 1), ("s", &s, 2)] {
+        ns.allow_ipv6();
+        ns.run(&format!("ip addr add 10.1.0.{own}/24 dev eth0 && ip addr add fd01::{own}/64 dev eth0 nodad"));
+        host.add_host(name, ns, "--vlan 10");
+    }
+    assert!(c.reaches("10.1.0.2", 5) && c.reaches("fd01::2", 5));
+    stateful(&host, "udp to any port 9000");
+    let received = "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind((\\\"::\\\", 9000)); s.settimeout(100); \
+                    print([len(s.recv(4096)) for i in range(6)])";
+    let receiver = s.spawn(&format!("python3 -c \"{received}\""));
+    eventually("the receiver is there", 10.0, || s.try_run("ss -lnu | grep -q :9000").status.success());
+    let mac = s.mac();
+    for (i, order) in ["2, 1, 0", "2, 0, 1", "1, 0, 2"].into_iter().enumerate() {
+        let ether = format!("Ether(dst='{mac}')");
+        c.scapy(&format!(
+            "(lambda f: [f[i] for i in ({order})])(fragment({ether}/IP(src='10.1.0.1',dst='10.1.0.2',id={i}+7)/\
+             UDP(sport=4000,dport=9000)/(b'A'*3000), fragsize=1400))"
+        ));
+        c.scapy(&format!(
+            "(lambda f: [{ether}/f[i] for i in ({order})])(fragment6(IPv6(src='fd01::1',dst='fd01::2')/\
+             IPv6ExtHdrFragment(id={i}+7)/UDP(sport=4000,dport=9000)/(b'A'*3000), 1400))"
+        ));
+    }
+    assert!(receiver.finish().contains("[3000, 3000, 3000, 3000, 3000, 3000]"));
+    host.check_conservation();
+}
+
 /// A kernel interface that gets another driver than it should says so where it is looked for.
 #[test]
 fn a_fallback_to_another_driver_is_said() {

@@ -17,8 +17,9 @@ fn polled_by(host: &Host, core: u64) -> Vec<String> {
 fn a_queue_that_moves_loses_and_reorders_nothing() {
     let (a, b) = (Netns::new(), Netns::new());
     let host = Host::with_options("--cores 0,1");
-    host.add_host("a", &a, "--workers 0");
-    host.add_host("b", &b, "--workers 1");
+    // One queue a port.
+    host.add_host("a", &a, "--workers 0 --driver af_xdp");
+    host.add_host("b", &b, "--workers 1 --driver af_xdp");
     assert_eq!((polled_by(&host, 0), polled_by(&host, 1)), (vec!["a".to_owned()], vec!["b".to_owned()]));
     // Known, so that nothing floods back.
     b.send("--src 52:54:00:00:00:0b");

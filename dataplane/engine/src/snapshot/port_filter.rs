@@ -41,6 +41,8 @@ pub struct Filter {
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
+    /// Whether any rule asks for what only the first fragment of a datagram has.
+    pub(crate) asks_ports: bool,
     /// Whether all lists let pass what goes on, whatever it is: on the way in, and on the way out.
     pub(crate) lets_go_on: [bool; 2],
     /// How many connections may be.
@@ -80,6 +82,7 @@ impl Filter {
         // The same lists the other way round are other lists.
         let id = ways.iter().fold(id, |id, n| step(id, *n as u64));
         let (tracks, asks_layer4) = (all.iter().any(|a| a.stateful), all.iter().any(|a| a.asks_layer4));
+        let asks_ports = all.iter().any(|a| a.asks_ports);
         looks_in |= tracks || security.is_some();
         looks_out |= tracks || security.as_ref().is_some_and(|s| s.snooped.is_some());
         let asks_macs = all.iter().any(|a| a.asks_macs);
@@ -92,6 +95,7 @@ impl Filter {
             tracks,
             asks_macs,
             asks_layer4,
+            asks_ports,
             lets_go_on,
             session_limits,
             id,

@@ -12,7 +12,7 @@
 use arrayvec::ArrayVec;
 
 use super::{
-    filter,
+    filter::{self, EgressRefused},
     recirculate::Recirculate,
     tunnel::{decap, encap},
 };
@@ -45,7 +45,7 @@ pub(crate) struct Group<'a, F> {
 
 /// What of a group may leave, and in which form.
 pub(crate) struct Admitted {
-    refused: Refused,
+    refused: EgressRefused,
     /// The tag that all leave with; none if each has one of its own, in `tags`.
     tag: Option<Tag>,
     tags: ArrayVec<Tag, BURST>,
@@ -55,13 +55,13 @@ impl Admitted {
     /// Whether all leave in the form that the first has, which is of the class of all if one form is for all.
     #[inline(always)]
     pub fn is_as_received(&self, first: &Meta) -> bool {
-        self.refused == Refused::NONE && self.tag == Some(first.class.tag())
+        self.refused.all == Refused::NONE && self.tag == Some(first.class.tag())
     }
 
     /// The tag with which frame `i` leaves; none if it does not.
     #[inline(always)]
     pub fn tag(&self, i: usize) -> Option<Tag> {
-        if self.refused.has(i) { None } else { Some(self.tag.unwrap_or_else(|| self.tags[i])) }
+        if self.refused.all.has(i) { None } else { Some(self.tag.unwrap_or_else(|| self.tags[i])) }
     }
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn admit<'a, F: Frame>(
     out: &mut impl Output<F>,
 ) -> Admitted {
     let tag = if info.same_class { meta.first().and_then(|first| form_of_all(cx, hop, first, info)) } else { None };
-    let mut admitted = Admitted { refused: Refused::NONE, tag, tags: ArrayVec::new() };
+    let mut admitted = Admitted { refused: EgressRefused::NONE, tag, tags: ArrayVec::new() };
     if tag.is_none() {
         form_each(cx, hop, frames, meta, &mut admitted, out);
     }
@@ -224,7 +224,7 @@ fn form_each<F: Frame>(
 
 impl Admitted {
     fn refuse(&mut self, i: usize) {
-        self.refused.add(i);
+        self.refused.all.add(i);
         self.tags.push(Tag::NONE);
     }
 }
@@ -298,13 +298,16 @@ pub(crate) fn send<F: Frame>(
     again: &mut impl Recirculate<F>,
 ) {
     let Some(first) = group.meta.first() else { return };
-    if admitted.refused == Refused::NONE
+    if admitted.refused.all == Refused::NONE
         && let Some(want) = admitted.tag
     {
         if want != first.class.tag() {
             retag_all(cx, hop.to, &mut group, first.class.tag(), want);
         }
     } else {
+        if admitted.refused.early != Refused::NONE {
+            hold_early(cx, hop, &group, admitted, out);
+        }
         retag(cx, hop.to, &mut group, admitted);
     }
     hand_over(cx, hop, group, out, again);
@@ -319,6 +322,21 @@ fn retag_all<F: Frame>(cx: &Context<'_>, to: &Port, group: &mut Group<'_, F>, ha
         cx.drop(to.idx, DropReason::NoBuffer, (before - group.frames.len()) as u64);
     }
     group.info.octets = group.frames.iter().map(|f| u64::from(f.len())).sum();
+}
+
+/// Lets fragments wait that came before the first one of their datagram: shares of them, which nobody else has as soon as
+/// the group's own are gone.
+#[cold]
+fn hold_early<F: Frame>(
+    cx: &Context<'_>,
+    hop: Hop<'_>,
+    group: &Group<'_, F>,
+    admitted: &Admitted,
+    out: &mut impl Output<F>,
+) {
+    for (i, frame) in group.frames.iter().enumerate().filter(|(i, _)| admitted.refused.early.has(*i)) {
+        filter::fragments::hold(cx, (hop.from, hop.to), group.meta_of(i), frame.share(), out);
+    }
 }
 
 /// Drops what was refused, and gives each frame its tag.

@@ -234,12 +234,101 @@ fn later_fragments_follow_their_first() {
         f[20..22].copy_from_slice(&(if offset == 0 { 0x2000 } else { offset }).to_be_bytes());
         HeapFrame::new(f)
     };
+    s.holds = false;
     assert!(!passes(&mut s, 0, fragment(1, 3, (1, 2))), "its first was not seen");
     assert!(passes(&mut s, 0, fragment(1, 0, (99, 53))));
     assert!(passes(&mut s, 0, fragment(1, 3, (1, 2))));
     assert!(!passes(&mut s, 0, fragment(2, 3, (1, 2))), "of another datagram");
     assert!(!passes(&mut s, 0, fragment(2, 0, (99, 54))));
     assert!(!passes(&mut s, 0, fragment(2, 3, (99, 53))), "whatever stands where ports would");
+}
+
+/// After a start, what the other end may have begun goes on when its answer is met first, and is not reset; later it is
+/// unknown traffic.
+#[test]
+fn a_restart_forgets_no_connection_that_only_answers() {
+    let established = || vec![rule(Action::Allow, Match { states: state::ESTABLISHED, ..Match::default() })];
+    for default in [Action::Deny, Action::Reject] {
+        let mut s = switch(Some((established(), default)), Some((stateful(), Action::Deny)));
+        s.run(0, [udp(0, (1, 2))]);
+        s.run(1, [udp(1, (1, 2))]);
+        s.sessions.begin_grace(s.now_s);
+        // No rule lets that begin.
+        assert!(s.run(1, [tcp(1, (22, 4001), "A", 7, 9, b"data")]).sent.is_empty(), "nor is it reset");
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1000, 500, b"data")));
+        assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1004, b"")));
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1004, 500, b"data")));
+        assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1_000_000_000, b"")), "within its windows");
+        s.now_s += 121;
+        assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1008, 500, b"data")), "it is known now");
+        let late = s.run(1, [tcp(1, (80, 4002), "A", 1000, 500, b"data")]).sent;
+        assert_eq!(late.len(), usize::from(default == Action::Reject), "a reset, if that is wanted");
+    }
+}
+
+/// Any order (RFC 791, 3.2), in any direction: a fragment before its first one waits for that, and then is judged like it.
+#[test]
+fn fragments_may_come_in_any_order() {
+    let dns = || vec![rule(Action::Allow, Match { protocol: Some(17), dst_ports: Some(53..=53), ..Match::default() })];
+    let deny = Action::Deny;
+    for lists in [(None, Some((dns(), deny))), (Some((dns(), deny)), None), (Some((dns(), deny)), Some((dns(), deny)))]
+    {
+        let from = if lists.0.is_some() { 1 } else { 0 };
+        let mut s = switch(lists.0.clone(), lists.1.clone());
+        s.run(1 - from, [udp(1 - from, (53, 53))]);
+        s.run(from, [udp(from, (53, 53))]);
+        let fragment = |id: u8, offset: u16, port: u16| {
+            let mut f = udp(from, (99, port)).octets().to_vec();
+            f[19] = id;
+            f[20..22].copy_from_slice(&(if offset == 0 { 0x2000 } else { offset }).to_be_bytes());
+            HeapFrame::new(f)
+        };
+        for (id, port) in [(1, 53), (2, 54)] {
+            let waiting = s.run(from, [fragment(id, 6, 1), fragment(id, 3, 1)]);
+            assert!(waiting.sent.is_empty() && waiting.early.len() == 2);
+            let waiting = s.run_held(waiting.early);
+            assert!(waiting.sent.is_empty() && waiting.early.len() == 2, "the first has not come");
+            let passes = port == 53;
+            let first = s.run(from, [fragment(id, 0, port)]);
+            assert_eq!(first.sent.len(), usize::from(passes));
+            let all = s.run_held(waiting.early);
+            assert_eq!((all.sent.len(), all.early.len()), (if passes { 2 } else { 0 }, 0));
+        }
+        assert_eq!(s.drops(DropReason::EarlyFragment), 0);
+        // Where there is no room, they are dropped by name.
+        s.holds = false;
+        assert!(!passes(&mut s, from, fragment(3, 3, 1)));
+        assert_eq!(s.drops(DropReason::EarlyFragment), 1);
+    }
+}
+
+/// A list that asks for no ports lets a fragment pass on its own.
+#[test]
+fn a_list_of_protocols_asks_no_fragment_for_ports() {
+    let mut s =
+        switch(None, Some((vec![rule(Action::Allow, Match { protocol: Some(17), ..Match::default() })], Action::Deny)));
+    let mut f = udp(0, (1, 2)).octets().to_vec();
+    f[20..22].copy_from_slice(&3u16.to_be_bytes());
+    assert!(passes(&mut s, 0, HeapFrame::new(f)));
+}
+
+/// What would write over the ports and flags that were judged is dropped (RFC 1858, 3; RFC 3128; RFC 5722).
+#[test]
+fn fragments_that_overlap_their_first_are_dropped() {
+    let web = Match { protocol: Some(6), dst_ports: Some(80..=80), ..Match::default() };
+    let mut s = switch(None, Some((vec![rule(Action::Allow, web)], Action::Deny)));
+    let fragment = |offset: u16, len: usize| {
+        let mut f = tcp(0, (5, 80), "S", 1, 0, &[0; 44]).octets().to_vec();
+        f[20..22].copy_from_slice(&(if offset == 0 { 0x2000 } else { offset }).to_be_bytes());
+        f[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
+        f.truncate(34 + len);
+        HeapFrame::new(f)
+    };
+    assert!(passes(&mut s, 0, fragment(0, 32)));
+    assert!(!passes(&mut s, 0, fragment(1, 32)) && !passes(&mut s, 0, fragment(3, 32)));
+    assert!(passes(&mut s, 0, fragment(4, 32)));
+    assert!(!passes(&mut s, 0, fragment(0, 16)), "it ends before the flags");
+    assert_eq!(s.drops(DropReason::EgressBadFragment), 3);
 }
 
 #[test]
@@ -438,14 +527,15 @@ fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
         f(&mut octets);
         HeapFrame::new(octets)
     };
-    // A first fragment that ends before the ports' header does, and the rest.
+    // A first fragment that ends before the ports' header does, and the rest, for which there is nothing to wait.
+    s.holds = false;
     let tiny = change(&|o| {
         (o[17], o[20], o[21]) = (28, 0x20, 0);
         o.truncate(42);
     });
     let rest = change(&|o| (o[20], o[21]) = (0, 1));
     assert!(!passes(&mut s, 0, tiny) && !passes(&mut s, 0, rest));
-    assert_eq!(s.drops(DropReason::EgressUnreadable), 2);
+    assert_eq!((s.drops(DropReason::EgressBadFragment), s.drops(DropReason::EgressUnreadable)), (1, 1), "flooded");
     // Padding behind the packet's own end is no header.
     let padded = change(&|o| o[17] = 24);
     assert!(!passes(&mut s, 0, padded));
@@ -462,7 +552,7 @@ fn what_hides_its_ports_passes_no_list_that_asks_for_them() {
     assert!(!passes(&mut s, 0, tagged(1)) && !passes(&mut s, 0, tagged(2)));
     assert_eq!(s.drops(DropReason::EgressAclDenied), 2);
     assert!(!passes(&mut s, 0, tagged(3)));
-    assert_eq!(s.drops(DropReason::EgressUnreadable), 4);
+    assert_eq!(s.drops(DropReason::EgressUnreadable), 3);
     assert!(passes(&mut s, 0, tcp(0, (5, 23), "S", 1, 0, b"")));
 }
 

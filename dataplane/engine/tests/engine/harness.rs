@@ -8,7 +8,10 @@ use dunlin_engine::{
     frame::HeapFrame,
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
     snapshot::topology::{BridgeSpec, PortPolicy, Topology},
-    tables::{conntrack::Conntrack, mac::MacTable},
+    tables::{
+        conntrack::{Conntrack, Datagram},
+        mac::MacTable,
+    },
     vlan::{Class, VlanMode},
 };
 
@@ -21,6 +24,8 @@ pub struct Sink {
     pub local: Vec<(usize, Vec<u8>)>,
     /// For a tunnel whose next hop is not known.
     pub held: Vec<(PortIdx, (Class, SegmentId), HeapFrame)>,
+    /// Fragments before the first one of their datagram, and where they came from.
+    pub early: Vec<((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame)>,
     /// There is no room to hold any.
     holds_none: bool,
 }
@@ -54,6 +59,18 @@ impl Punt<HeapFrame> for Sink {
             return Err(frame);
         }
         self.held.push((remote, inside, frame));
+        Ok(())
+    }
+    fn hold_fragment(
+        &mut self,
+        from: (PortIdx, Option<(Class, SegmentId)>),
+        datagram: Datagram,
+        frame: HeapFrame,
+    ) -> Result<(), HeapFrame> {
+        if self.holds_none {
+            return Err(frame);
+        }
+        self.early.push((from, datagram, frame));
         Ok(())
     }
 }
@@ -128,6 +145,27 @@ impl Switch {
         sink
     }
 
+    /// Takes fragments on their way whose first one has come; the others are given back.
+    pub fn run_held(&mut self, early: Vec<((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame)>) -> Sink {
+        let snapshot = self.topology.snapshot().unwrap();
+        let mut sink = Sink { holds_none: !self.holds, ..Sink::default() };
+        let now = Now { s: self.now_s, ns: 0 };
+        for (from, datagram, frame) in early {
+            if !self.sessions.has_first(datagram, self.now_s) {
+                self.held -= 1;
+                sink.early.push((from, datagram, frame));
+                continue;
+            }
+            let cx = Context::new(&snapshot, (&self.macs, &self.sessions), (0, &self.counters), now);
+            let mut burst: Burst<HeapFrame> = Some(frame).into_iter().collect();
+            self.pipeline.run_held(cx, from, &mut burst, &mut sink);
+            self.held -= 1;
+        }
+        self.count(&sink);
+        self.check_conservation();
+        sink
+    }
+
     /// What a driver would count of what leaves.
     fn count(&mut self, sink: &Sink) {
         for (port, frame) in &sink.sent {
@@ -135,7 +173,7 @@ impl Switch {
             c.tx_frames.add(1);
             c.tx_bytes.add(frame.len() as u64);
         }
-        self.held += sink.held.len() as u64;
+        self.held += (sink.held.len() + sink.early.len()) as u64;
     }
 
     pub fn totals(&self) -> PortTotals {

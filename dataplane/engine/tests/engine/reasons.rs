@@ -170,11 +170,12 @@ fn of_filters(met: &mut Met) {
     s.topology.set_port("p0", PortPolicy { acls, ..access() }).unwrap();
     met.by(ReplyLimit, &mut s, 0, (0..120).map(|n| syn(1, 2, 4000 + n)));
     let ports = Match { protocol: Some(6), dst_ports: Some(80..=80), ..Match::default() };
-    let later_fragment = || {
+    let fragment = |flags: u8, offset: u8, total: u8| {
         let mut f = syn(1, 2, 4000);
-        f[21] = 9;
+        (f[17], f[20], f[21]) = (total, flags, offset);
         f
     };
+    let whole = syn(1, 2, 4000)[17];
     let with = |s: &mut Switch, action, ingress: bool| {
         let rule = Rule { action, ask: ports.clone(), ..Rule::default() };
         s.topology.set_acl(Acl::new("list", &[rule], 1, Action::Allow, 1));
@@ -188,13 +189,19 @@ fn of_filters(met: &mut Met) {
         s.topology.set_port("p0", PortPolicy { acls: of_p0, ..access() }).unwrap();
         s.topology.set_port("p1", PortPolicy { acls: of_p1, ..access() }).unwrap();
     };
-    for (ingress, denied, rejected, unreadable) in
-        [(true, AclDenied, AclRejected, Unreadable), (false, EgressAclDenied, EgressAclRejected, EgressUnreadable)]
-    {
+    for (ingress, denied, rejected, unreadable) in [
+        (true, AclDenied, AclRejected, [Unreadable, BadFragment]),
+        (false, EgressAclDenied, EgressAclRejected, [EgressUnreadable, EgressBadFragment]),
+    ] {
         let mut s = bridge([access(), access(), access()]);
         with(&mut s, Action::Deny, ingress);
         met.by(denied, &mut s, 0, [syn(1, 2, 4000)]);
-        met.by(unreadable, &mut s, 0, [later_fragment()]);
+        met.by(unreadable[0], &mut s, 0, [fragment(0, 0, 28)]);
+        met.by(unreadable[1], &mut s, 0, [fragment(0x20, 0, 28)]);
+        if ingress {
+            s.holds = false;
+            met.by(EarlyFragment, &mut s, 0, [fragment(0, 9, whole)]);
+        }
         with(&mut s, Action::Reject, ingress);
         met.by(rejected, &mut s, 0, [syn(1, 2, 4000)]);
     }

@@ -80,6 +80,8 @@ pub struct Headers {
     pub(crate) words: [u32; WORDS],
     /// Identification of an IP fragment.
     pub(crate) fragment_id: u32,
+    /// In octets of the datagram: where a first fragment ends, where a later one begins.
+    pub(crate) fragment_edge: u16,
     /// An echo's identifier that a later fragment was lent by its first one.
     pub(crate) lent_id: u16,
     /// Where the packet begins, where its layer 4 begins, and where the packet ends by its own words.
@@ -96,6 +98,7 @@ impl Headers {
     pub(crate) const EMPTY: Headers = Headers {
         words: [0; WORDS],
         fragment_id: 0,
+        fragment_edge: 0,
         lent_id: 0,
         l3: 0,
         l4: 0,
@@ -186,10 +189,11 @@ impl Headers {
             return self.broken = true;
         }
         let fragment = u16::from_be_bytes([p[6], p[7]]) & 0x3fff;
+        let offset = fragment & 0x1fff;
         if fragment != 0 {
-            self.fragment(fragment & 0x1fff != 0, u32::from(u16::from_be_bytes([p[4], p[5]])));
+            self.fragment((offset, total - header), u32::from(u16::from_be_bytes([p[4], p[5]])));
         }
-        if fragment & 0x1fff == 0 {
+        if offset == 0 {
             self.read_l4(head, l3 + header, p[9]);
         }
     }
@@ -224,7 +228,8 @@ impl Headers {
                     let offset = u16::from_be_bytes([e[2], e[3]]);
                     // An atomic fragment is none (RFC 6946).
                     if offset & 0xfff9 != 0 {
-                        self.fragment(offset & 0xfff8 != 0, u32::from_be_bytes([e[4], e[5], e[6], e[7]]));
+                        let len = (self.end as usize).saturating_sub(at + 8);
+                        self.fragment((offset >> 3, len), u32::from_be_bytes([e[4], e[5], e[6], e[7]]));
                     }
                     if offset & 0xfff8 != 0 {
                         return self.words[PROTOCOL] = u32::from(e[0]);
@@ -239,9 +244,11 @@ impl Headers {
         self.broken = true;
     }
 
+    /// It is a fragment at this offset, in units of 8 octets, and so long.
     #[cold]
-    fn fragment(&mut self, later: bool, id: u32) {
-        (self.words[FRAGMENT], self.fragment_id) = (1 + u32::from(later), id);
+    fn fragment(&mut self, (offset, len): (u16, usize), id: u32) {
+        (self.words[FRAGMENT], self.fragment_id) = (1 + u32::from(offset != 0), id);
+        self.fragment_edge = if offset == 0 { len as u16 } else { offset << 3 };
     }
 
     /// Ports, or type and code, and flags.
@@ -286,6 +293,11 @@ impl Headers {
     /// Source and destination port, or type and code, if there are any.
     pub fn ports(&self) -> Option<(u16, u16)> {
         (self.words[SPORT] != NO_PORT).then_some((self.words[SPORT] as u16, self.words[DPORT] as u16))
+    }
+
+    /// Whether its protocol is what is behind all headers of IP: a later fragment may hide that.
+    pub(crate) fn knows_protocol(&self) -> bool {
+        !is_extension(self.protocol())
     }
 
     /// Whether it is a fragment's second or later part.

@@ -8,6 +8,7 @@
 //! 4. Each list classifies the frames that are left.
 //! 5. Connections begin or go on with those that passed all lists.
 
+pub(crate) mod fragments;
 mod sessions;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::{
     stage::emit::Hop,
     tables::{
         acl::{Acl, Action, Best, Decision, NONE, Words},
-        conntrack::Zone,
+        conntrack::{Followed, Zone},
     },
     tunnel::Role,
 };
@@ -100,6 +101,7 @@ pub(crate) fn ingress<F: Frame>(
         heads.read();
         run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
         for i in bits(outcome.refused) {
+            // What waits for its first fragment is taken out of the burst by the pipeline.
             if outcome.is_rejected(i) {
                 send_reject(cx, (port, port), &burst[i], &meta[i], out);
             }
@@ -118,7 +120,7 @@ pub(crate) fn egress<'a, F: Frame>(
     hop: Hop<'_>,
     filter: &Filter,
     (frames, meta): (&'a [F], &'a [Meta]),
-    refused: &mut Refused,
+    refused: &mut EgressRefused,
     heads: &mut Option<Heads<'a, F>>,
     out: &mut impl Output<F>,
 ) {
@@ -144,23 +146,40 @@ fn egress_chunk<F: Frame>(
     hop: Hop<'_>,
     filter: &Filter,
     heads: &mut Heads<'_, F>,
-    (chunk, refused): (usize, &mut Refused),
+    (chunk, refused): (usize, &mut EgressRefused),
     out: &mut impl Output<F>,
 ) {
-    let of = lanes(heads.frames().len()) & !refused.chunk(chunk);
+    let of = lanes(heads.frames().len()) & !refused.all.chunk(chunk);
     if of == 0 {
         return;
     }
     let mut outcome = Outcome::NONE;
     run(cx, (hop.to, filter, Way::Out), of, heads, &mut outcome, out);
     for i in bits(outcome.refused) {
-        cx.drop(hop.to.idx, outcome.reasons[i], 1);
+        if outcome.reasons[i] == DropReason::EarlyFragment && !hop.flooded {
+            refused.early.add(chunk * CHUNK + i);
+            continue;
+        }
+        let is_early = outcome.reasons[i] == DropReason::EarlyFragment;
+        cx.drop(hop.to.idx, if is_early { DropReason::EgressUnreadable } else { outcome.reasons[i] }, 1);
         // Which of the ports a flooded frame was for is not known.
         if outcome.is_rejected(i) && !hop.flooded {
             send_reject(cx, (hop.from, hop.to), &heads.frames()[i], &heads.meta()[i], out);
         }
     }
-    refused.add_chunk(chunk, outcome.refused);
+    refused.all.add_chunk(chunk, outcome.refused);
+}
+
+/// What of a group may not leave by a port.
+#[derive(Clone, Copy)]
+pub(crate) struct EgressRefused {
+    pub all: Refused,
+    /// Those that wait for their first fragment, which are not dropped yet.
+    pub early: Refused,
+}
+
+impl EgressRefused {
+    pub const NONE: EgressRefused = EgressRefused { all: Refused::NONE, early: Refused::NONE };
 }
 
 /// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
@@ -292,20 +311,32 @@ fn sort_out<F: Frame>(
     for i in bits(of) {
         let m = &heads.meta()[i];
         let zone = Zone { port: port.idx, segment: m.dst.segment() };
+        let (mut followed, mut is_fragment, mut hides_protocol) = (Followed::Yes, false, false);
         let lend = |h: &mut Headers, head: &[u8]| {
-            if h.words[FRAGMENT] != 0 {
-                h.broken |= !cx.sessions.follow_fragment(h, head, zone, cx.now.s, cx.trace.is_none());
+            is_fragment = h.words[FRAGMENT] != 0;
+            if is_fragment {
+                followed = cx.sessions.follow_fragment(h, head, zone, cx.now.s, cx.trace.is_none());
+                hides_protocol = !h.knows_protocol();
             }
         };
         let broken = heads.change(i, lend);
+        let asks = filter.asks_ports || (filter.asks_layer4 && hides_protocol);
+        let reason = |ingress, egress| if way == Way::In { ingress } else { egress };
         if way == Way::In && m.src.segment() == SegmentId::NONE {
             outcome.refuse(i, DropReason::IngressVlan);
         } else if way == Way::In && m.src.is_invalid_source() {
             outcome.refuse(i, DropReason::InvalidSource);
-        } else if broken && filter.asks_layer4 && !outcome.is_refused(i) {
+        } else if outcome.is_refused(i) {
+            continue;
+        } else if (is_fragment && broken && filter.asks_layer4) || (followed == Followed::Overlaps && asks) {
+            cx.note(way.name(), || "it is a fragment that is too short, or writes over the first one".to_owned());
+            outcome.refuse(i, reason(DropReason::BadFragment, DropReason::EgressBadFragment));
+        } else if broken && filter.asks_layer4 {
             cx.note(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
-            let reason = if way == Way::In { DropReason::Unreadable } else { DropReason::EgressUnreadable };
-            outcome.refuse(i, reason);
+            outcome.refuse(i, reason(DropReason::Unreadable, DropReason::EgressUnreadable));
+        } else if followed == Followed::Early && asks {
+            cx.note(way.name(), || "its first fragment, which has its ports, has not come yet".to_owned());
+            outcome.refuse(i, DropReason::EarlyFragment);
         }
     }
 }
@@ -382,6 +413,10 @@ fn decide<F: Frame>(
             (Action::Allow | Action::Count, _) => {}
             (Action::Deny, Way::In) => outcome.refuse(i, DropReason::AclDenied),
             (Action::Deny, Way::Out) => outcome.refuse(i, DropReason::EgressAclDenied),
+            // A reset would end a connection that the switch has only forgotten.
+            (Action::Reject, _) if cx.sessions.is_in_grace(cx.now.s) && sessions::is_midstream(&heads.row(i)) => {
+                outcome.refuse(i, if way == Way::In { DropReason::AclDenied } else { DropReason::EgressAclDenied });
+            }
             (Action::Reject, _) => {
                 let reason = if way == Way::In { DropReason::AclRejected } else { DropReason::EgressAclRejected };
                 outcome.refuse(i, reason);

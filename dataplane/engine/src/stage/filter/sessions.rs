@@ -37,6 +37,8 @@ struct Other {
     headers: Headers,
     probe: Probe,
     tracked: Tracked,
+    /// It is of a connection of before that the other end began.
+    answers: bool,
 }
 
 /// Finds the connection of each frame, and says for the lists what that says of its state.
@@ -75,14 +77,14 @@ fn track_others<F: Frame>(
     let (burst, meta) = (heads.frames(), heads.meta());
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
     for i in bits(left) {
-        others.push(Other { i, headers: heads.row(i), probe: Probe::NONE, tracked: Tracked::No });
+        others.push(Other { i, headers: heads.row(i), probe: Probe::NONE, tracked: Tracked::No, answers: false });
         let Some(Other { headers, probe, .. }) = others.last_mut() else { return };
         cx.sessions.probe(headers, || burst[i].head(), zone(&meta[i]), probe);
         cx.sessions.prefetch(probe);
     }
     others.iter_mut().for_each(|o| cx.sessions.prefetch_entry(&mut o.probe));
     let settings = &cx.snapshot.sessions;
-    for Other { i, headers: h, probe, tracked } in others {
+    for Other { i, headers: h, probe, tracked, answers } in others {
         let i = *i;
         let goes_on = goes_on.filter(|_| refused >> i & 1 == 0);
         let t = cx.sessions.track(h, probe, &burst[i], (zone(&meta[i]), filter.id), settings, goes_on);
@@ -90,7 +92,11 @@ fn track_others<F: Frame>(
         if t == Tracked::Known && f.filter != filter.id {
             judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
         }
+        *answers = t == Tracked::New
+            && cx.sessions.is_in_grace(cx.now.s)
+            && would_answer(cx, (port, filter, way), h, meta[i].dst.segment());
         h.words[STATE] = state::number(match t {
+            Tracked::New if *answers => state::ESTABLISHED,
             Tracked::No | Tracked::New if h.family == Family::Other => 0,
             // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
             Tracked::No | Tracked::New => state::NEW,
@@ -116,6 +122,49 @@ fn begins(f: &conntrack::Found, h: &Headers, way: Way) -> bool {
     f.from_port == (way == Way::In) && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
 }
 
+/// The lists that ask about what begins in this direction, in a segment.
+fn lists<'a>(
+    cx: &Context<'a>,
+    filter: &'a Filter,
+    (way, segment): (Way, SegmentId),
+) -> impl Iterator<Item = &'a Arc<Acl>> {
+    let of_segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
+    way.of(&filter.lists).iter().chain(of_segment.map_or(&[][..], |l| way.of(l)))
+}
+
+/// Whether rules let all that is alike begin.
+fn let_begin<'a>(mut lists: impl Iterator<Item = &'a Arc<Acl>>, h: &Headers) -> bool {
+    lists.all(|acl| acl.decision(acl.classify_one(h)).action == Action::Allow)
+}
+
+/// Whether it is a TCP segment that begins no connection.
+pub(super) fn is_midstream(h: &Headers) -> bool {
+    const SYN: u32 = 2;
+    h.protocol() == TCP && h.words[FLAGS] & (SYN | NO_PORT) == 0
+}
+
+/// Whether a frame that begins nothing by the rules of its direction goes on with what the other end may have begun before
+/// the switch was started: its rules would let it.
+#[cold]
+fn would_answer(cx: &Context<'_>, (_, filter, way): (&Port, &Filter, Way), h: &Headers, segment: SegmentId) -> bool {
+    let may_go_on = match h.protocol() {
+        TCP => is_midstream(h),
+        ICMP | ICMPV6 => false,
+        _ => h.ports().is_some(),
+    };
+    let other = if way == Way::In { Way::Out } else { Way::In };
+    let [mut own, mut first] = [*h, h.reversed()];
+    for h in [&mut own, &mut first] {
+        h.words[STATE] = state::number(state::NEW);
+    }
+    if h.protocol() == TCP {
+        first.words[FLAGS] = 2;
+    }
+    may_go_on
+        && !let_begin(lists(cx, filter, (way, segment)), &own)
+        && let_begin(lists(cx, filter, (other, segment)), &first)
+}
+
 /// The rules changed since the connection was let pass: would they let it begin now?
 #[cold]
 fn judge_again(
@@ -134,10 +183,7 @@ fn judge_again(
         (ICMPV6, 129) => first.words[SPORT] = 128,
         _ => {}
     }
-    let segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
-    let lists = begun.of(&filter.lists).iter().chain(segment.map_or(&[][..], |l| begun.of(l)));
-    let passes = |acl: &Arc<Acl>| acl.decision(acl.classify_one(&first)).action == Action::Allow;
-    let passes = lists.into_iter().all(passes);
+    let passes = let_begin(lists(cx, filter, (begun, segment)), &first);
     (f.refused, f.filter) = (!passes, filter.id);
     cx.note("sessions", || {
         format!("port '{}': the rules changed: it {} go on", port.name, if passes { "may" } else { "may not" })
@@ -161,7 +207,7 @@ pub(super) fn go_on<F: Frame>(
     }
     let (burst, meta) = (heads.frames(), heads.meta());
     let limits = (&cx.snapshot.sessions, &filter.session_limits);
-    for Other { i, headers: h, probe, tracked } in &found.others {
+    for Other { i, headers: h, probe, tracked, answers } in &found.others {
         let (i, frame, f) = (*i, &burst[*i], &probe.found);
         if outcome.is_refused(i) {
             continue;
@@ -186,7 +232,7 @@ pub(super) fn go_on<F: Frame>(
             }
             Tracked::New => {
                 let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
-                let how = (zone, way == Way::In, filter.id);
+                let how = (zone, way == Way::In, filter.id, *answers);
                 cx.sessions.begin(probe, h, frame.head(), how, limits, cx.now.s)
             }
             Tracked::No | Tracked::Taken | Tracked::Related | Tracked::Invalid => Ok(()),

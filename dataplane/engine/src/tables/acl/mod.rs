@@ -144,7 +144,12 @@ impl Match {
 
     /// Whether it asks for what is behind the IP header.
     fn asks_layer4(&self) -> bool {
-        self.asks_l4() || self.protocol.is_some() || self.states != 0
+        self.asks_ports() || self.protocol.is_some()
+    }
+
+    /// Whether it asks for what only the first fragment of a datagram has.
+    fn asks_ports(&self) -> bool {
+        self.asks_l4() || self.states != 0
     }
 
     /// Whether it asks for what only IP has, addresses aside.
@@ -304,6 +309,8 @@ pub struct Acl {
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
+    /// Whether any rule asks for what only first fragments have.
+    pub(crate) asks_ports: bool,
     /// The rule that decides every frame of a connection that goes on, if one does that asks for nothing else.
     pub(crate) established: Option<u32>,
     /// Another one for every list that was ever compiled.
@@ -351,6 +358,7 @@ impl Acl {
             stateful: rules.iter().any(|r| r.ask.states != 0),
             asks_macs: rules.iter().any(|r| r.ask.src_mac.is_some() || r.ask.dst_mac.is_some()),
             asks_layer4: rules.iter().any(|r| r.ask.asks_layer4()),
+            asks_ports: rules.iter().any(|r| r.ask.asks_ports()),
             established: established(rules),
             version: VERSIONS.fetch_add(1, Relaxed),
             rules: decisions,

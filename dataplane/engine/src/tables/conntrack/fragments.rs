@@ -1,8 +1,11 @@
 //! Later fragments have no ports: they are lent those of their first one, for as long as an end waits for
-//! the rest of a datagram. One that comes before its first has none, and is dropped where ports matter.
+//! the rest of a datagram. One that comes before its first has none, and waits where ports matter
+//! (`stage/filter/fragments.rs`).
+//!
+//! A later fragment that begins before its first one ends would write over what was judged (RFC 1858, 3; RFC 5722).
 
 use std::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
@@ -26,21 +29,53 @@ struct Kept {
     /// A hash of whose datagram it is, under a secret; 0 if none, or while it is written.
     whose: AtomicU64,
     ports: AtomicU32,
-    echo_id: AtomicU32,
+    /// An echo's identifier, and where the first fragment ends.
+    echo_and_end: AtomicU32,
     seen_s: AtomicU32,
 }
 
+/// What is known of a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Followed {
+    /// Its ports.
+    Yes,
+    /// Nothing yet: its first one did not come.
+    Early,
+    /// It writes over its first one.
+    Overlaps,
+}
+
 /// See the module.
-pub(super) struct Fragments(Box<[Kept]>);
+pub(super) struct Fragments {
+    kept: Box<[Kept]>,
+    /// How many first ones were noted.
+    noted: AtomicUsize,
+}
 
 impl Default for Fragments {
     fn default() -> Self {
-        Fragments((0..KEPT).map(|_| Kept::default()).collect())
+        Fragments { kept: (0..KEPT).map(|_| Kept::default()).collect(), noted: AtomicUsize::new(0) }
     }
 }
 
 impl Fragments {
-    /// Whether the ports of a fragment are known now. `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
+    fn set(&self, port: PortIdx, whose: u64) -> &[Kept] {
+        let region = port.get() % (KEPT / OF_PORT) * OF_PORT;
+        &self.kept[region + (whose >> 32) as usize % (OF_PORT / WAYS) * WAYS..][..WAYS]
+    }
+
+    /// Whether the first fragment of a datagram of this port was seen.
+    pub fn has_first(&self, (port, whose): (PortIdx, u64), now_s: u32) -> bool {
+        let is_it = |k: &Kept| k.whose.load(Acquire) == whose | 1 && k.is_young(now_s);
+        self.set(port, whose | 1).iter().any(is_it)
+    }
+
+    /// Another number whenever a first fragment was noted.
+    pub fn noted(&self) -> usize {
+        self.noted.load(Relaxed)
+    }
+
+    /// What is known of a fragment now; it is lent its ports. `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
     #[cold]
     pub fn follow(
         &self,
@@ -49,10 +84,9 @@ impl Fragments {
         echo_id: u16,
         now_s: u32,
         keeps: bool,
-    ) -> bool {
+    ) -> Followed {
         let whose = whose | 1;
-        let region = port.get() % (KEPT / OF_PORT) * OF_PORT;
-        let set = &self.0[region + (whose >> 32) as usize % (OF_PORT / WAYS) * WAYS..][..WAYS];
+        let set = self.set(port, whose);
         let kept = set.iter().find(|k| k.whose.load(Acquire) == whose);
         if !h.is_later_fragment() {
             let oldest = || set.iter().min_by_key(|k| (k.whose.load(Relaxed) != 0, k.seen_s.load(Relaxed)));
@@ -62,22 +96,31 @@ impl Fragments {
             {
                 kept.whose.store(0, Relaxed);
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
-                kept.echo_id.store(u32::from(echo_id), Relaxed);
+                kept.echo_and_end.store(u32::from(echo_id) << 16 | u32::from(h.fragment_edge), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
                 kept.whose.store(whose, Release);
+                self.noted.fetch_add(1, Relaxed);
             }
-            return true;
+            return Followed::Yes;
         }
-        let is_young = |k: &&Kept| now_s.saturating_sub(k.seen_s.load(Relaxed)) <= KEPT_S;
-        let Some(kept) = kept.filter(is_young) else { return false };
-        let (ports, echo_id) = (kept.ports.load(Relaxed), kept.echo_id.load(Relaxed));
+        let Some(kept) = kept.filter(|k| k.is_young(now_s)) else { return Followed::Early };
+        let (ports, echo_and_end) = (kept.ports.load(Relaxed), kept.echo_and_end.load(Relaxed));
         // Another worker may have begun to write another's.
         fence(Acquire);
         if kept.whose.load(Relaxed) != whose {
-            return false;
+            return Followed::Early;
         }
-        h.lent_id = echo_id as u16;
+        if h.fragment_edge < echo_and_end as u16 {
+            return Followed::Overlaps;
+        }
+        h.lent_id = (echo_and_end >> 16) as u16;
         (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (ports >> 16, ports & 0xffff, NO_PORT);
-        true
+        Followed::Yes
+    }
+}
+
+impl Kept {
+    fn is_young(&self, now_s: u32) -> bool {
+        now_s.saturating_sub(self.seen_s.load(Relaxed)) <= KEPT_S
     }
 }

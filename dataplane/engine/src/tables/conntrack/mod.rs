@@ -35,6 +35,7 @@ use crate::{
     packet::headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
 pub(crate) use burst::{Going, Wanted};
+pub(crate) use fragments::Followed;
 use fragments::Fragments;
 use icmp::{echo_id, is_answer};
 use key::{Ends4, between6, hash4, key4};
@@ -85,6 +86,16 @@ impl Zone {
         (self.port.get() as u32) << 16 | u32::from(self.segment.0)
     }
 }
+
+/// The datagram that a fragment is of, at the port whose lists ask for its ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    port: PortIdx,
+    whose: u64,
+}
+
+/// Seconds after a start in which a connection of before may be taken up at a frame of either end.
+pub const GRACE_S: u32 = 120;
 
 /// Why no connection could be begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,6 +233,7 @@ pub struct Conntrack {
     v4: Table<3>,
     v6: Table<6>,
     fragments: Fragments,
+    grace_until_s: AtomicU32,
     secrets: [u64; 2],
     capacity: u32,
     all: AtomicU32,
@@ -241,6 +253,7 @@ impl Conntrack {
             v4: Table::new(capacity as usize),
             v6: Table::new(capacity as usize),
             fragments: Fragments::default(),
+            grace_until_s: AtomicU32::new(0),
             tried: Tried::default(),
             secrets,
             capacity,
@@ -269,9 +282,30 @@ impl Conntrack {
         h
     }
 
-    /// Lends a later fragment the ports of its first one, and notes those of a first one. Whether they are
-    /// known.
-    pub(crate) fn follow_fragment(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> bool {
+    /// Which datagram a fragment is of.
+    pub(crate) fn datagram(&self, h: &Headers, zone: Zone) -> Datagram {
+        Datagram { port: zone.port, whose: self.fragment_key(h, zone) }
+    }
+
+    /// Whether the first fragment of a datagram has come.
+    pub fn has_first(&self, d: Datagram, now_s: u32) -> bool {
+        self.fragments.has_first((d.port, d.whose), now_s)
+    }
+
+    /// Another number whenever the first fragment of a datagram has come.
+    pub fn first_fragments(&self) -> usize {
+        self.fragments.noted()
+    }
+
+    /// Lends a later fragment the ports of its first one, and notes those of a first one.
+    pub(crate) fn follow_fragment(
+        &self,
+        h: &mut Headers,
+        head: &[u8],
+        zone: Zone,
+        now_s: u32,
+        keeps: bool,
+    ) -> Followed {
         let whose = (zone.port, self.fragment_key(h, zone));
         let id = echo_id(h, head).unwrap_or(0);
         self.fragments.follow(h, whose, id, now_s, keeps)
@@ -409,13 +443,25 @@ impl Conntrack {
         Tracked::Known
     }
 
-    /// Enters a connection whose first frame was let pass.
+    /// From now on, for [`GRACE_S`], connections that were open before may be met in either direction: nothing of them is
+    /// known, because the switch was started anew.
+    pub fn begin_grace(&self, now_s: u32) {
+        self.grace_until_s.store(now_s.saturating_add(GRACE_S), Relaxed);
+    }
+
+    /// Whether that is so.
+    #[inline(always)]
+    pub(crate) fn is_in_grace(&self, now_s: u32) -> bool {
+        now_s < self.grace_until_s.load(Relaxed)
+    }
+
+    /// Enters a connection whose first frame was let pass. It may be one that `answers`: the other end began it.
     pub(crate) fn begin(
         &self,
         p: &Probe,
         h: &Headers,
         head: &[u8],
-        (zone, from_port, filter): (Zone, bool, u32),
+        (zone, from_port, filter, answers): (Zone, bool, u32, bool),
         limits: (&Settings, &SessionLimits),
         now_s: u32,
     ) -> Result<(), Full> {
@@ -436,8 +482,9 @@ impl Conntrack {
             self.refused.fetch_add(1, Relaxed);
             return Err(full);
         }
-        let flags = if p.from_low { LOW_BEGAN } else { 0 } | if from_port { FROM_PORT } else { 0 };
-        let state = tcp::begun(segment.as_ref(), now_s, flags, filter);
+        let low_began = p.from_low != answers;
+        let flags = if low_began { LOW_BEGAN } else { 0 } | if from_port != answers { FROM_PORT } else { 0 };
+        let state = tcp::begun(segment.as_ref(), now_s, flags, filter, usize::from(answers));
         // Before anybody can find it, and take it out again.
         self.count(zone.port, 1);
         for _ in 0..2 {

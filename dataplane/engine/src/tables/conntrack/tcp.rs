@@ -172,21 +172,21 @@ fn window_scale(mut options: &[u8]) -> Option<u32> {
     }
 }
 
-/// The words of a connection that a frame begins.
-pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u32) -> [u32; STATE] {
+/// The words of a connection that a frame of end `i` begins: of the other one than 0, only if both were open before.
+pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u32, i: usize) -> [u32; STATE] {
     let mut s = [0; STATE];
     (s[SEEN_S], s[BEGUN_S], s[FILTER], s[FLAGS]) = (now_s, now_s, filter, flags);
     let Some(t) = segment else { return s };
-    s[SENT] = t.seq.wrapping_add(t.len);
-    if t.flags & SYN != 0 {
+    s[SENT + i] = t.seq.wrapping_add(t.len);
+    if t.flags & SYN != 0 && i == 0 {
         s[FLAGS] |= End::Opening as u32 | t.scale.map_or(0, |c| SCALED | c << SCALE);
         (s[LIMIT], s[WINDOW]) = (s[SENT], t.window.max(1));
     } else {
         // Both ends were open before: what either may send is taken from what it does.
         s[FLAGS] = with_end(with_end(s[FLAGS], 0, End::Open), 1, End::Open) | MET;
-        s[WINDOW] = t.window.max(1) << 14;
-        s[LIMIT] = s[SENT].wrapping_add(s[WINDOW]);
-        (s[SENT + 1], s[LIMIT + 1], s[WINDOW + 1]) = (t.ack, t.ack.wrapping_add(s[WINDOW]), s[WINDOW]);
+        let window = t.window.max(1) << 14;
+        (s[WINDOW + i], s[LIMIT + i]) = (window, s[SENT + i].wrapping_add(window));
+        (s[SENT + 1 - i], s[LIMIT + 1 - i], s[WINDOW + 1 - i]) = (t.ack, t.ack.wrapping_add(window), window);
     }
     s
 }
