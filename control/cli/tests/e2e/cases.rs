@@ -403,6 +403,74 @@ fn a_smaller_mtu_of_the_kernel_is_said() {
     eventually("it is mended", 10.0, || !says("kernel interface"));
 }
 
+/// A router of the underlay that takes less than the uplink is believed: senders in the overlay are told what fits
+/// (RFC 1191, RFC 8201; https://github.com/slackhq/nebula/pull/16).
+#[test]
+fn the_path_mtu_of_the_underlay_is_learned() {
+    for (family, own, near, far, peer, inner, header) in [
+        ("", "10.50.0.1/24", "10.50.0.254", "10.51.0.254", "10.51.0.2", 1350, 50),
+        ("-6", "fd50::1/64", "fd50::254", "fd51::254", "fd51::2", 1330, 70),
+    ] {
+        let len = if family.is_empty() { 24 } else { 64 };
+        let nodad = if family.is_empty() { "" } else { "nodad" };
+        let (router, peer_ns, guest) = (Netns::new(), Netns::new(), Netns::with_address("192.168.9.5/24"));
+        for ns in [&router, &peer_ns] {
+            ns.allow_ipv6();
+        }
+        router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        crate::net::sh(&format!(
+            "ip -n {0} link del eth0; ip link add eth0 netns {0} type veth peer name eth1 netns {1}",
+            peer_ns.name, router.name
+        ));
+        peer_ns.allow_ipv6();
+        router.run("sysctl -qw net.ipv6.conf.eth1.disable_ipv6=0 net.ipv6.conf.eth1.accept_dad=0");
+        router.run(&format!("ip addr add {near}/{len} dev eth0 {nodad}; ip link set eth1 mtu 1400 up; ip addr add {far}/{len} dev eth1 {nodad}"));
+        let address = own.split('/').next().unwrap();
+        peer_ns.run(&format!(
+            "ip link set eth0 up; ip addr add {peer}/{len} dev eth0 {nodad}; ip {family} route add default via {far}"
+        ));
+        peer_ns.run(&format!("ip link add vx type vxlan id 100 local {peer} remote {address} dstport 4789 && ip addr add 192.168.9.2/24 dev vx && ip link set vx mtu {inner} up"));
+        let host = Host::start();
+        host.add_host("up", &router, "");
+        host.dunlin(&format!("vtep add v --uplink up --address {own} --gateway {near}"));
+        host.dunlin(&format!("network add blue --vni 100 --remotes {peer}"));
+        let mtu = 1500 - header;
+        guest.run(&format!("ip link set eth0 mtu {mtu}"));
+        host.add_host("a", &guest, &format!("--network blue --mtu {mtu}"));
+        assert!(guest.reaches("192.168.9.2", 10), "{}", host.dunlin("vtep list"));
+        eventually("the sender is told", 10.0, || {
+            let told = guest.try_run("ping -M do -s 1400 -c 2 -W 1 192.168.9.2");
+            crate::net::text(&told.stdout).contains(&format!("{inner}"))
+        });
+        assert!(host.dunlin("vtep list").contains(&format!("{inner} (path 1400)")), "{}", host.dunlin("vtep list"));
+        guest.run("ip route flush cache");
+        // Back, its kernel leaves segments of what is inside to its device.
+        for direction in ["", "-R"] {
+            let _server = peer_ns.iperf_server();
+            let report = guest.run(&format!("iperf3 -c 192.168.9.2 -t 2 -f m {direction}"));
+            let received = report.lines().find(|l| l.contains("receiver")).expect("a result");
+            assert!(!received.contains(" 0.00 Mbits/sec"), "{direction}: {report}");
+        }
+        // What no packet of the VTEP's is quoted in is not believed, nor what no link takes.
+        let icmp = if family.is_empty() {
+            let quoted = |from: &str| format!("IP(src='{from}',dst='{peer}')/UDP(sport=9,dport=4789)/(b'A'*8)");
+            let with = |mtu, quoted: String| {
+                format!(
+                    "Ether(dst='{{}}')/IP(src='{near}',dst='{address}')/ICMP(type=3,code=4,nexthopmtu={mtu})/{quoted}"
+                )
+            };
+            Some([with(700, quoted("10.50.0.9")), with(60, quoted(address))])
+        } else {
+            None
+        };
+        let mac = host.json("vtep list")[0]["mac"].as_str().unwrap().to_owned();
+        for (packet, then) in icmp.into_iter().flatten().zip(["(path 1400)", "(path 576)"]) {
+            router.scapy(&packet.replace("{}", &mac));
+            eventually("it is believed as far as it may be", 5.0, || host.dunlin("vtep list").contains(then));
+        }
+    }
+}
+
 /// A download goes on when the dataplane is restarted: only its server speaks, for whom no rule lets anything begin
 /// (https://github.com/cilium/cilium/issues/2644).
 #[test]

@@ -180,9 +180,9 @@ fn form_of_all(cx: &Context<'_>, hop: Hop<'_>, first: &Meta, info: BurstInfo) ->
             }
             form(to, class).ok()
         }
-        Role::Remote(_) => {
-            let tag = encap::form(cx, first).ok()?;
-            (info.plain && info.largest + tag.octets() <= to.mtu + class.header_len()).then_some(tag)
+        Role::Remote(remote) => {
+            let (tag, mtu) = (encap::form(cx, first).ok()?, remote.mtu(to.mtu));
+            (info.plain && info.largest + tag.octets() <= mtu + class.header_len()).then_some(tag)
         }
         Role::Vtep(_) => Some(Tag::NONE),
     }
@@ -209,7 +209,7 @@ fn form_each<F: Frame>(
                 continue;
             }
             Role::Device => check(hop.from, hop.to, frame, m),
-            Role::Remote(_) => encap::check(cx, hop, frame, m, out),
+            Role::Remote(remote) => encap::check(cx, (hop, remote), frame, m, out),
             Role::Vtep(_) => Ok(Tag::NONE),
         };
         match form {

@@ -24,7 +24,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -139,23 +139,52 @@ pub struct Remote {
     pub next_hop: Arc<NextHop>,
 }
 
-/// The address of layer 2 of a next hop, filled in by whoever resolves it.
-#[derive(Debug, Default)]
-pub struct NextHop(AtomicU64);
+impl Remote {
+    /// The largest payload of an inner frame, of which the port that stands for the remote says what its uplink takes: less,
+    /// if the path to it takes less.
+    #[inline(always)]
+    pub fn mtu(&self, of_uplink: u32) -> u32 {
+        of_uplink.min(self.next_hop.path_mtu().saturating_sub(self.outer.len() as u32))
+    }
+}
+
+/// The way to a remote, as whoever resolves it finds it: the next hop's address of layer 2, and the path's MTU.
+#[derive(Debug)]
+pub struct NextHop {
+    mac: AtomicU64,
+    path_mtu: AtomicU32,
+}
+
+impl Default for NextHop {
+    fn default() -> Self {
+        NextHop { mac: AtomicU64::new(0), path_mtu: AtomicU32::new(u32::MAX) }
+    }
+}
 
 impl NextHop {
     /// Frames go to this address from now on; to nobody, without one.
     pub fn set(&self, mac: Option<MacAddr>) {
-        self.0.store(mac.map_or(0, MacAddr::bits), Relaxed);
+        self.mac.store(mac.map_or(0, MacAddr::bits), Relaxed);
     }
 
     /// The address, if it is known.
     #[inline(always)]
     pub fn get(&self) -> Option<MacAddr> {
-        match self.0.load(Relaxed) {
+        match self.mac.load(Relaxed) {
             0 => None,
             bits => Some(MacAddr::from_bits(bits)),
         }
+    }
+
+    /// A router said that it takes IP packets of so many octets; without a limit, what is known is forgotten.
+    pub fn set_path_mtu(&self, mtu: Option<u32>) {
+        self.path_mtu.store(mtu.unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// Octets of the largest IP packet on the path, or [`u32::MAX`].
+    #[inline(always)]
+    pub fn path_mtu(&self) -> u32 {
+        self.path_mtu.load(Relaxed)
     }
 }
 

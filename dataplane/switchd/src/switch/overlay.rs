@@ -7,6 +7,7 @@ use dunlin_engine::{
     MacAddr, PortIdx,
     counters::PortTotals,
     snapshot::topology::{NetworkSpec, RemoteView, VtepView},
+    tunnel::Role,
 };
 
 use super::{Switch, state::counters};
@@ -27,6 +28,7 @@ impl Switch {
                 mac: v.spec.mac,
                 address: conf.address,
                 ttl: v.spec.ttl,
+                udp_port: v.spec.udp_port,
                 routes: conf.routes.clone(),
                 neighbors: conf.neighbors.clone(),
                 remotes: hosts.map(|r| (r.address, r.next_hop.clone())).collect(),
@@ -82,7 +84,11 @@ impl Switch {
             next_hop_mac: shown(r.next_hop.get()),
             counters: Some(self.counted(r.idx)),
             macs: self.macs.port_entries(r.idx),
-            mtu: self.snapshot.port(r.idx).map_or(0, |p| p.mtu),
+            mtu: self.snapshot.port(r.idx).map_or(0, |p| match &p.role {
+                Role::Remote(remote) => remote.mtu(p.mtu),
+                _ => p.mtu,
+            }),
+            path_mtu: Some(r.next_hop.path_mtu()).filter(|mtu| *mtu != u32::MAX),
         };
         let of_this = neighbors.iter().filter(|(vtep, _)| vtep == v.name);
         v1::VtepState {

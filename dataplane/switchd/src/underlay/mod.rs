@@ -9,6 +9,7 @@
 
 mod neighbors;
 mod packets;
+mod path_mtu;
 pub mod punt;
 
 use std::{
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 pub use neighbors::NeighborReport;
 use neighbors::Neighbors;
 use packets::Heard;
+use path_mtu::PathMtus;
 use punt::{Cause, PuntCounts, PuntRings, PuntedFrame};
 
 use crate::worker::{Command, WorkerShared};
@@ -48,6 +50,8 @@ pub struct Station {
     /// Its address, and the network that is reached without a route.
     pub address: IpNet,
     pub ttl: u8,
+    /// The UDP port of VXLAN.
+    pub udp_port: u16,
     pub routes: Vec<Route>,
     /// Neighbours that need not be asked.
     pub neighbors: Vec<(IpAddr, MacAddr)>,
@@ -63,6 +67,7 @@ struct Side {
     /// By remote: the neighbours it is reached by, the best first.
     ways: Vec<Vec<IpAddr>>,
     neighbors: Neighbors,
+    path_mtus: PathMtus,
     /// When to say again which groups it listens to.
     join_at: Instant,
 }
@@ -116,11 +121,11 @@ impl Underlay {
             let same_groups = old.as_ref().filter(|o| o.station.groups == station.groups);
             let left_groups = old.as_ref().map_or_else(Vec::new, |o| o.station.groups.clone());
             let join_at = same_groups.map_or(now, |o| o.join_at);
-            let neighbors = old.map(|o| o.neighbors).unwrap_or_default();
+            let (neighbors, path_mtus) = old.map(|o| (o.neighbors, o.path_mtus)).unwrap_or_default();
             let ways = station.remotes.iter().map(|(to, _)| station.ways(*to)).collect();
             let left = left_groups.into_iter().filter(|g| !station.groups.contains(g));
             left.for_each(|g| self.send(station.idx, packets::leave(&station, g)));
-            let mut side = Side { station, ways, neighbors, join_at };
+            let mut side = Side { station, ways, neighbors, path_mtus, join_at };
             side.want_neighbors();
             vteps.insert(side.station.idx, side);
         }
@@ -159,12 +164,13 @@ impl Underlay {
 
     /// Asks those who have to be asked, tells remotes their next hop, and says which groups are listened to.
     fn look_after(&self, side: &mut Side, now: Instant) {
-        let Side { station: s, ways, neighbors: n, join_at } = side;
+        let Side { station: s, ways, neighbors: n, path_mtus, join_at } = side;
         for (address, known) in n.due(now) {
             self.send(s.idx, packets::ask(s, address, known));
         }
-        for ((_, next_hop), ways) in s.remotes.iter().zip(ways.iter()) {
+        for ((address, next_hop), ways) in s.remotes.iter().zip(ways.iter()) {
             next_hop.set(ways.iter().find_map(|w| n.reachable(*w)));
+            next_hop.set_path_mtu(path_mtus.of(*address, now));
         }
         if now >= *join_at && !s.groups.is_empty() {
             *join_at = now + JOIN_AGAIN;
@@ -200,6 +206,13 @@ impl Underlay {
                 }
             }
             Heard::Answer(octets) => self.send(s.idx, octets),
+            Heard::TooBig { remote, mtu } => {
+                let now = Instant::now();
+                if s.uplink == Some(from) && side.path_mtus.note(remote, mtu, now) {
+                    tracing::info!("vtep '{}': the path to {remote} takes packets of {mtu} octets", s.name);
+                    self.look_after(side, now);
+                }
+            }
             Heard::Query(group) => {
                 // Of a guest in the underlay's segment none is believed.
                 if s.uplink == Some(from) {

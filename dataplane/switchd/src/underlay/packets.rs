@@ -14,11 +14,11 @@ use dunlin_engine::{
     tunnel::group_mac,
 };
 
-use super::Station;
+use super::{Station, path_mtu};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 /// Neighbour discovery is for its own link only: RFC 4861, 7.1.
 const ND_HOPS: u8 = 255;
 const NS: u8 = 135;
@@ -29,6 +29,8 @@ pub enum Heard {
     Neighbor { address: IpAddr, mac: MacAddr, answer: Option<Vec<u8>> },
     /// A querier asks which groups are listened to: one, or all (RFC 2236, 3; RFC 2710, 4).
     Query(Option<IpAddr>),
+    /// A router says that a packet to a remote was too large for it.
+    TooBig { remote: IpAddr, mtu: u32 },
     /// It wants an answer.
     Answer(Vec<u8>),
     /// It is nothing for a VTEP.
@@ -42,7 +44,7 @@ fn ethernet(to: MacAddr, from: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u
     f
 }
 
-fn octets<const N: usize>(f: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn octets<const N: usize>(f: &[u8], at: usize) -> Option<[u8; N]> {
     f.get(at..at + N)?.try_into().ok()
 }
 
@@ -175,6 +177,9 @@ pub fn hear(s: &Station, frame: &[u8]) -> Heard {
     }
     if let Some(group) = frame.get(l3..).and_then(query) {
         return Heard::Query(group);
+    }
+    if let Some((remote, mtu)) = frame.get(l3..).and_then(|p| path_mtu::read(s, p)) {
+        return Heard::TooBig { remote, mtu };
     }
     let echo = octets(frame, l3 - 2).and_then(|e| match (u16::from_be_bytes(e), own) {
         (IPV4, IpAddr::V4(own)) => echo_v4(s, own, frame, frame.get(l3..)?),

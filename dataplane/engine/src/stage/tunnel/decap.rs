@@ -235,6 +235,9 @@ fn decapsulate<F: Frame, R: Recirculate<F>>(
     again: &mut R,
 ) -> Result<(), DropReason> {
     let Hop { from, to, .. } = hop;
+    if !frame.is_plain() {
+        return finish_first(cx, hop, vtep, frame, out, again);
+    }
     let (octets, mut last) = (u64::from(frame.len()), DecapCache::NONE);
     let Some(opened) = open(cx, vtep, (frame.head(), ETHERNET, frame.len()), &mut last) else {
         if is_heard(frame.head(), ETHERNET, vtep) && !out.local(to.idx, from.idx, frame) {
@@ -250,9 +253,6 @@ fn decapsulate<F: Frame, R: Recirculate<F>>(
         return Err(DropReason::NotUplink);
     }
     let opened = opened?;
-    if !frame.is_plain() {
-        return finish_first(cx, hop, vtep, frame, out, again);
-    }
     if frame.is_shared() {
         frame = frame.copy().ok_or(DropReason::NoBuffer)?;
     }

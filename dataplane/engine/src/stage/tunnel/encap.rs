@@ -29,7 +29,7 @@ pub(in crate::stage) fn form(cx: &Context<'_>, m: &Meta) -> Result<Tag, DropReas
 #[inline(never)]
 pub(in crate::stage) fn check<F: Frame>(
     cx: &Context<'_>,
-    hop: Hop<'_>,
+    (hop, remote): (Hop<'_>, &Remote),
     frame: &F,
     m: &Meta,
     out: &mut impl Output<F>,
@@ -37,12 +37,12 @@ pub(in crate::stage) fn check<F: Frame>(
     if matches!(hop.from.role, Role::Remote(_)) {
         return Err(DropReason::SplitHorizon);
     }
-    let tag = form(cx, m)?;
-    if frame.wire_len() + tag.octets() > hop.to.mtu + m.class.header_len() {
+    let (tag, mtu) = (form(cx, m)?, remote.mtu(hop.to.mtu));
+    if frame.wire_len() + tag.octets() > mtu + m.class.header_len() {
         // A flood goes to several, and which of them it was for is not known.
         if !hop.flooded {
             let inside = (m.class.without_tag(), m.dst.segment());
-            out.too_big(hop.to.idx, inside, frame, m.class.header_len() as usize, hop.to.mtu - tag.octets());
+            out.too_big(hop.to.idx, inside, frame, m.class.header_len() as usize, mtu.saturating_sub(tag.octets()));
         }
         return Err(DropReason::MtuExceeded);
     }
