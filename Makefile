@@ -10,7 +10,7 @@ CONFIG ?=
 FUZZ_SECONDS ?= 60
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
-.PHONY: help build run guests test lint unit instructions e2e bench fuzz install uninstall clean
+.PHONY: help build run guests test lint unit instructions e2e bench soak fuzz install uninstall clean
 
 help:
 	@echo "make run                  build, start the switch and three namespaces to try it on"
@@ -18,6 +18,7 @@ help:
 	@echo "make guests               add two QEMU guests to the running demonstration"
 	@echo "make test                 all tests: lints, unit and property tests, fuzzing, end to end"
 	@echo "make bench                compare with dpdk-testpmd and Open vSwitch (QUICK=1: a shorter one)"
+	@echo "make soak                 everything at once for an hour (SOAK_SECONDS=3600)"
 	@echo "make fuzz                 fuzz the engine (FUZZ_SECONDS=60)"
 	@echo "make install              install binaries, systemd units, man pages and completions"
 
@@ -59,6 +60,12 @@ e2e: build
 bench: build
 	configs/packages.sh bench
 	bench/run.py $(if $(QUICK),--quick) $(SCENARIOS)
+
+# Everything at once for SOAK_SECONDS: memory, buffers and books must hold.
+SOAK_SECONDS ?= 3600
+soak: build
+	configs/packages.sh bench
+	bench/soak.py --seconds $(SOAK_SECONDS)
 
 fuzz:
 	configs/packages.sh build

@@ -104,6 +104,14 @@ impl Pending {
         Ok(())
     }
 
+    /// Drops the fragments that came from a port that goes, while it is still there to count them.
+    pub fn forget(&mut self, port: PortIdx, counters: &Counters) {
+        let before = self.fragments.len();
+        self.fragments.retain(|h| h.from.0 != port);
+        let gone = (before - self.fragments.len()) as u64;
+        counters.port(port).drops[DropReason::PortGone as usize].add(gone);
+    }
+
     /// Takes frames whose next hop `is_known` by now, in their order; those that waited too long are dropped.
     pub fn take_for_remotes(&mut self, is_known: impl Fn(PortIdx) -> bool, counters: &Counters) -> Vec<ForRemote> {
         let is_due = |h: &ForRemote| is_known(h.remote) || h.since.elapsed() >= NEIGHBOR_WAIT;

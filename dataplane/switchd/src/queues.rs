@@ -251,8 +251,11 @@ impl Transmitter {
         Some(p.own.swap_remove(at).handle)
     }
 
-    /// Gives the handle back. Between rounds nothing waits for the port.
-    pub fn remove(&mut self, port: PortIdx) -> Option<TxHandle> {
+    /// Gives the handle back. Between rounds nothing waits for the port; what came from it and waits for something else is
+    /// dropped.
+    pub fn remove(&mut self, port: PortIdx, shared: &WorkerShared) -> Option<TxHandle> {
+        self.pending.forget(port, &shared.counters);
+        shared.loop_counts.held.set(self.pending.len() as u64);
         self.ports[port.get()].take().map(|p| p.handle)
     }
 

@@ -476,7 +476,7 @@ impl Worker {
         match command {
             Command::AddTx(port, handle) => self.tx.add(port, handle),
             // Whoever asked has gone: the handle is dropped here, which is late but no harm.
-            Command::RemoveTx(port, reply) => drop(reply.send(self.tx.remove(port))),
+            Command::RemoveTx(port, reply) => drop(reply.send(self.tx.remove(port, &self.shared))),
             Command::AddGuestTx(port, guest, handle) => self.tx.add_guest(port, guest, handle),
             Command::RemoveGuestTx(port, guest, reply) => drop(reply.send(self.tx.remove_guest(port, guest))),
             Command::AddRx(rx) => self.rx.push(rx),

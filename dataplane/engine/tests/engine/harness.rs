@@ -15,6 +15,9 @@ use dunlin_engine::{
     vlan::{Class, VlanMode},
 };
 
+/// A fragment that waits, where it came from, and what it is in the overlay.
+pub type Early = ((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame);
+
 /// What leaves, in order.
 #[derive(Default)]
 pub struct Sink {
@@ -25,7 +28,7 @@ pub struct Sink {
     /// For a tunnel whose next hop is not known.
     pub held: Vec<(PortIdx, (Class, SegmentId), HeapFrame)>,
     /// Fragments before the first one of their datagram, and where they came from.
-    pub early: Vec<((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame)>,
+    pub early: Vec<Early>,
     /// There is no room to hold any.
     holds_none: bool,
 }
@@ -146,7 +149,7 @@ impl Switch {
     }
 
     /// Takes fragments on their way whose first one has come; the others are given back.
-    pub fn run_held(&mut self, early: Vec<((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame)>) -> Sink {
+    pub fn run_held(&mut self, early: Vec<Early>) -> Sink {
         let snapshot = self.topology.snapshot().unwrap();
         let mut sink = Sink { holds_none: !self.holds, ..Sink::default() };
         let now = Now { s: self.now_s, ns: 0 };
