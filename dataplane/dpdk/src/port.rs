@@ -16,7 +16,7 @@ use dpdk_sys as sys;
 use crate::{
     DpdkError, Mbuf, check,
     eal::Eal,
-    kernel::sockets::{self, Socket},
+    kernel::sockets::Companions,
     mempool::{MARK, Mempool},
     offload::Caps,
     sleep::Sleeper,
@@ -37,8 +37,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// Its driver puts frames into its buffers.
     pool: Option<Mempool>,
-    /// Sockets that came with it.
-    sockets: Vec<Socket>,
+    /// Descriptors that came with it.
+    companions: Companions,
     /// Frames that AF_PACKET's sockets lost, as far as they were asked.
     packet_drops: AtomicU64,
     /// Was promiscuous before, and is to be so afterwards.
@@ -78,19 +78,18 @@ impl Drop for Device {
             if !self.stays_promiscuous {
                 sys::rte_eth_promiscuous_disable(self.id);
             }
-            sys::rte_eth_dev_stop(self.id);
-            sys::rte_eth_dev_close(self.id);
-            if !device.is_null() && sys::rte_dev_remove(device) < 0 {
-                tracing::warn!("device '{}' did not detach cleanly", self.name);
-            }
-            self.sockets.iter().for_each(|s| s.reap());
+            let mut companions = std::mem::take(&mut self.companions);
+            // To close it, libxdp asks for its program once more.
+            companions.note(&self.name, || {
+                sys::rte_eth_dev_stop(self.id);
+                sys::rte_eth_dev_close(self.id);
+                if !device.is_null() && sys::rte_dev_remove(device) < 0 {
+                    tracing::warn!("device '{}' did not detach cleanly", self.name);
+                }
+            });
+            companions.reap();
         }
     }
-}
-
-/// Those that are there and were not before.
-fn new_sockets(before: &[Socket]) -> Vec<Socket> {
-    sockets::all().into_iter().filter(|s| !before.contains(s)).collect()
 }
 
 /// What a device says of itself.
@@ -167,24 +166,18 @@ impl EthPort {
         let c_args = CString::new(devargs).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let c_name = CString::new(name.as_str()).map_err(|_| DpdkError::new(what(), "it has a NUL in it"))?;
         let mut id = 0u16;
-        let before = sockets::all();
+        let mut companions = Companions::default();
         // SAFETY: DPDK runs (the Eal proves it) and the strings are NUL-terminated.
         unsafe {
             if sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) == 0 {
                 return Err(DpdkError::new(what(), "another port has it already"));
             }
-            check(what(), sys::rte_dev_probe(c_args.as_ptr()))?;
+            check(what(), companions.note(&name, || sys::rte_dev_probe(c_args.as_ptr())))?;
             let found = sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id);
             check(format!("{}: no Ethernet device came of it", what()), found)?;
         }
-        let device = Device {
-            id,
-            name,
-            pool: None,
-            sockets: new_sockets(&before),
-            packet_drops: AtomicU64::new(0),
-            stays_promiscuous: false,
-        };
+        let device =
+            Device { id, name, pool: None, companions, packet_drops: AtomicU64::new(0), stays_promiscuous: false };
         Ok(EthPort { device: Arc::new(device), caps: Caps::default(), hash: None, others: None })
     }
 
@@ -208,24 +201,27 @@ impl EthPort {
 
     /// Configures and starts it.
     pub fn start(&mut self, setup: &Setup<'_>) -> Result<Queues, DpdkError> {
-        let before = sockets::all();
+        let mut companions = Companions::default();
         if let Some(device) = Arc::get_mut(&mut self.device) {
             device.pool = Some(setup.pool.clone());
+            companions = std::mem::take(&mut device.companions);
         }
-        let mut guests = setup.guest_queues;
-        let mut started = self.configure(setup, guests);
-        // Whether it can do what they need is known only now.
-        if guests > 0 && (started.is_err() || !self.keep_for_guests(setup.rx_queues)) {
+        let name = self.device.name.clone();
+        let started = companions.note(&name, || {
+            let started = self.configure(setup, setup.guest_queues).map(|()| setup.guest_queues);
+            // Whether it can do what they need is known only now.
+            if setup.guest_queues == 0 || (started.is_ok() && self.keep_for_guests(setup.rx_queues)) {
+                return started;
+            }
             // SAFETY: the device is attached; nobody polls it yet.
             unsafe { sys::rte_eth_dev_stop(self.device.id) };
-            guests = 0;
-            started = self.configure(setup, 0);
-        }
-        // A device that has sockets takes no rules, so nothing else holds it yet.
+            self.configure(setup, 0).map(|()| 0)
+        });
+        // A device that has companions takes no rules, so nothing else holds it yet.
         if let Some(device) = Arc::get_mut(&mut self.device) {
-            device.sockets.extend(new_sockets(&before));
+            device.companions = companions;
         }
-        started?;
+        let guests = started?;
         let device = || self.device.clone();
         let rx = |queue| RxQueue { device: device(), queue, marks: setup.pool.is_of_device() };
         let tx = |queue| TxQueue { device: device(), queue, caps: self.caps };
@@ -369,7 +365,7 @@ impl EthPort {
         unsafe { sys::rte_eth_stats_get(self.device.id, &mut s) };
         // What the kernel loses between its device and the driver, which the driver does not count.
         let mut lost = 0;
-        for socket in &self.device.sockets {
+        for socket in &self.device.companions.sockets {
             let (xdp, packet) = socket.ring_full();
             self.device.packet_drops.fetch_add(packet, Relaxed);
             lost += xdp;
@@ -408,7 +404,7 @@ impl RxQueue {
 
     /// Lets what arrives by it end a sleep; whether it will.
     pub fn wake(&self, sleeper: &mut Sleeper) -> bool {
-        match &self.device.sockets[..] {
+        match &self.device.companions.sockets[..] {
             [one] => {
                 sleeper.wait_for(one.fd);
                 true

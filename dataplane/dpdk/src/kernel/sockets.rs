@@ -1,5 +1,5 @@
-//! Sockets that come with a device of DPDK's: AF_XDP's and AF_PACKET's, which wake a worker, and those of
-//! AF_XDP that DPDK leaves behind.
+//! Sockets that come with a device of DPDK's: AF_XDP's and AF_PACKET's, which wake a worker, and what DPDK leaves behind of
+//! AF_XDP: its socket, and the descriptors of its BPF program and map.
 //!
 //! DPDK 22.11.11's driver takes one too many off the use count of a port's memory at close and so
 //! never deletes it: the socket stays bound to its interface (which then refuses another), its rings stay
@@ -27,8 +27,70 @@ pub(crate) struct Socket {
     name: String,
 }
 
+/// A program or a map of BPF that this process has a descriptor of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct BpfObject {
+    fd: RawFd,
+    /// "prog_id" or "map_id" and the kernel's number, which no other has.
+    id: String,
+}
+
+impl BpfObject {
+    fn all() -> Vec<BpfObject> {
+        let read = |(fd, name): (RawFd, String)| {
+            let key = match name.as_str() {
+                "anon_inode:bpf-map" => "map_id",
+                "anon_inode:bpf-prog" => "prog_id",
+                _ => return None,
+            };
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            Some(BpfObject { fd, id: info.lines().find(|l| l.starts_with(key))?.to_owned() })
+        };
+        name_of_all().filter_map(read).collect()
+    }
+}
+
+/// What came with a device.
+#[derive(Default)]
+pub(crate) struct Companions {
+    pub sockets: Vec<Socket>,
+    programs: Vec<BpfObject>,
+}
+
+impl Companions {
+    /// Does what makes them come, and adds them, for a device of the kernel's by this name of DPDK's. One at a time, so that
+    /// they are this device's; the drivers of such devices hang for nobody.
+    pub fn note<T>(&mut self, device: &str, make: impl FnOnce() -> T) -> T {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        if !device.starts_with("net_af_") {
+            return make();
+        }
+        let _turn = ONE_AT_A_TIME.lock();
+        let before = (all(), BpfObject::all());
+        let made = make();
+        self.sockets.extend(all().into_iter().filter(|s| !before.0.contains(s)));
+        // Those of our own are open for a moment only.
+        self.programs.extend(BpfObject::all().into_iter().filter(|p| !before.1.contains(p)));
+        made
+    }
+
+    /// Closes what DPDK forgot.
+    ///
+    /// # Safety
+    /// The device is closed: nobody uses them any more.
+    pub unsafe fn reap(&self) {
+        // SAFETY: as the caller promises.
+        self.sockets.iter().for_each(|s| unsafe { s.reap() });
+        let left = BpfObject::all();
+        for p in self.programs.iter().filter(|p| left.contains(p)) {
+            // SAFETY: the descriptor is of this program or map (looked up above), whose owner forgot it.
+            unsafe { libc::close(p.fd) };
+        }
+    }
+}
+
 /// All there are now.
-pub(crate) fn all() -> Vec<Socket> {
+fn all() -> Vec<Socket> {
     let own = OWN.lock();
     let sockets = name_of_all().filter_map(|(fd, name)| {
         let domain = if name.starts_with("socket:[") { domain(fd)? } else { return None };
@@ -118,7 +180,7 @@ impl Socket {
     ///
     /// # Safety
     /// The device it came with is closed: nobody reads or writes its rings any more.
-    pub(crate) unsafe fn reap(&self) {
+    unsafe fn reap(&self) {
         if self.domain != libc::AF_XDP || !all().contains(self) {
             return;
         }

@@ -136,12 +136,14 @@ impl Security {
         Some(checked)
     }
 
+    #[inline(always)]
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
         let before = &self.ips[..self.ips.partition_point(|p| p.address <= address)];
         before.last().is_some_and(|p| p.contains(address))
             || self.snooped.as_ref().is_some_and(|s| s.has(address, now_s))
     }
 
+    #[inline(always)]
     fn check_v4(&self, p: &V4, now_s: u32) -> Result<(), DropReason> {
         let c = &self.checks;
         if c.dhcp_guard && p.protocol == UDP && (p.sport == DHCP_SERVER || p.dport == DHCP_CLIENT) {

@@ -80,8 +80,6 @@ pub struct Headers {
     pub(crate) words: [u32; WORDS],
     /// Identification of an IP fragment.
     pub(crate) fragment_id: u32,
-    /// In octets of the datagram: where a first fragment ends, where a later one begins.
-    pub(crate) fragment_edge: u16,
     /// An echo's identifier that a later fragment was lent by its first one.
     pub(crate) lent_id: u16,
     /// Where the packet begins, where its layer 4 begins, and where the packet ends by its own words.
@@ -98,7 +96,6 @@ impl Headers {
     pub(crate) const EMPTY: Headers = Headers {
         words: [0; WORDS],
         fragment_id: 0,
-        fragment_edge: 0,
         lent_id: 0,
         l3: 0,
         l4: 0,
@@ -247,8 +244,8 @@ impl Headers {
     /// It is a fragment at this offset, in units of 8 octets, and so long.
     #[cold]
     fn fragment(&mut self, (offset, len): (u16, usize), id: u32) {
-        (self.words[FRAGMENT], self.fragment_id) = (1 + u32::from(offset != 0), id);
-        self.fragment_edge = if offset == 0 { len as u16 } else { offset << 3 };
+        let edge = if offset == 0 { len as u16 } else { offset << 3 };
+        (self.words[FRAGMENT], self.fragment_id) = (u32::from(edge) << 16 | (1 + u32::from(offset != 0)), id);
     }
 
     /// Ports, or type and code, and flags.
@@ -300,9 +297,14 @@ impl Headers {
         !is_extension(self.protocol())
     }
 
+    /// In octets of the datagram: where a first fragment ends, where a later one begins.
+    pub(crate) fn fragment_edge(&self) -> u16 {
+        (self.words[FRAGMENT] >> 16) as u16
+    }
+
     /// Whether it is a fragment's second or later part.
     pub(crate) fn is_later_fragment(&self) -> bool {
-        self.words[FRAGMENT] == 2
+        self.words[FRAGMENT] & 0xffff == 2
     }
 
     /// Source and destination of layer 2.
@@ -411,7 +413,7 @@ mod tests {
         p.extend(&tcp);
         let h = read(&v6(0, &p));
         assert_eq!((h.protocol(), h.ports(), h.words[FLAGS]), (TCP, Some((0x1234, 80)), 2));
-        assert_eq!((h.words[FRAGMENT], h.fragment_id, h.broken), (1, 9, false));
+        assert_eq!((h.words[FRAGMENT] & 0xffff, h.fragment_edge(), h.fragment_id, h.broken), (1, 20, 9, false));
         // A later fragment has the protocol, and no ports.
         let h = read(&v6(44, &[17, 0, 0, 9, 0, 0, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8]));
         assert_eq!((h.protocol(), h.ports(), h.is_later_fragment(), h.broken), (UDP, None, true, false));

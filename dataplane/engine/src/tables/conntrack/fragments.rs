@@ -96,7 +96,7 @@ impl Fragments {
             {
                 kept.whose.store(0, Relaxed);
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
-                kept.echo_and_end.store(u32::from(echo_id) << 16 | u32::from(h.fragment_edge), Relaxed);
+                kept.echo_and_end.store(u32::from(echo_id) << 16 | u32::from(h.fragment_edge()), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
                 kept.whose.store(whose, Release);
                 self.noted.fetch_add(1, Relaxed);
@@ -110,7 +110,7 @@ impl Fragments {
         if kept.whose.load(Relaxed) != whose {
             return Followed::Early;
         }
-        if h.fragment_edge < echo_and_end as u16 {
+        if h.fragment_edge() < echo_and_end as u16 {
             return Followed::Overlaps;
         }
         h.lent_id = (echo_and_end >> 16) as u16;
