@@ -186,19 +186,7 @@ fn open_vhost(o: &Opener, socket: &str, server: bool) -> Result<Opened, DpdkErro
     let rx = (0..MAX_QUEUE_PAIRS).map(|q| RxKind::Vhost(port.queue(q, &pool))).collect();
     let tx = (0..o.workers).map(|w| TxHandle::Vhost(port.sender(w as u16))).collect();
     let note = if server { "server".into() } else { "client, reconnects".into() };
-    let device = Device {
-        kind: Kind::Vhost(port),
-        driver: "vhost-user",
-        note,
-        fallback: String::new(),
-        mac: None,
-        rx_queues: u32::from(MAX_QUEUE_PAIRS),
-        tx_queues: u32::from(MAX_QUEUE_PAIRS),
-        hash: None,
-        by_destination: None,
-        guest_queues: None,
-        node: None,
-    };
+    let device = Device { note, ..Device::new(Kind::Vhost(port), "vhost-user", [MAX_QUEUE_PAIRS.into(); 2]) };
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
 }
 
@@ -239,18 +227,15 @@ fn start_eth(o: &Opener, mut port: EthPort, want: &Start<'_>) -> Result<Opened, 
     let left = left(info.max_rx_queues, setup.rx_queues).min(left(info.max_tx_queues, setup.tx_queues));
     setup.guest_queues = want.guest_queues.min(left);
     let Queues { rx, tx, guests } = port.start(&setup)?;
+    let queues = [rx.len(), tx.len()].map(|n| n + guests.len());
     let device = Device {
         mac: Some(port.mac()),
-        driver: "dpdk",
         note: info.driver,
-        fallback: String::new(),
-        rx_queues: (rx.len() + guests.len()) as u32,
-        tx_queues: (tx.len() + guests.len()) as u32,
         guest_queues: GuestQueues::new(rx.len() as u16, guests),
         hash: port.hash_fields(),
         by_destination: Some(port.by_destination()),
         node: info.numa_node,
-        kind: Kind::Eth { port, interface: None },
+        ..Device::new(Kind::Eth { port, interface: None }, "dpdk", queues)
     };
     Ok(Opened {
         device,
@@ -271,6 +256,23 @@ fn share_out(tx: Vec<TxQueue>, workers: usize) -> Vec<TxHandle> {
 }
 
 impl Device {
+    /// One of which nothing more is known than its queues, of each direction.
+    fn new(kind: Kind, driver: &'static str, [rx, tx]: [usize; 2]) -> Self {
+        Device {
+            kind,
+            driver,
+            note: String::new(),
+            fallback: String::new(),
+            mac: None,
+            rx_queues: rx as u32,
+            tx_queues: tx as u32,
+            hash: None,
+            by_destination: None,
+            guest_queues: None,
+            node: None,
+        }
+    }
+
     /// The kernel's interface says whether the link is up, and must take frames of `mtu`.
     fn follow_kernel(&mut self, name: &str, mtu: u32) -> Result<(), DpdkError> {
         if let Kind::Eth { interface, .. } = &mut self.kind {

@@ -127,6 +127,20 @@ mod segments {
         IpInIp,
     }
 
+    /// A datagram, or a segment whose sequence numbers end soon.
+    fn packet(v4: bool, udp: bool, payload: &[u8]) -> Vec<u8> {
+        let b = match v4 {
+            true => PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+            false => PacketBuilder::ipv6([3; 16], [4; 16], 64),
+        };
+        let mut packet = Vec::new();
+        match udp {
+            true => b.udp(1000, 2000).write(&mut packet, payload).unwrap(),
+            false => b.tcp(1000, 2000, 4_294_960_000, 100).ack(7).psh().fin().write(&mut packet, payload).unwrap(),
+        }
+        packet
+    }
+
     /// Outer headers of a tunnel, for an inner packet.
     fn within(tunnel: Tunnel, outer_v4: bool, packet: &[u8], v4: bool) -> Vec<u8> {
         let ethertype = if v4 { [8, 0] } else { [0x86, 0xdd] };
@@ -233,15 +247,7 @@ mod segments {
             payload in prop::collection::vec(any::<u8>(), 1..9000), mss in 100u16..3000, cwr: bool,
         ) {
             let finisher = Finisher::new(POOL.clone(), POOL.clone());
-            let b = match v4 {
-                true => PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-                false => PacketBuilder::ipv6([3; 16], [4; 16], 64),
-            };
-            let mut packet = Vec::new();
-            match udp {
-                true => b.udp(1000, 2000).write(&mut packet, &payload).unwrap(),
-                false => b.tcp(1000, 2000, 4_294_960_000, 100).ack(7).psh().fin().write(&mut packet, &payload).unwrap(),
-            }
+            let mut packet = packet(v4, udp, &payload);
             let (l3, header, field) = (if v4 { 20 } else { 40 }, if udp { 8 } else { 20 }, if udp { 6 } else { 16 });
             if cwr && !udp {
                 packet[l3 + 13] |= 0x80;
@@ -299,15 +305,7 @@ mod segments {
             tunnel in tunnels(), v4: bool, outer_v4: bool, udp: bool, marked: bool,
             payload in prop::collection::vec(any::<u8>(), 0..3000),
         ) {
-            let b = match v4 {
-                true => PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-                false => PacketBuilder::ipv6([3; 16], [4; 16], 64),
-            };
-            let mut packet = Vec::new();
-            match udp {
-                true => b.udp(1000, 2000).write(&mut packet, &payload).unwrap(),
-                false => b.tcp(1000, 2000, 5, 100).ack(7).write(&mut packet, &payload).unwrap(),
-            }
+            let packet = packet(v4, udp, &payload);
             let finished = within(tunnel, outer_v4, &packet, v4);
             let (l3, field) = (if v4 { 20 } else { 40 }, if udp { 6 } else { 16 });
             let start = finished.len() - packet.len() + l3;

@@ -272,15 +272,19 @@ impl Security {
         let mut given = false;
         match h.ports() {
             Some((67, 68)) => {
-                if let Some((mac, address, lease_s)) = dhcp_ack(message)
-                    && self.has_mac(MacAddr::from_octets(mac))
-                {
-                    snooped.note(address.into(), now_s.saturating_add(lease_s));
-                    given = true;
-                }
+                let answer = ServerMessage::read(message).filter(|m| self.has_mac(m.client));
+                given = match answer.map(|m| (m.kind, m)) {
+                    Some((ACK, m)) if m.lease_s > 0 && !m.address.is_unspecified() => {
+                        snooped.note(m.address.into(), now_s.saturating_add(m.lease_s), Some(m.client));
+                        true
+                    }
+                    // The client must stop using what it has (RFC 2131, 3.2).
+                    Some((NAK, m)) => snooped.forget_client(m.client, self.macs.len() == 1),
+                    _ => false,
+                };
             }
             Some((547, 546)) if self.has_mac(h.macs().1) => dhcpv6_reply(message, |address, lease_s| {
-                snooped.note(address.into(), now_s.saturating_add(lease_s));
+                snooped.note(address.into(), now_s.saturating_add(lease_s), None);
                 given = true;
             }),
             _ => {}
@@ -300,6 +304,7 @@ fn udp_payload<'a>(h: &Headers, head: &'a [u8]) -> Option<&'a [u8]> {
 const REQUEST: u8 = 3;
 const DECLINE: u8 = 4;
 const ACK: u8 = 5;
+const NAK: u8 = 6;
 const RELEASE: u8 = 7;
 
 /// What a DHCP client sends (RFC 2131, 2).
@@ -376,24 +381,31 @@ fn options_v4(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) -> Option<boo
     }
 }
 
-/// Client, address and seconds of an acknowledgement (RFC 2131).
-fn dhcp_ack(m: &[u8]) -> Option<([u8; 6], Ipv4Addr, u32)> {
-    let (fixed, options) = m.split_first_chunk::<240>()?;
-    if fixed[..3] != [2, 1, 6] || fixed[236..] != DHCP_COOKIE {
-        return None;
+/// What a DHCP server sends (RFC 2131, 2).
+struct ServerMessage {
+    client: MacAddr,
+    kind: u8,
+    /// The one that it gives, for so many seconds.
+    address: Ipv4Addr,
+    lease_s: u32,
+}
+
+impl ServerMessage {
+    fn read(m: &[u8]) -> Option<ServerMessage> {
+        let (fixed, options) = m.split_first_chunk::<240>()?;
+        if fixed[..3] != [2, 1, 6] || fixed[236..] != DHCP_COOKIE {
+            return None;
+        }
+        let (mut kind, mut lease_s) = (0, 0);
+        options_v4(options, |option, value| match (option, value) {
+            (53, [k]) => kind = *k,
+            (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
+            _ => {}
+        })?;
+        let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
+        let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
+        Some(ServerMessage { client, kind, address, lease_s })
     }
-    let (mut is_ack, mut lease_s) = (false, 0);
-    options_v4(options, |option, value| match (option, value) {
-        (53, [kind]) => is_ack = *kind == ACK,
-        (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
-        _ => {}
-    })?;
-    let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
-    (is_ack && lease_s > 0 && !address.is_unspecified()).then_some((
-        [fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]],
-        address,
-        lease_s,
-    ))
 }
 
 /// Addresses and seconds of a reply (RFC 8415, 21.4 and 21.6).
@@ -427,6 +439,8 @@ const REMEMBERED: usize = 16;
 struct Remembered {
     high: AtomicU64,
     low: AtomicU64,
+    /// The MAC address that it was given to; 0 if that is not known.
+    client: AtomicU64,
     /// 0 while there is none, or it is written.
     until_s: AtomicU32,
 }
@@ -443,8 +457,8 @@ impl Snooped {
         }
     }
 
-    /// The address is the station's until then, in the engine's seconds.
-    pub fn note(&self, address: IpAddr, until_s: u32) {
+    /// The address is the station's until then, in the engine's seconds; given to this client, if that is known.
+    pub fn note(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>) {
         let bits = Self::bits(address);
         let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
         let oldest = || self.0.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
@@ -452,6 +466,7 @@ impl Snooped {
         r.until_s.store(0, Release);
         r.high.store((bits >> 64) as u64, Relaxed);
         r.low.store(bits as u64, Relaxed);
+        r.client.store(client.map_or(0, MacAddr::bits), Relaxed);
         r.until_s.store(until_s.max(1), Release);
     }
 
@@ -460,6 +475,16 @@ impl Snooped {
         let bits = Self::bits(address);
         let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
         self.0.iter().find(is).is_some_and(|r| r.until_s.swap(0, Release) != 0)
+    }
+
+    /// The IPv4 addresses of a client are not its any more, or, if it is the `only` one, all are not; whether there were some.
+    fn forget_client(&self, client: MacAddr, only: bool) -> bool {
+        const V4_MAPPED: u64 = 0xffff;
+        let is_its = |r: &&Remembered| {
+            let is_v4 = r.high.load(Relaxed) == 0 && r.low.load(Relaxed) >> 32 == V4_MAPPED;
+            is_v4 && (only || r.client.load(Relaxed) == client.bits())
+        };
+        self.0.iter().filter(is_its).fold(false, |some, r| r.until_s.swap(0, Release) != 0 || some)
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {

@@ -313,6 +313,17 @@ fn a_dhcp_client_speaks_for_itself() {
     assert!(passes(&mut s, 0, from(mine, &dhcp_client(7, MACS[0], mine, &[]))));
     assert!(s.topology.snooped("p0", 1).is_empty());
     assert!(!passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
+    // A server refuses the address: for another client that is nothing.
+    assert!(passes(&mut s, 1, acknowledged(mine)));
+    let refuses = |client| {
+        let mut m = dhcp_client(6, client, [0; 4], &[]);
+        m[0] = 2;
+        udp_as(MACS[1], IPS[1], MACS[0], [255; 4], (67, 68), &m)
+    };
+    assert!(passes(&mut s, 1, refuses([2, 9, 9, 9, 9, 9])));
+    assert_eq!(s.topology.snooped("p0", 1), [(mine.into(), 101)]);
+    assert!(passes(&mut s, 1, refuses(MACS[0])));
+    assert!(s.topology.snooped("p0", 1).is_empty());
 }
 
 /// Snooping is switched on under a client that has a lease: its next renewal passes, and the answer restores it.

@@ -101,19 +101,9 @@ fn open_af_packet(o: &Opener, interface: &str, mtu: u32, alone: bool) -> Result<
     let rx: Vec<_> =
         packet.rx(o.pools.lock().standard(node)).into_iter().map(|q| RxKind::Packet(Box::new(q))).collect();
     let tx: Vec<_> = packet.tx().iter().cycle().take(o.workers).cloned().map(TxHandle::Packet).collect();
-    let device = Device {
-        driver: "af_packet",
-        note: String::new(),
-        fallback: String::new(),
-        mac: Interface::mac(interface),
-        rx_queues: rx.len() as u32,
-        tx_queues: tx.len() as u32,
-        hash: None,
-        by_destination: None,
-        guest_queues: None,
-        node,
-        kind: Kind::Packet { packet, interface: kernel },
-    };
+    let kind = Kind::Packet { packet, interface: kernel };
+    let device =
+        Device { mac: Interface::mac(interface), node, ..Device::new(kind, "af_packet", [rx.len(), tx.len()]) };
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface: false })
 }
 
@@ -170,19 +160,8 @@ pub(super) fn open_tap(o: &Opener, interface: &str, mtu: u32) -> Result<Opened, 
         return Err(e);
     }
     let (rx, tx) = (tap.rx(o.pools.lock().standard(None)), tap.tx());
-    let device = Device {
-        kind: Kind::Tap { tap, name: interface.to_owned() },
-        driver: "tap",
-        note: String::new(),
-        fallback: String::new(),
-        mac: Interface::mac(interface),
-        rx_queues: rx.len() as u32,
-        tx_queues: tx.len() as u32,
-        hash: None,
-        by_destination: None,
-        guest_queues: None,
-        node: None,
-    };
+    let kind = Kind::Tap { tap, name: interface.to_owned() };
+    let device = Device { mac: Interface::mac(interface), ..Device::new(kind, "tap", [rx.len(), tx.len()]) };
     let tx = tx.iter().cycle().take(o.workers).cloned().map(TxHandle::Tap).collect();
     let rx = rx.into_iter().map(|q| RxKind::Tap(Box::new(q))).collect();
     Ok(Opened { device, rx, tx, complete_checksums: false, made_interface })

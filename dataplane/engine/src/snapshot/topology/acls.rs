@@ -67,7 +67,7 @@ impl Topology {
         if let Some(p) = self.ports.get(port)
             && !p.snooped.all(0).iter().any(|(a, until)| *a == address && *until >= until_s)
         {
-            p.snooped.note(address, until_s);
+            p.snooped.note(address, until_s, None);
         }
     }
 
