@@ -135,6 +135,7 @@ pub fn run(mut input: &[u8]) {
                 priority_tags: if i % 2 == 0 { PriorityTags::IfNonzero } else { PriorityTags::Never },
                 protected: i == 3,
                 mac_limit: (i == 2).then_some(MacLimit { limit: 2, drop: true }),
+                filters_announcements: i == 5,
             },
             mtu: Mtu::of::<128>(),
             session_limits: SessionLimits { all: Some(40), unanswered: Some(9) },

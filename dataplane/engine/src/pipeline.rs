@@ -134,6 +134,11 @@ impl Pipeline {
             }
             return;
         };
+        // The remote may have gone meanwhile, and its number be a port's.
+        if cx.snapshot.port(ingress).is_none_or(Port::is_device) {
+            cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
+            return burst.clear();
+        }
         pass(cx, &mut self.first, ingress, Origin::HeldOfTunnel(inside), burst, out, &mut NoRecirc);
     }
 
@@ -262,7 +267,7 @@ fn pass<F: Frame>(
         counted.rx_bursts.add(1);
     }
     let Some(port) = cx.snapshot.port(ingress) else {
-        counted.rx_bytes.add(burst.iter().map(|f| u64::from(f.len())).sum());
+        counted.rx_bytes.add(if is_held { 0 } else { burst.iter().map(|f| u64::from(f.len())).sum() });
         cx.drop(ingress, DropReason::PortGone, burst.len() as u64);
         burst.clear();
         return;
@@ -308,7 +313,8 @@ fn pass<F: Frame>(
     }
     let mut same_fate = stage::lookup::run(cx, port, meta, seen);
     cx.end(Stage::Lookup);
-    same_fate &= !stage::police::run(cx, port, meta);
+    // What was held was policed before.
+    same_fate &= is_held || !stage::police::run(cx, port, meta);
     cx.end(Stage::Police);
     cx.note("lookup", || match meta.first().map(|m| (m.dst.mac(), m.fate.verdict())) {
         Some((mac, Verdict::Unicast(to))) => {

@@ -36,7 +36,7 @@ const LOOK_FOR_NEIGHBOR: Duration = Duration::from_micros(200);
 
 /// Fragments that wait from one port, so that its station takes no other's place, and from all of them.
 const FRAGMENTS_PER_PORT: usize = 64;
-const FRAGMENTS: usize = 256;
+const FRAGMENTS: usize = 1024;
 /// For how long.
 const FRAGMENT_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether a first fragment came by another worker.

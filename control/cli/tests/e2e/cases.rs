@@ -453,7 +453,8 @@ fn the_path_mtu_of_the_underlay_is_learned() {
         }
         // What no packet of the VTEP's is quoted in is not believed, nor what no link takes.
         let icmp = if family.is_empty() {
-            let quoted = |from: &str| format!("IP(src='{from}',dst='{peer}')/UDP(sport=9,dport=4789)/(b'A'*8)");
+            let quoted =
+                |from: &str| format!("IP(src='{from}',dst='{peer}',len=1450)/UDP(sport=50000,dport=4789)/(b'A'*8)");
             let with = |mtu, quoted: String| {
                 format!(
                     "Ether(dst='{{}}')/IP(src='{near}',dst='{address}')/ICMP(type=3,code=4,nexthopmtu={mtu})/{quoted}"

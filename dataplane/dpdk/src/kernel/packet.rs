@@ -97,8 +97,10 @@ impl PacketPort {
         let failed = |e: io::Error| DpdkError::new(format!("interface '{name}': AF_PACKET"), e.to_string());
         let shield = if alone { Some(shield::raise(ifindex).map_err(failed)?) } else { None };
         let all = (0..queues).map(|_| Socket::open(ifindex)).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-        if all.len() > 1 {
-            share_out(&all).map_err(failed)?;
+        let mut all = all;
+        if all.len() > 1 && share_out(&all).is_err() {
+            // Linux before 6.2 can't keep what the host sends by the interface out of a group.
+            all.truncate(1);
         }
         all.iter().try_for_each(Socket::begin).map_err(failed)?;
         Ok(PacketPort { queues: all.into_iter().map(Arc::new).collect(), shield, missed: AtomicU64::new(0) })
@@ -138,8 +140,8 @@ impl PacketPort {
 
 /// Lets the kernel spread frames over the sockets.
 fn share_out(all: &[Socket]) -> io::Result<()> {
-    // The first one is given a number that no other group has.
-    let hash = libc::PACKET_FANOUT_HASH << 16;
+    // The first one is given a number that no other group has. The sockets' own PACKET_IGNORE_OUTGOING is not asked in a group.
+    let hash = (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16;
     set_option(
         all[0].fd.as_raw_fd(),
         libc::SOL_PACKET,
@@ -266,7 +268,7 @@ impl PacketRxQueue {
     #[inline(always)]
     fn frame(&mut self, slot: NonNull<u8>, header: &libc::tpacket2_hdr, status: u32) -> Option<Option<Mbuf>> {
         if status & libc::TP_STATUS_COPY != 0 {
-            return self.large();
+            return self.large(header.tp_len);
         }
         let (at, len) = (usize::from(header.tp_mac), header.tp_snaplen as usize);
         if header.tp_len != header.tp_snaplen || at < vnet::LEN || at + len > SLOT {
@@ -283,8 +285,10 @@ impl PacketRxQueue {
         Some(Some(m))
     }
 
+    /// The next frame of so many octets that waits at the socket. Others before it are none of the ring's: what was queued
+    /// when the interface went down.
     #[inline(never)]
-    fn large(&mut self) -> Option<Option<Mbuf>> {
+    fn large(&mut self, len: u32) -> Option<Option<Mbuf>> {
         let fd = self.socket.fd.as_raw_fd();
         let receive = |pieces: &mut [libc::iovec]| {
             // SAFETY: a message of zeros is valid: it is plain integers and null pointers.
@@ -293,13 +297,18 @@ impl PacketRxQueue {
             // SAFETY: each piece is memory of ours alone, of the length it says, and outlives the call.
             unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) }
         };
-        // SAFETY: the call says how much it wrote.
-        match unsafe { self.spare.frame(receive) } {
-            Ok(m) => Some(Some(m)),
-            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => None,
-            Err(_) => {
-                self.socket.cut.fetch_add(1, Relaxed);
-                Some(None)
+        loop {
+            // SAFETY: the call says how much it wrote.
+            match unsafe { self.spare.frame(receive) } {
+                Ok(m) if m.len() == len => return Some(Some(m)),
+                Ok(_) => _ = self.socket.cut.fetch_add(1, Relaxed),
+                Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return None,
+                // That the interface was down is said once, before the next frame.
+                Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => {}
+                Err(_) => {
+                    self.socket.cut.fetch_add(1, Relaxed);
+                    return Some(None);
+                }
             }
         }
     }

@@ -16,6 +16,8 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// The EtherType of ARP.
 pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// The EtherType of RARP (RFC 903).
+pub const ETHERTYPE_RARP: u16 = 0x8035;
 
 /// An IP address in one word, one of IPv4 as RFC 4291, 2.5.5.2 maps it: made and compared faster than
 /// an [`IpAddr`].

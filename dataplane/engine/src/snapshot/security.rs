@@ -81,6 +81,11 @@ impl Security {
         Security { checks, macs, ips, snooped }
     }
 
+    /// Whether an ARP packet that passed names an IP address of the port's.
+    pub(crate) fn checks_arp(&self) -> bool {
+        self.checks.arp
+    }
+
     #[inline(always)]
     fn has_mac(&self, mac: MacAddr) -> bool {
         self.macs.binary_search(&mac).is_ok()

@@ -243,6 +243,46 @@ fn later_fragments_follow_their_first() {
     assert!(!passes(&mut s, 0, fragment(2, 3, (99, 53))), "whatever stands where ports would");
 }
 
+/// A guest that was moved is heard: RARP always, gratuitous ARP where its IP address is known to be the port's.
+#[test]
+fn a_station_announces_itself_whatever_lists_say() {
+    let (mac, own, others) = (MACS[0], IPS[0], [10, 0, 0, 99]);
+    let announces = |ethertype: u16, operation: u8, [sender, target]: [[u8; 6]; 2], [from, to]: [[u8; 4]; 2]| {
+        let head = [&[0xff; 6][..], &mac, &ethertype.to_be_bytes(), &[0, 1, 8, 0, 6, 4, 0, operation]].concat();
+        HeapFrame::new([&head[..], &sender, &from, &target, &to, &[0; 18]].concat())
+    };
+    let rarp = |sender, target| announces(0x8035, 3, [sender, target], [[0; 4]; 2]);
+    let garp = |address| announces(0x0806, 1, [mac, [0; 6]], [address; 2]);
+    let mut s = switch(Some((vec![], Action::Deny)), None);
+    let port = |checks: Checks, filters_announcements| PortPolicy {
+        acls: AclNames { ingress: vec!["in".into()], egress: vec![] },
+        security: Some(SecuritySpec {
+            checks,
+            macs: vec![MacAddr::from_octets(mac)],
+            ips: vec![std::net::IpAddr::from(own).into()],
+            snoop: false,
+        }),
+        forwarding: Forwarding { filters_announcements, ..Forwarding::default() },
+        ..spec(VlanMode::Access { vid: Vid::of::<1>() })
+    };
+    let arp = Checks { arp: true, ..Checks::default() };
+    for (checks, filtered, heard) in
+        [(arp, false, [true, true]), (Checks::default(), false, [true, false]), (arp, true, [false; 2])]
+    {
+        s.topology.set_port("p0", port(checks, filtered)).unwrap();
+        assert_eq!([passes(&mut s, 0, rarp(mac, mac)), passes(&mut s, 0, garp(own))], heard);
+        // What is said of others, and what asks.
+        for other in [
+            rarp(MACS[1], MACS[1]),
+            rarp(mac, MACS[1]),
+            garp(others),
+            announces(0x0806, 1, [mac, [0; 6]], [own, others]),
+        ] {
+            assert!(!passes(&mut s, 0, other));
+        }
+    }
+}
+
 /// After a start, what the other end may have begun goes on when its answer is met first, and is not reset; later it is
 /// unknown traffic.
 #[test]
@@ -259,6 +299,11 @@ fn a_restart_forgets_no_connection_that_only_answers() {
         assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1004, b"")));
         assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1004, 500, b"data")));
         assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1_000_000_000, b"")), "within its windows");
+        // By what looks like an answer, nobody calls.
+        assert!(passes(&mut s, 1, tcp(1, (80, 4009), "A", 7, 9, b"")));
+        assert!(!passes(&mut s, 1, tcp(1, (80, 4009), "S", 70, 0, b"")));
+        assert!(!passes(&mut s, 1, udp(1, (80, 4000))));
+        assert_eq!(s.sessions.of_port(s.ports[1]).1, 1, "nor is that answered by its own sender");
         s.now_s += 121;
         assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1008, 500, b"data")), "it is known now");
         let late = s.run(1, [tcp(1, (80, 4002), "A", 1000, 500, b"data")]).sent;

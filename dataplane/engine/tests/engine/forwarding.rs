@@ -52,7 +52,7 @@ fn specs() -> impl Strategy<Value = Vec<PortPolicy>> {
             forwarding: Forwarding {
                 protected,
                 priority_tags: [PriorityTags::Never, PriorityTags::IfNonzero, PriorityTags::Always][priority],
-                mac_limit: None,
+                ..Forwarding::default()
             },
             bridge: if other { "br1".into() } else { "br0".into() },
             ..spec(vlan)

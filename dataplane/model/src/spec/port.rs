@@ -80,6 +80,8 @@ pub struct Forwarding {
     pub protected: bool,
     /// See [`MacLimit`].
     pub mac_limit: Option<MacLimit>,
+    /// What the station announces of itself is for ingress ACLs to decide, as any frame.
+    pub filters_announcements: bool,
 }
 
 /// Frames with a new source address above the limit of a port.
@@ -252,6 +254,7 @@ fn policy(object: &str, p: &Port) -> Result<PortPolicy, Bad> {
             },
             protected: p.protected.unwrap_or_default(),
             mac_limit: p.mac_limit.map(|limit| MacLimit { limit, drop: p.mac_limit_action != "forward" }),
+            filters_announcements: p.announcements == "off",
         },
         mtu: within(object, "mtu", p.mtu.unwrap_or(defaults::PORT_MTU), Mtu::new)?,
         storm_fps: [

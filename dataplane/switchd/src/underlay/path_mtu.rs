@@ -56,19 +56,22 @@ pub(super) fn read(s: &Station, p: &[u8]) -> Option<(IpAddr, u32)> {
         IpAddr::V4(own) => fragmentation_needed(own, p)?,
         IpAddr::V6(own) => packet_too_big(own, p)?,
     };
-    let (from, to, protocol, behind) = quoted;
+    let (from, to, protocol, len, behind) = quoted;
     let is_ours = from == s.address.addr() && s.remotes.iter().any(|(remote, _)| *remote == to);
     const GENEVE: u16 = 6081;
+    /// What outer packets are sent from (RFC 7348, 5; RFC 6335, 6).
+    const DYNAMIC: u16 = 49_152;
+    let port = |at: usize| octets::<2>(behind, at).map(u16::from_be_bytes);
     let is_tunnels = match protocol {
-        17 => [s.udp_port, GENEVE].contains(&u16::from_be_bytes(octets(behind, 2)?)),
+        17 => [s.udp_port, GENEVE].contains(&port(2)?) && port(0)? >= DYNAMIC,
         47 => true,
         _ => false,
     };
-    (is_ours && is_tunnels).then_some((to, mtu.max(least)))
+    (is_ours && is_tunnels && len > mtu).then_some((to, mtu.max(least)))
 }
 
-/// Source, destination, protocol, and what is behind the header of a packet that is quoted.
-type Quoted<'a> = (IpAddr, IpAddr, u8, &'a [u8]);
+/// Source, destination, protocol, length, and what is behind the header of a packet that is quoted.
+type Quoted<'a> = (IpAddr, IpAddr, u8, u32, &'a [u8]);
 
 fn fragmentation_needed(own: Ipv4Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32)> {
     let h: [u8; 20] = octets(p, 0)?;
@@ -85,7 +88,7 @@ fn fragmentation_needed(own: Ipv4Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32
     let was = u32::from(u16::from_be_bytes([q[2], q[3]]));
     let mtu = if said == 0 { *PLATEAUS.iter().find(|p| **p < was).unwrap_or(&LEAST_V4) } else { said };
     let address = |at: usize| Some(Ipv4Addr::from(octets::<4>(&q, at)?).into());
-    Some(((address(12)?, address(16)?, q[9], behind), mtu, LEAST_V4))
+    Some(((address(12)?, address(16)?, q[9], was, behind), mtu, LEAST_V4))
 }
 
 fn packet_too_big(own: Ipv6Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32)> {
@@ -99,5 +102,6 @@ fn packet_too_big(own: Ipv6Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32)> {
     let quoted = icmp.get(8..)?;
     let behind = quoted.get(40..)?;
     let mtu = u32::from_be_bytes(octets(icmp, 4)?);
-    Some(((address(quoted, 8)?.into(), address(quoted, 24)?.into(), quoted[6], behind), mtu, LEAST_V6))
+    let len = 40 + u32::from(u16::from_be_bytes(octets(quoted, 4)?));
+    Some(((address(quoted, 8)?.into(), address(quoted, 24)?.into(), quoted[6], len, behind), mtu, LEAST_V6))
 }

@@ -8,6 +8,7 @@
 //! 4. Each list classifies the frames that are left.
 //! 5. Connections begin or go on with those that passed all lists.
 
+mod announcements;
 pub(crate) mod fragments;
 mod sessions;
 
@@ -216,7 +217,7 @@ fn run<F: Frame>(
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
 ) {
-    let (_, filter, way) = its;
+    let (port, filter, way) = its;
     if filter.asks_macs {
         heads.with_macs();
     }
@@ -227,6 +228,16 @@ fn run<F: Frame>(
     if heads.odd {
         sort_out(cx, its, of, heads, outcome);
     }
+    let no_ip = of
+        & !outcome.refused
+        & !heads.columns.of_family(Family::V4 as usize)
+        & !heads.columns.of_family(Family::V6 as usize);
+    let of = match way {
+        Way::In if no_ip != 0 && !port.forwarding.filters_announcements => {
+            of & !announcements::of(cx, filter, no_ip, heads)
+        }
+        _ => of,
+    };
     if filter.tracks {
         let mut found = sessions::Found::default();
         sessions::track(cx, its, of, heads, &mut found, outcome.refused);

@@ -147,20 +147,14 @@ pub(super) fn is_midstream(h: &Headers) -> bool {
 /// the switch was started: its rules would let it.
 #[cold]
 fn would_answer(cx: &Context<'_>, (_, filter, way): (&Port, &Filter, Way), h: &Headers, segment: SegmentId) -> bool {
-    let may_go_on = match h.protocol() {
-        TCP => is_midstream(h),
-        ICMP | ICMPV6 => false,
-        _ => h.ports().is_some(),
-    };
     let other = if way == Way::In { Way::Out } else { Way::In };
     let [mut own, mut first] = [*h, h.reversed()];
     for h in [&mut own, &mut first] {
         h.words[STATE] = state::number(state::NEW);
     }
-    if h.protocol() == TCP {
-        first.words[FLAGS] = 2;
-    }
-    may_go_on
+    first.words[FLAGS] = 2;
+    // Other protocols go on with the next frame of the end that began.
+    is_midstream(h)
         && !let_begin(lists(cx, filter, (way, segment)), &own)
         && let_begin(lists(cx, filter, (other, segment)), &first)
 }

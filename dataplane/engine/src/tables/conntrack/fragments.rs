@@ -32,6 +32,8 @@ struct Kept {
     /// An echo's identifier, and where the first fragment ends.
     echo_and_end: AtomicU32,
     seen_s: AtomicU32,
+    /// 0 if its protocol has none.
+    has_ports: AtomicU32,
 }
 
 /// What is known of a fragment.
@@ -90,13 +92,14 @@ impl Fragments {
         let kept = set.iter().find(|k| k.whose.load(Acquire) == whose);
         if !h.is_later_fragment() {
             let oldest = || set.iter().min_by_key(|k| (k.whose.load(Relaxed) != 0, k.seen_s.load(Relaxed)));
-            if h.words[SPORT] != NO_PORT
+            if !h.broken
                 && keeps
                 && let Some(kept) = kept.or_else(oldest)
             {
                 kept.whose.store(0, Relaxed);
-                kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT], Relaxed);
+                kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT] & 0xffff, Relaxed);
                 kept.echo_and_end.store(u32::from(echo_id) << 16 | u32::from(h.fragment_edge()), Relaxed);
+                kept.has_ports.store(u32::from(h.words[SPORT] != NO_PORT), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
                 kept.whose.store(whose, Release);
                 self.noted.fetch_add(1, Relaxed);
@@ -105,6 +108,7 @@ impl Fragments {
         }
         let Some(kept) = kept.filter(|k| k.is_young(now_s)) else { return Followed::Early };
         let (ports, echo_and_end) = (kept.ports.load(Relaxed), kept.echo_and_end.load(Relaxed));
+        let has_ports = kept.has_ports.load(Relaxed) != 0;
         // Another worker may have begun to write another's.
         fence(Acquire);
         if kept.whose.load(Relaxed) != whose {
@@ -114,6 +118,9 @@ impl Fragments {
             return Followed::Overlaps;
         }
         h.lent_id = (echo_and_end >> 16) as u16;
+        if !has_ports {
+            return Followed::Yes;
+        }
         (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (ports >> 16, ports & 0xffff, NO_PORT);
         Followed::Yes
     }

@@ -41,7 +41,9 @@ use icmp::{echo_id, is_answer};
 use key::{Ends4, between6, hash4, key4};
 use room::Tried;
 use table::{Slot, State, Table};
-use tcp::{ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, What, put};
+use tcp::{
+    ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, UNCONFIRMED, What, put,
+};
 
 /// For how long connections are kept, in seconds since their last frame, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -484,6 +486,7 @@ impl Conntrack {
         }
         let low_began = p.from_low != answers;
         let flags = if low_began { LOW_BEGAN } else { 0 } | if from_port != answers { FROM_PORT } else { 0 };
+        let flags = flags | if answers { UNCONFIRMED } else { 0 };
         let state = tcp::begun(segment.as_ref(), now_s, flags, filter, usize::from(answers));
         // Before anybody can find it, and take it out again.
         self.count(zone.port, 1);
@@ -564,7 +567,13 @@ impl Conntrack {
     #[cold]
     fn settle(&self, (slot, family, end): (Slot, Family, usize), protocol: u8) {
         let flags = &self.state_of(family, slot)[FLAGS];
-        let now = if end == 1 { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
+        let is_unconfirmed = flags.load(Relaxed) & UNCONFIRMED != 0;
+        if is_unconfirmed && end == 0 {
+            flags.fetch_and(!UNCONFIRMED, Relaxed);
+        }
+        // What both ends said counts as answered; of one that was taken up at an answer, the other end is asked for.
+        let is_answer = is_unconfirmed == (end == 0);
+        let now = if is_answer { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
         if !tcp::is_settled(protocol, now) {
             return;
         }

@@ -45,6 +45,8 @@ const SCALED: u32 = 1 << 24;
 /// the lower bits, of which there is room for so many.
 const SYN_AGAIN: u32 = 1 << 14;
 const SYN_ACK: u32 = 26;
+/// The end that is taken for the one that began it was not heard of: see [`super::GRACE_S`].
+pub(super) const UNCONFIRMED: u32 = 1 << 15;
 const SYN_ACK_BITS: u32 = 0x3f;
 
 /// What a connection's state says of it at one instant.
@@ -219,6 +221,8 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
             (true, _) => Fit::Anew,
             // Both at once.
             (_, End::Silent) => Fit::Yes,
+            // Taken up at an answer, so that the answering end calls nobody by it.
+            (_, End::Open) if i == 1 && flags & MET != 0 => Fit::No,
             // Sent again, or by an end that has forgotten, and will be told so by the other.
             (_, End::Open) => Fit::Resync,
             // The same after its FIN, which the other end has not answered with its own.
