@@ -489,7 +489,7 @@ impl Snooped {
             let is_v4 = r.high.load(Relaxed) == 0 && r.low.load(Relaxed) >> 32 == V4_MAPPED;
             is_v4 && (only || r.client.load(Relaxed) == client.bits())
         };
-        self.0.iter().filter(is_its).fold(false, |some, r| r.until_s.swap(0, Release) != 0 || some)
+        self.0.iter().filter(is_its).filter(|r| r.until_s.swap(0, Release) != 0).count() > 0
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
