@@ -109,8 +109,19 @@ impl Pipeline {
         if !cx.snapshot.port(ingress).is_some_and(Port::is_device) {
             return pass(cx, &mut self.first, ingress, Origin::Switch(&inside), burst, out, &mut NoRecirc);
         }
+        self.both_passes(cx, (ingress, Origin::Switch(&inside)), burst, out);
+    }
+
+    /// The first pass, and the second of what enters or leaves a tunnel.
+    fn both_passes<F: Frame>(
+        &mut self,
+        cx: &Context<'_>,
+        (ingress, origin): (PortIdx, Origin<'_>),
+        burst: &mut Burst<F>,
+        out: &mut impl Output<F>,
+    ) {
         let mut again = Pending::new(&mut self.second);
-        pass(cx, &mut self.first, ingress, Origin::Switch(&inside), burst, out, &mut again);
+        pass(cx, &mut self.first, ingress, origin, burst, out, &mut again);
         if !again.burst.is_empty() {
             again.flush(cx, out);
         }
@@ -126,14 +137,7 @@ impl Pipeline {
         out: &mut impl Output<F>,
     ) {
         let cx = &cx;
-        let Some(inside) = &inside else {
-            let mut again = Pending::new(&mut self.second);
-            pass(cx, &mut self.first, ingress, Origin::Held, burst, out, &mut again);
-            if !again.burst.is_empty() {
-                again.flush(cx, out);
-            }
-            return;
-        };
+        let Some(inside) = &inside else { return self.both_passes(cx, (ingress, Origin::Held), burst, out) };
         // The remote may have gone meanwhile, and its number be a port's.
         if cx.snapshot.port(ingress).is_none_or(Port::is_device) {
             cx.drop(ingress, DropReason::PortGone, burst.len() as u64);

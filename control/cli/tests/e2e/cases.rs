@@ -403,7 +403,7 @@ fn a_smaller_mtu_of_the_kernel_is_said() {
     eventually("it is mended", 10.0, || !says("kernel interface"));
 }
 
-/// A router of the underlay that takes less than the uplink is believed: senders in the overlay are told what fits
+/// A router of the underlay with a smaller MTU is believed: senders in the overlay get an ICMP error with what fits
 /// (RFC 1191, RFC 8201; https://github.com/slackhq/nebula/pull/16).
 #[test]
 fn the_path_mtu_of_the_underlay_is_learned() {

@@ -64,7 +64,7 @@ pub struct PacketPort {
     queues: Vec<Arc<Socket>>,
     /// Keeps the interface's frames from the host, where it does.
     shield: Option<OwnedFd>,
-    /// Frames that the kernel lost, as far as it was asked: it forgets what it has told.
+    /// Frames that the kernel has reported as lost. It reports each once.
     missed: AtomicU64,
 }
 
@@ -82,7 +82,7 @@ unsafe impl Sync for Socket {}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // SAFETY: mapped at its opening with this length, and nobody has a reference into it: queues hold the socket.
+        // SAFETY: mapped at its opening with this length, and no reference into it is left: queues hold the socket.
         unsafe { libc::munmap(self.ring.as_ptr().cast(), BLOCK * BLOCKS) };
     }
 }
@@ -96,8 +96,8 @@ impl PacketPort {
     pub fn open(name: &str, ifindex: u32, queues: usize, alone: bool) -> Result<Self, DpdkError> {
         let failed = |e: io::Error| DpdkError::new(format!("interface '{name}': AF_PACKET"), e.to_string());
         let shield = if alone { Some(shield::raise(ifindex).map_err(failed)?) } else { None };
-        let all = (0..queues).map(|_| Socket::open(ifindex)).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-        let mut all = all;
+        let all: io::Result<Vec<Socket>> = (0..queues).map(|_| Socket::open(ifindex)).collect();
+        let mut all = all.map_err(failed)?;
         if all.len() > 1 && share_out(&all).is_err() {
             // Linux before 6.2 can't keep what the host sends by the interface out of a group.
             all.truncate(1);
@@ -142,16 +142,10 @@ impl PacketPort {
 fn share_out(all: &[Socket]) -> io::Result<()> {
     // The first one is given a number that no other group has. The sockets' own PACKET_IGNORE_OUTGOING is not asked in a group.
     let hash = (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16;
-    set_option(
-        all[0].fd.as_raw_fd(),
-        libc::SOL_PACKET,
-        libc::PACKET_FANOUT,
-        &(hash | libc::PACKET_FANOUT_FLAG_UNIQUEID << 16),
-    )?;
+    let join = |s: &Socket, how: u32| set_option(s.fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &how);
+    join(&all[0], hash | libc::PACKET_FANOUT_FLAG_UNIQUEID << 16)?;
     let group = option::<u32>(all[0].fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT) & 0xffff;
-    all[1..]
-        .iter()
-        .try_for_each(|s| set_option(s.fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, &(hash | group)))
+    all[1..].iter().try_for_each(|s| join(s, hash | group))
 }
 
 impl Socket {
@@ -324,7 +318,7 @@ impl PacketTxQueue {
     /// What the kernel does by itself.
     #[inline(always)]
     pub fn caps(&self) -> Caps {
-        Caps { checksum: true, tso4: true, tso6: true, chains: true }
+        Caps::KERNEL
     }
 
     /// Sends frames from the front of `burst`; from the first that the kernel refused they stay in

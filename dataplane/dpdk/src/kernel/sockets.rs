@@ -59,7 +59,7 @@ pub(crate) struct Companions {
 
 impl Companions {
     /// Does what makes them come, and adds them, for a device of the kernel's by this name of DPDK's. One at a time, so that
-    /// they are this device's; the drivers of such devices hang for nobody.
+    /// they are this device's: opening such a device does not block.
     pub fn note<T>(&mut self, device: &str, make: impl FnOnce() -> T) -> T {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         if !device.starts_with("net_af_") {
@@ -77,7 +77,7 @@ impl Companions {
     /// Closes what DPDK forgot.
     ///
     /// # Safety
-    /// The device is closed: nobody uses them any more.
+    /// The device is closed: they are not used any more.
     pub unsafe fn reap(&self) {
         // SAFETY: as the caller promises.
         self.sockets.iter().for_each(|s| unsafe { s.reap() });

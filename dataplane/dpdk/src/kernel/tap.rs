@@ -226,7 +226,7 @@ impl TapTxQueue {
     /// What the kernel does by itself.
     #[inline(always)]
     pub fn caps(&self) -> Caps {
-        Caps { checksum: true, tso4: true, tso6: true, chains: true }
+        Caps::KERNEL
     }
 
     /// Sends frames from the front of `burst`; from the first that the kernel refused they stay in

@@ -46,6 +46,11 @@ pub struct Caps {
     pub chains: bool,
 }
 
+impl Caps {
+    /// Of what takes the header of `vnet.rs`.
+    pub(crate) const KERNEL: Caps = Caps { checksum: true, tso4: true, tso6: true, chains: true };
+}
+
 /// Why a frame could not be finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unfinished {
@@ -102,7 +107,7 @@ impl Finisher {
                 return Err(Unfinished::BadRequest);
             }
             let takes_it = flags & TSO != 0 && caps.checksum && (if layout.v4 { caps.tso4 } else { caps.tso6 });
-            // Nobody can be told that the headers before it are a tunnel's.
+            // No receiver has a field that says that the headers before it are a tunnel's.
             if takes_it && !layout.is_inner(&m) {
                 out.push(m);
                 return Ok(());
@@ -172,7 +177,7 @@ pub fn complete_unfinished(m: &mut Mbuf) -> bool {
             && let has = u16::from_ne_bytes([a, b])
             && has == checksum::pseudo_sum(&head[packet.at..], packet.v4, packet.protocol, packet.l4_len as u32)
         {
-            // The range was checked, and nobody shares a frame that was just received.
+            // The range was checked, and a frame that was just received is not shared.
             let _ = checksum::complete(m, packet.l4, packet.l4_len, field);
             return true;
         }

@@ -324,8 +324,8 @@ fn retag_all<F: Frame>(cx: &Context<'_>, to: &Port, group: &mut Group<'_, F>, ha
     group.info.octets = group.frames.iter().map(|f| u64::from(f.len())).sum();
 }
 
-/// Lets fragments wait that came before the first one of their datagram: shares of them, which nobody else has as soon as
-/// the group's own are gone.
+/// Holds fragments that came before the first one of their datagram: shares of them, which are the only ones as soon as the
+/// group's own are dropped.
 #[cold]
 fn hold_early<F: Frame>(
     cx: &Context<'_>,

@@ -148,7 +148,7 @@ impl Remote {
     }
 }
 
-/// The way to a remote, as whoever resolves it finds it: the next hop's address of layer 2, and the path's MTU.
+/// The path to a remote, as the underlay thread has resolved it: the next hop's MAC address, and the path's MTU.
 #[derive(Debug)]
 pub struct NextHop {
     mac: AtomicU64,

@@ -84,7 +84,9 @@ pub(super) fn open_host(o: &Opener, interface: &str, driver: HostDriver, mtu: u3
             Err(e) => why_not += &format!("AF_XDP: {}", e.why),
         }
     }
-    let alone = if is_veth { open_af_packet(o, interface, mtu, true).ok() } else { None };
+    // For the first choice, this was tried above.
+    let alone =
+        if is_veth && driver == HostDriver::AfPacket { open_af_packet(o, interface, mtu, true).ok() } else { None };
     let mut opened = alone.map_or_else(|| open_af_packet(o, interface, mtu, false), Ok)?;
     opened.device.fallback = why_not;
     if !opened.device.keeps_from_host() {

@@ -16,7 +16,7 @@ use super::{
 
 /// After so long without another message, a larger MTU is tried again (RFC 1191, 6.3; RFC 8201, 4).
 const AGE: Duration = Duration::from_secs(600);
-/// Nothing below is believed: a stranger who guesses must not make tunnels useless. Each link of IPv4 takes 68 octets, and
+/// Nothing below is believed, so that a forged message does limited harm. Each link of IPv4 takes 68 octets, and
 /// none of today less than this; each of IPv6 takes 1,280.
 const LEAST_V4: u32 = 576;
 const LEAST_V6: u32 = 1280;

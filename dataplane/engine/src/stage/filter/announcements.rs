@@ -1,5 +1,5 @@
-//! What a station announces of itself, as a guest that was moved does, or its hypervisor in its name: that it is here now. A
-//! list that lets pass only what it names would keep switches from learning the new place, and cut the guest off.
+//! Announcements of a station's own addresses, as a guest or its hypervisor sends them after a migration. An ACL that
+//! permits only certain traffic would keep switches from learning the new location, and cut the guest off.
 //!
 //! RARP with the sender's own MAC address (as QEMU sends it) passes; gratuitous ARP (RFC 5227, 3) where port security
 //! has checked that the IP address is the port's.

@@ -143,8 +143,8 @@ pub(super) fn is_midstream(h: &Headers) -> bool {
     h.protocol() == TCP && h.words[FLAGS] & (SYN | NO_PORT) == 0
 }
 
-/// Whether a frame that begins nothing by the rules of its direction goes on with what the other end may have begun before
-/// the switch was started: its rules would let it.
+/// Whether a frame, which the rules of its direction do not permit to begin a connection, may belong to one that the other
+/// end began before the switch was started: the rules of the other direction permit it.
 #[cold]
 fn would_answer(cx: &Context<'_>, (_, filter, way): (&Port, &Filter, Way), h: &Headers, segment: SegmentId) -> bool {
     let other = if way == Way::In { Way::Out } else { Way::In };

@@ -445,8 +445,8 @@ impl Conntrack {
         Tracked::Known
     }
 
-    /// From now on, for [`GRACE_S`], connections that were open before may be met in either direction: nothing of them is
-    /// known, because the switch was started anew.
+    /// From now on, for [`GRACE_S`], connections that were open before the switch was restarted may be met in either
+    /// direction: the table has none of them.
     pub fn begin_grace(&self, now_s: u32) {
         self.grace_until_s.store(now_s.saturating_add(GRACE_S), Relaxed);
     }

@@ -45,9 +45,9 @@ const SCALED: u32 = 1 << 24;
 /// the lower bits, of which there is room for so many.
 const SYN_AGAIN: u32 = 1 << 14;
 const SYN_ACK: u32 = 26;
+const SYN_ACK_BITS: u32 = 0x3f;
 /// The end that is taken for the one that began it was not heard of: see [`super::GRACE_S`].
 pub(super) const UNCONFIRMED: u32 = 1 << 15;
-const SYN_ACK_BITS: u32 = 0x3f;
 
 /// What a connection's state says of it at one instant.
 #[derive(Clone, Copy)]
@@ -221,7 +221,7 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
             (true, _) => Fit::Anew,
             // Both at once.
             (_, End::Silent) => Fit::Yes,
-            // Taken up at an answer, so that the answering end calls nobody by it.
+            // Perhaps taken up at an answer: the answering end must not open a connection by it.
             (_, End::Open) if i == 1 && flags & MET != 0 => Fit::No,
             // Sent again, or by an end that has forgotten, and will be told so by the other.
             (_, End::Open) => Fit::Resync,
