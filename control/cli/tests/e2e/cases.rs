@@ -475,7 +475,6 @@ fn the_path_mtu_of_the_underlay_is_learned() {
 /// A download goes on when the dataplane is restarted: only its server speaks, for whom no rule lets anything begin
 /// (https://github.com/cilium/cilium/issues/2644).
 #[test]
-#[ignore = "in about one of six runs the download stays dead: not understood yet"]
 fn a_download_survives_a_restart() {
     let (client, server) = (Netns::with_address("10.1.0.1/24"), Netns::with_address("10.1.0.2/24"));
     let mut host = Host::start();

@@ -299,6 +299,11 @@ fn a_restart_forgets_no_connection_that_only_answers() {
         assert!(passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1004, b"")));
         assert!(passes(&mut s, 1, tcp(1, (80, 4000), "A", 1004, 500, b"data")));
         assert!(!passes(&mut s, 0, tcp(0, (4000, 80), "A", 500, 1_000_000_000, b"")), "within its windows");
+        // What was sent and acknowledged meanwhile is not known: the other end's window is, with its first segment.
+        assert!(passes(&mut s, 1, tcp(1, (80, 4003), "A", 1000, 500, b"data")));
+        assert!(passes(&mut s, 0, tcp(0, (4003, 80), "A", 500, 500_000_000, b"")));
+        assert!(passes(&mut s, 1, tcp(1, (80, 4003), "A", 500_000_000, 500, b"data")));
+        assert!(!passes(&mut s, 1, tcp(1, (80, 4003), "A", 700_000_000, 500, b"data")));
         // By what looks like an answer, nobody calls.
         assert!(passes(&mut s, 1, tcp(1, (80, 4009), "A", 7, 9, b"")));
         assert!(!passes(&mut s, 1, tcp(1, (80, 4009), "S", 70, 0, b"")));

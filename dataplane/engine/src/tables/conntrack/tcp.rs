@@ -23,6 +23,9 @@ const SENT: usize = 4;
 const LIMIT: usize = 6;
 const WINDOW: usize = 8;
 
+/// Of an end that was open before and has sent nothing since: more than any window (RFC 7323, 2.3).
+const UNKNOWN_WINDOW: u32 = 1 << 30;
+
 /// The TCP state of each end, 3 bits each: see [`End`].
 const END_BITS: u32 = 3;
 /// The end whose address is the lower one began it.
@@ -184,11 +187,11 @@ pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u
         s[FLAGS] |= End::Opening as u32 | t.scale.map_or(0, |c| SCALED | c << SCALE);
         (s[LIMIT], s[WINDOW]) = (s[SENT], t.window.max(1));
     } else {
-        // Both ends were open before: what either may send is taken from what it does.
+        // Both ends were open before: what this end may send, the other end says with its first segment.
         s[FLAGS] = with_end(with_end(s[FLAGS], 0, End::Open), 1, End::Open) | MET;
         let window = t.window.max(1) << 14;
-        (s[WINDOW + i], s[LIMIT + i]) = (window, s[SENT + i].wrapping_add(window));
-        (s[SENT + 1 - i], s[LIMIT + 1 - i], s[WINDOW + 1 - i]) = (t.ack, t.ack.wrapping_add(window), window);
+        (s[WINDOW + i], s[LIMIT + i]) = (window, s[SENT + i].wrapping_add(UNKNOWN_WINDOW));
+        (s[SENT + 1 - i], s[LIMIT + 1 - i], s[WINDOW + 1 - i]) = (t.ack, t.ack.wrapping_add(window), UNKNOWN_WINDOW);
     }
     s
 }
@@ -222,7 +225,7 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
             // Both at once.
             (_, End::Silent) => Fit::Yes,
             // Perhaps taken up at an answer: the answering end must not open a connection by it.
-            (_, End::Open) if i == 1 && flags & MET != 0 => Fit::No,
+            (_, End::Open) if i == 1 && flags & UNCONFIRMED != 0 => Fit::No,
             // Sent again, or by an end that has forgotten, and will be told so by the other.
             (_, End::Open) => Fit::Resync,
             // The same after its FIN, which the other end has not answered with its own.
@@ -381,6 +384,10 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
         () => 0,
     };
     let window = t.window << scale;
+    if load(WINDOW + i) == UNKNOWN_WINDOW {
+        put(&state[WINDOW + i], 1);
+        put(&state[LIMIT + 1 - i], load(SENT + 1 - i));
+    }
     put(&state[WINDOW + i], load(WINDOW + i).max(window).max(1));
     if first {
         put(&state[LIMIT + i], max(load(LIMIT + i), last));
