@@ -46,6 +46,7 @@ lint:
 unit:
 	configs/packages.sh build
 	cargo test --locked --workspace
+	cargo test --locked -p dunlin-engine --features shuttle --lib interleavings
 
 # The hot path must not grow unnoticed: instructions per frame against the committed figures.
 instructions:

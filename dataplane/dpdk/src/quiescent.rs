@@ -84,16 +84,24 @@ impl<D> Domain<D> {
     /// Waits until every reader that is online has passed a quiescent state that began after
     /// this call. Not to be called by a reader.
     pub fn synchronize(&self) {
-        // What the caller made unreachable is so for whoever sees the new epoch.
-        let target = self.epoch.fetch_add(1, SeqCst) + 1;
-        fence(SeqCst);
-        for slot in &self.slots {
-            let mut spins = 0u32;
-            while slot.0.load(Acquire) < target {
-                spins += 1;
-                if spins < 100 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(20)) }
-            }
+        let target = self.retire();
+        let mut spins = 0u32;
+        while !self.is_past(target) {
+            spins += 1;
+            if spins < 100 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(20)) }
         }
+    }
+
+    /// Begins an epoch: what the caller made unreachable before is so for every reader that sees it.
+    pub fn retire(&self) -> u64 {
+        let epoch = self.epoch.fetch_add(1, SeqCst) + 1;
+        fence(SeqCst);
+        epoch
+    }
+
+    /// Whether every reader that is online has passed a quiescent state that began in this epoch or a later one.
+    pub fn is_past(&self, epoch: u64) -> bool {
+        self.slots.iter().all(|slot| slot.0.load(Acquire) >= epoch)
     }
 }
 

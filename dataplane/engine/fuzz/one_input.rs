@@ -16,7 +16,7 @@ use dunlin_engine::{
     },
     tables::{
         acl::{Acl, Action, Match, Prefix, Rule, state},
-        conntrack::{Conntrack, SessionLimits, Settings},
+        conntrack::{Conntrack, OneThread, SessionLimits, Settings},
         mac::{Key, MacTable},
     },
     tunnel::Kind,
@@ -155,7 +155,7 @@ pub fn run(mut input: &[u8]) {
     let underlay = topology.segment("br0", 0u16).expect("carried");
     assert!(macs.set_static(Key::new(MacAddr::from_octets([2, 0, 0, 0, 0, 1]), underlay), vtep));
     let (counters, sessions) =
-        (Counters::default(), Conntrack::new(256, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]));
+        (Counters::default(), Conntrack::new(256, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93], OneThread));
     let (mut pipeline, mut sent, mut frames, mut s) = (Pipeline::default(), Sent(0), 0, 0);
     let mut burst: Burst<HeapFrame> = Burst::new();
     while let [port, length, rest @ ..] = input {

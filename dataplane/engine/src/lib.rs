@@ -11,7 +11,7 @@
 //! **What stands on what.** Each line uses only those above it:
 //!
 //! ```text
-//! types, vlan, reason, counters, cycles, frame, intrinsics
+//! types, vlan, reason, counters, cycles, frame, atomic, intrinsics
 //! burst       a burst of frames, and what stages find out about each
 //! packet/     headers, checksums, ARP/ND, replies to rejected frames
 //! tables/     MAC addresses, connections, ARP/ND bindings, ACLs
@@ -28,6 +28,7 @@
 
 #![deny(unsafe_code)]
 
+mod atomic;
 mod burst;
 pub mod context;
 pub mod counters;

@@ -44,7 +44,10 @@ use dunlin_dpdk::{
     quiescent::{Domain, Workers},
     thread::{WorkerThread, allowed_cores},
 };
-use dunlin_engine::tables::{conntrack::Conntrack, mac::MacTable};
+use dunlin_engine::tables::{
+    conntrack::{Conntrack, Quiescence},
+    mac::MacTable,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -148,6 +151,19 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+/// The rounds of all workers.
+struct Rounds(Arc<Domain<Workers>>);
+
+impl Quiescence for Rounds {
+    fn retire(&self) -> u64 {
+        self.0.retire()
+    }
+
+    fn is_past(&self, retired: u64) -> bool {
+        self.0.is_past(retired)
+    }
+}
+
 fn run(args: Args) -> anyhow::Result<()> {
     // A thread that is gone would take its queues' ports with it, unseen: better the whole process
     // ends and is started again.
@@ -166,9 +182,10 @@ fn run(args: Args) -> anyhow::Result<()> {
     let clock = Clock::new(tsc_hz(&eal));
     let macs = Arc::new(MacTable::new(args.mac_table_size, [random()?, random()?]));
     prefer_hugepages(macs.memory());
-    let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?]));
-    sessions.begin_grace(clock.now().s);
     let (domain, readers) = Domain::<Workers>::new(args.cores.0.len());
+    let rounds = Rounds(domain.clone());
+    let sessions = Arc::new(Conntrack::new(args.session_table_size, [random()?, random()?], rounds));
+    sessions.begin_grace(clock.now().s);
     let punted = Arc::new(PuntRings::default());
     let (wake, woken) = mpsc::sync_channel(1);
     let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {

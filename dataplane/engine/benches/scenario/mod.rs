@@ -15,7 +15,7 @@ use dunlin_engine::{
     },
     tables::{
         acl::{Acl, Action, Match, Prefix, Rule, state},
-        conntrack::Conntrack,
+        conntrack::{Conntrack, OneThread},
         mac::MacTable,
     },
     vlan::{VlanMode, VlanSet},
@@ -205,7 +205,7 @@ impl Scenario {
             snapshot: topology.snapshot().expect("a snapshot"),
             macs: MacTable::new(capacity, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]),
             counters: Counters::default(),
-            sessions: Conntrack::new(pairs, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]),
+            sessions: Conntrack::new(pairs, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93], OneThread),
             pipeline: Pipeline::default(),
             ingress: idx[0],
             bursts: bursts(&from_first),

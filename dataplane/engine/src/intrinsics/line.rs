@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Zeroed;
+use crate::atomic::{AtomicU16, AtomicU64};
 
 /// A cache line of words that are compared at once.
 #[repr(align(64))]

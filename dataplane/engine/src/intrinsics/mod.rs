@@ -8,7 +8,9 @@ pub(crate) use line::{Eight, Line};
 #[cfg(target_arch = "x86_64")]
 use wide::{Lanes256, Lanes512};
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use crate::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 /// Asks for the cache line of `item` in all levels. Has no effect that a program can see.
 #[inline(always)]

@@ -9,7 +9,7 @@ use dunlin_engine::{
     output::{Events, MAX_PIECES, MacLearned, Punt, Transmit},
     snapshot::topology::{BridgeSpec, PortPolicy, Topology},
     tables::{
-        conntrack::{Conntrack, Datagram},
+        conntrack::{Conntrack, Datagram, OneThread},
         mac::MacTable,
     },
     vlan::{Class, VlanMode},
@@ -108,7 +108,7 @@ impl Switch {
         }
         let (macs, counters) =
             (MacTable::new(4096, [0x1234_5678_9abc_def0, 0x9e37_79b9_7f4a_7c15]), Counters::default());
-        let sessions = Conntrack::new(4096, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93]);
+        let sessions = Conntrack::new(4096, [0x2545_f491_4f6c_dd1d, 0xd6e8_feb8_6659_fd93], OneThread);
         Switch {
             topology,
             macs,

@@ -5,13 +5,13 @@
 //! A later fragment that begins before its first one ends would write over what was judged (RFC 1858, 3; RFC 5722).
 
 use std::sync::atomic::{
-    AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
 
 use crate::{
     PortIdx,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize},
     packet::headers::{DPORT, FLAGS, Headers, NO_PORT, SPORT},
 };
 
@@ -26,7 +26,9 @@ const KEPT_S: u32 = 30;
 
 #[derive(Default)]
 struct Kept {
-    /// A hash of whose datagram it is, under a secret; 0 if none, or while it is written.
+    /// Odd while a worker writes the rest, and another one after each time.
+    version: AtomicU32,
+    /// A hash of whose datagram it is, under a secret; 0 if none.
     whose: AtomicU64,
     ports: AtomicU32,
     /// An echo's identifier, and where the first fragment ends.
@@ -68,7 +70,7 @@ impl Fragments {
 
     /// Whether the first fragment of a datagram of this port was seen.
     pub fn has_first(&self, (port, whose): (PortIdx, u64), now_s: u32) -> bool {
-        let is_it = |k: &Kept| k.whose.load(Acquire) == whose | 1 && k.is_young(now_s);
+        let is_it = |k: &Kept| k.whose.load(Relaxed) == whose | 1 && k.is_young(now_s);
         self.set(port, whose | 1).iter().any(is_it)
     }
 
@@ -89,29 +91,32 @@ impl Fragments {
     ) -> Followed {
         let whose = whose | 1;
         let set = self.set(port, whose);
-        let kept = set.iter().find(|k| k.whose.load(Acquire) == whose);
+        let kept = set.iter().find(|k| k.whose.load(Relaxed) == whose);
         if !h.is_later_fragment() {
             let oldest = || set.iter().min_by_key(|k| (k.whose.load(Relaxed) != 0, k.seen_s.load(Relaxed)));
             if !h.broken
                 && keeps
                 && let Some(kept) = kept.or_else(oldest)
+                && let Some(version) = kept.begin_write()
             {
-                kept.whose.store(0, Relaxed);
+                kept.whose.store(whose, Relaxed);
                 kept.ports.store(h.words[SPORT] << 16 | h.words[DPORT] & 0xffff, Relaxed);
                 kept.echo_and_end.store(u32::from(echo_id) << 16 | u32::from(h.fragment_edge()), Relaxed);
                 kept.has_ports.store(u32::from(h.words[SPORT] != NO_PORT), Relaxed);
                 kept.seen_s.store(now_s, Relaxed);
-                kept.whose.store(whose, Release);
+                kept.version.store(version.wrapping_add(2), Release);
                 self.noted.fetch_add(1, Relaxed);
             }
             return Followed::Yes;
         }
         let Some(kept) = kept.filter(|k| k.is_young(now_s)) else { return Followed::Early };
+        let version = kept.version.load(Acquire);
+        let is_its = kept.whose.load(Relaxed) == whose;
         let (ports, echo_and_end) = (kept.ports.load(Relaxed), kept.echo_and_end.load(Relaxed));
         let has_ports = kept.has_ports.load(Relaxed) != 0;
-        // Another worker may have begun to write another's.
+        // Another worker may be writing, or have written, another's.
         fence(Acquire);
-        if kept.whose.load(Relaxed) != whose {
+        if !is_its || version % 2 == 1 || kept.version.load(Relaxed) != version {
             return Followed::Early;
         }
         if h.fragment_edge() < echo_and_end as u16 {
@@ -127,6 +132,16 @@ impl Fragments {
 }
 
 impl Kept {
+    /// Its version, if it may be written by the caller alone, until a later version is stored.
+    fn begin_write(&self) -> Option<u32> {
+        let version = self.version.load(Relaxed);
+        let may = version.is_multiple_of(2)
+            && self.version.compare_exchange(version, version.wrapping_add(1), Acquire, Relaxed).is_ok();
+        // A reader that sees the new rest must not miss that it was being written.
+        fence(Release);
+        may.then_some(version)
+    }
+
     fn is_young(&self, now_s: u32) -> bool {
         now_s.saturating_sub(self.seen_s.load(Relaxed)) <= KEPT_S
     }

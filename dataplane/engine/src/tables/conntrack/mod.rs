@@ -18,20 +18,20 @@ mod burst;
 mod census;
 mod fragments;
 mod icmp;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod key;
 mod room;
 mod table;
 mod tcp;
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-};
+use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 pub use dunlin_model::spec::{SessionLimits, Timeouts};
 
 use crate::{
     Frame, MAX_PORTS, PortIdx, SegmentId,
+    atomic::{AtomicU32, AtomicU64},
     packet::headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
 pub(crate) use burst::{Going, Wanted};
@@ -106,6 +106,27 @@ pub(crate) enum Full {
     Connections,
     /// As many unanswered ones as the port may have.
     Unanswered,
+}
+
+/// When what was taken out of a table may be overwritten: no worker uses it any more.
+pub trait Quiescence: Send + Sync {
+    /// Says that something was taken out, and with which number to ask about it: never 0.
+    fn retire(&self) -> u64;
+    /// Whether every worker has begun another round since; true for 0.
+    fn is_past(&self, retired: u64) -> bool;
+}
+
+/// Of one thread, which knows what it holds.
+pub struct OneThread;
+
+impl Quiescence for OneThread {
+    fn retire(&self) -> u64 {
+        1
+    }
+
+    fn is_past(&self, _: u64) -> bool {
+        true
+    }
 }
 
 /// Which connection a frame is of, and from which end.
@@ -235,6 +256,7 @@ pub struct Conntrack {
     v4: Table<3>,
     v6: Table<6>,
     fragments: Fragments,
+    quiescence: Box<dyn Quiescence>,
     grace_until_s: AtomicU32,
     secrets: [u64; 2],
     capacity: u32,
@@ -249,12 +271,13 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    /// For so many connections; `secrets` are random, because strangers choose addresses and ports.
-    pub fn new(capacity: u32, secrets: [u64; 2]) -> Self {
+    /// For so many connections; `secrets` are random, because senders choose addresses and ports.
+    pub fn new(capacity: u32, secrets: [u64; 2], quiescence: impl Quiescence + 'static) -> Self {
         Conntrack {
             v4: Table::new(capacity as usize),
             v6: Table::new(capacity as usize),
             fragments: Fragments::default(),
+            quiescence: Box::new(quiescence),
             grace_until_s: AtomicU32::new(0),
             tried: Tried::default(),
             secrets,
@@ -491,9 +514,10 @@ impl Conntrack {
         // Before anybody can find it, and take it out again.
         self.count(zone.port, 1);
         for _ in 0..2 {
+            let (q, at) = (&*self.quiescence, (p.hash, zone.port));
             let entered = match p.family {
-                Family::V6 => self.v6.insert(p.hash, zone.port, &p.key, state),
-                _ => self.v4.insert(p.hash, zone.port, key4(&p.key), state),
+                Family::V6 => self.v6.insert(q, at, &p.key, state),
+                _ => self.v4.insert(q, at, key4(&p.key), state),
             };
             if let Some(slot) = entered {
                 self.begun.fetch_add(1, Relaxed);
@@ -519,8 +543,8 @@ impl Conntrack {
 
     fn forget(&self, family: Family, slot: Slot) -> bool {
         let removed = match family {
-            Family::V6 => self.v6.remove(slot),
-            _ => self.v4.remove(slot),
+            Family::V6 => self.v6.remove(&*self.quiescence, slot),
+            _ => self.v4.remove(&*self.quiescence, slot),
         };
         let Some((port, was_unanswered)) = removed else { return false };
         let (all, unanswered) = &self.ports[port.get()];

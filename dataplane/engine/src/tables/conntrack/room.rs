@@ -3,14 +3,19 @@
 //! Some hundred that nobody has answered are noted of each port: where to find one, in a table that may be a
 //! thousand times as large.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Conntrack, Full, Probe, SessionLimits, Settings,
     table::{Slot, State},
     tcp::{FLAGS, SETTLED},
 };
-use crate::{MAX_PORTS, PortIdx, intrinsics::zeroed, packet::headers::Family};
+use crate::{
+    MAX_PORTS, PortIdx,
+    atomic::{AtomicU32, AtomicU64},
+    intrinsics::zeroed,
+    packet::headers::Family,
+};
 
 /// Buckets that are looked through for an unanswered connection when there are too many.
 const SEARCHED: usize = 32;

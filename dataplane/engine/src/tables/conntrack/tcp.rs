@@ -7,10 +7,10 @@
 //! or this table, still has the old one. The answers of RFC 9293 (3.5.1, 3.10.7) and RFC 5961 (4.2) must pass, or the
 //! ends never agree: see [`Fit::Resync`] and [`reopens`].
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::{STATE, State};
-use crate::packet::headers::TCP;
+use crate::{atomic::AtomicU32, packet::headers::TCP};
 
 /// Seconds: when it was seen last; its flags, see below; when it was begun; the filter by which it was let
 /// pass last. Then of both ends, the one that began first: what it sent up to; how far it may send; its

@@ -8,15 +8,13 @@
 //! costs that frame a few dozen cycles and nothing else; the sweep moves the rest. There is one mover
 //! at a time; a worker that finds another at it leaves it to that one.
 
-use std::sync::atomic::{
-    AtomicBool, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{
     MacTable, WAYS, slots_of,
     word::{LEAST_BITS, State, Word},
 };
+use crate::atomic::{AtomicBool, AtomicUsize};
 
 /// Buckets in use at the start.
 pub(super) const START: usize = 1 << LEAST_BITS;

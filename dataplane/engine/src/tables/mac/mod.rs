@@ -31,6 +31,8 @@
 
 mod evict;
 mod grow;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -40,7 +42,6 @@ mod word;
 use std::{
     ops::Range,
     sync::atomic::{
-        AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
         fence,
     },
@@ -49,6 +50,7 @@ use std::{
 pub use crate::types::{Hash, Key};
 use crate::{
     MAX_PORTS, PortIdx,
+    atomic::{AtomicU32, AtomicU64},
     intrinsics::{Line, zeroed},
 };
 use grow::{Growth, START};
@@ -393,7 +395,8 @@ impl MacTable {
     /// Puts `word` into one of its two buckets, if need be in place of another's: the slot where it is then, and as what;
     /// `stamp`: as [`Self::fill`] has it.
     fn place(&self, hash: Hash, word: Word, stamp: Option<u32>) -> Option<(usize, Word)> {
-        for _ in 0..2 {
+        // Another worker may take the room that was made.
+        for _ in 0..4 {
             let n = self.growth.in_use();
             for (bucket, who) in hash.homes(n) {
                 if let Some(slot) = self.fill(bucket, word.about(who), stamp) {
