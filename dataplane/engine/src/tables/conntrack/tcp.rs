@@ -9,6 +9,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+#[cfg(test)]
+mod oracle;
+
 use super::table::{STATE, State};
 use crate::{atomic::AtomicU32, packet::headers::TCP};
 
@@ -188,7 +191,8 @@ pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u
         (s[LIMIT], s[WINDOW]) = (s[SENT], t.window.max(1));
     } else {
         // Both ends were open before: what this end may send, the other end says with its first segment.
-        s[FLAGS] = with_end(with_end(s[FLAGS], 0, End::Open), 1, End::Open) | MET;
+        let sender = if t.flags & FIN != 0 { End::Closing } else { End::Open };
+        s[FLAGS] = with_end(with_end(s[FLAGS], 1 - i, End::Open), i, sender) | MET;
         let window = t.window.max(1) << 14;
         (s[WINDOW + i], s[LIMIT + i]) = (window, s[SENT + i].wrapping_add(UNKNOWN_WINDOW));
         (s[SENT + 1 - i], s[LIMIT + 1 - i], s[WINDOW + 1 - i]) = (t.ack, t.ack.wrapping_add(window), UNKNOWN_WINDOW);
@@ -248,8 +252,8 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
     let (my_window, its_window) = (window(i), window(1 - i));
     let (sent, limit, heard) =
         (state[SENT + i].load(Relaxed), state[LIMIT + i].load(Relaxed), state[SENT + 1 - i].load(Relaxed));
-    // Of a connection that was met in the middle, what was sent before is not known: what may be sent counts.
-    let acked = if flags & MET != 0 { state[LIMIT + 1 - i].load(Relaxed) } else { heard };
+    // Of a connection that was met in the middle, what was sent before is not known, but that this end would take it.
+    let acked = if flags & MET != 0 { heard.wrapping_add(my_window) } else { heard };
     // Until the other end was heard of, an acknowledgement must be of what it sent.
     let ack_fits = t.flags & ACK == 0
         || (t.ack == 0 && t.flags & RST != 0)
