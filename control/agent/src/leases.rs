@@ -43,7 +43,7 @@ impl Lease {
 
 impl Leases {
     /// Takes what the dataplane has for a port at `now_s`, in seconds since 1970; whether that is news. What it was given
-    /// before and the dataplane does not know stays until it ends.
+    /// before and the dataplane does not know stays until it ends; what has no seconds left was ended.
     pub fn note(&mut self, port: &str, identity: u64, leases: &[dp::Lease], now_s: u64) -> bool {
         let lease = |l: &dp::Lease| Lease { address: l.address.clone(), seen_s: now_s, left_s: l.left_s };
         let mut new: Vec<Lease> = leases.iter().map(lease).collect();
@@ -51,6 +51,7 @@ impl Leases {
         let known = before.map_or(&[][..], |p| &p.leases);
         let lives = |l: &&Lease| l.until_s() > now_s && !new.iter().any(|n| n.address == l.address);
         let kept: Vec<Lease> = known.iter().filter(lives).cloned().collect();
+        new.retain(|n| n.left_s > 0);
         new.extend(kept);
         new.sort_by(|a, b| a.address.cmp(&b.address));
         let same = |(a, b): (&Lease, &Lease)| a.address == b.address && a.until_s().abs_diff(b.until_s()) <= SAME_S;
@@ -108,6 +109,9 @@ mod tests {
         assert_eq!(left(&l, 7, 0), Some(100), "the clock was set back");
         assert_eq!(left(&l, 8, 1060), None, "another port of the same name");
         assert!(!l.note("web1", 7, &[], 1060), "a dataplane that was restarted knows of none");
+        let mut released = l.clone();
+        assert!(released.note("web1", 7, &lease(0), 1060));
+        assert_eq!(left(&released, 7, 1060), None);
         assert_eq!((left(&l, 7, 1060), l.has("web1", 1060), l.has("web1", 1150)), (Some(90), true, false));
         assert!(l.retain(|name, identity| (name, identity) == ("web1", 8)));
         assert_eq!(left(&l, 7, 1060), None);

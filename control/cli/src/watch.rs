@@ -1,7 +1,7 @@
 //! `dunlin watch`: events as they happen.
 
 use dunlin_control_api::{
-    dataplane::{MacAt, MacMove, WatchRequest, event::What, port_event::Kind},
+    dataplane::{Lease, MacAt, MacMove, WatchRequest, event::What, port_event::Kind},
     v1::WatchConfigRequest,
 };
 use serde_json::json;
@@ -84,8 +84,12 @@ fn words(what: &What) -> String {
             format!("acl {} {rule}: {} at port {} ({}): {}", l.acl, l.action, l.port, l.direction, l.frame)
         }
         What::Leases(l) => {
-            let addresses: Vec<&str> = l.leases.iter().map(|l| l.address.as_str()).collect();
-            format!("DHCP gave port {} {}", l.port, addresses.join(", "))
+            let (given, ended): (Vec<_>, Vec<_>) = l.leases.iter().partition(|l| l.left_s > 0);
+            let list = |leases: &[&Lease]| match leases {
+                [] => "none".to_owned(),
+                _ => leases.iter().map(|l| l.address.as_str()).collect::<Vec<_>>().join(", "),
+            };
+            format!("DHCP leases of port {}: {}; ended: {}", l.port, list(&given), list(&ended))
         }
         What::Dataplane(d) => format!("dataplane {}", if d.up { "up" } else { "down" }),
         What::Lost(n) => format!("{n} events lost: this reader was too slow"),

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU32, AtomicU64,
+            AtomicBool, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -446,13 +446,35 @@ struct Remembered {
     low: AtomicU64,
     /// The MAC address that it was given to; 0 if that is not known.
     client: AtomicU64,
-    /// 0 while there is none, or it is written.
+    /// Which one it was of all leases that were given; 0 if it was given to an earlier dataplane.
+    given: AtomicU64,
+    /// 0 while there is none, it has ended, or it is written.
     until_s: AtomicU32,
 }
 
 /// What DHCP gave a port's station. Written by whichever worker sees it, read by that of the port.
 #[derive(Default)]
-pub struct Snooped([Remembered; REMEMBERED]);
+pub struct Snooped {
+    leases: [Remembered; REMEMBERED],
+    changed: AtomicBool,
+}
+
+/// What is known of a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// The station's.
+    pub address: IpAddr,
+    /// In the engine's seconds; 0 if it was ended before.
+    pub until_s: u32,
+    given: u64,
+}
+
+impl Lease {
+    /// Whether the same address was given by it, after the other.
+    pub fn replaces(&self, other: &Lease) -> bool {
+        self.until_s > 0 && self.address == other.address && self.given > other.given
+    }
+}
 
 impl Snooped {
     fn bits(address: IpAddr) -> u128 {
@@ -462,24 +484,35 @@ impl Snooped {
         }
     }
 
-    /// The address is the station's until then, in the engine's seconds; given to this client, if that is known.
-    pub fn note(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>) {
+    /// The address is the station's until then, in the engine's seconds; an earlier dataplane saw it given.
+    pub fn restore(&self, address: IpAddr, until_s: u32) {
+        self.note_as(address, until_s, None, 0);
+    }
+
+    fn note(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>) {
+        static GIVEN: AtomicU64 = AtomicU64::new(0);
+        self.note_as(address, until_s, client, GIVEN.fetch_add(1, Relaxed) + 1);
+        self.changed.store(true, Release);
+    }
+
+    fn note_as(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>, given: u64) {
         let bits = Self::bits(address);
         let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        let oldest = || self.0.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
-        let r = self.0.iter().find(same).unwrap_or_else(oldest);
+        let oldest = || self.leases.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
+        let r = self.leases.iter().find(same).unwrap_or_else(oldest);
         r.until_s.store(0, Release);
         r.high.store((bits >> 64) as u64, Relaxed);
         r.low.store(bits as u64, Relaxed);
         r.client.store(client.map_or(0, MacAddr::bits), Relaxed);
+        r.given.store(given, Relaxed);
         r.until_s.store(until_s.max(1), Release);
     }
 
     /// The address is not the station's any more; whether it was.
-    fn forget(&self, address: IpAddr) -> bool {
+    pub(super) fn forget(&self, address: IpAddr) -> bool {
         let bits = Self::bits(address);
         let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        self.0.iter().find(is).is_some_and(|r| r.until_s.swap(0, Release) != 0)
+        self.note_ended(self.leases.iter().filter(is))
     }
 
     /// The IPv4 addresses of a client are not its any more, or, if it is the `only` one, all are not; whether there were some.
@@ -489,26 +522,48 @@ impl Snooped {
             let is_v4 = r.high.load(Relaxed) == 0 && r.low.load(Relaxed) >> 32 == V4_MAPPED;
             is_v4 && (only || r.client.load(Relaxed) == client.bits())
         };
-        self.0.iter().filter(is_its).filter(|r| r.until_s.swap(0, Release) != 0).count() > 0
+        self.note_ended(self.leases.iter().filter(is_its))
+    }
+
+    /// Ends these, and says whether there was one.
+    fn note_ended<'a>(&self, leases: impl Iterator<Item = &'a Remembered>) -> bool {
+        let ended = leases.filter(|r| r.until_s.swap(0, Release) != 0).count() > 0;
+        self.changed.fetch_or(ended, Release);
+        ended
+    }
+
+    /// Whether one was given or ended since this was asked last.
+    pub fn take_changed(&self) -> bool {
+        self.changed.swap(false, Acquire)
     }
 
     fn has(&self, address: IpAddr, now_s: u32) -> bool {
         let bits = Self::bits(address);
-        self.0.iter().any(|r| {
+        self.leases.iter().any(|r| {
             r.until_s.load(Acquire) > now_s
                 && r.low.load(Relaxed) == bits as u64
                 && r.high.load(Relaxed) == (bits >> 64) as u64
         })
     }
 
-    /// The addresses, and until when.
-    pub fn all(&self, now_s: u32) -> Vec<(IpAddr, u32)> {
-        let address = |r: &Remembered| {
+    /// All that are remembered, those that were ended before their time too.
+    pub fn all(&self, now_s: u32) -> Vec<Lease> {
+        let lease = |r: &Remembered| {
+            let until_s = r.until_s.load(Acquire);
             let bits = u128::from(r.high.load(Relaxed)) << 64 | u128::from(r.low.load(Relaxed));
-            Ipv6Addr::from_bits(bits).to_canonical()
+            let address = Ipv6Addr::from_bits(bits).to_canonical();
+            (bits != 0 && (until_s == 0 || until_s > now_s)).then(|| Lease {
+                address,
+                until_s,
+                given: r.given.load(Relaxed),
+            })
         };
-        let live = self.0.iter().map(|r| (r, r.until_s.load(Acquire))).filter(|(_, until)| *until > now_s);
-        live.map(|(r, until)| (address(r), until)).collect()
+        self.leases.iter().filter_map(lease).collect()
+    }
+
+    /// The addresses that are the station's.
+    pub fn live(&self, now_s: u32) -> Vec<Lease> {
+        self.all(now_s).into_iter().filter(|l| l.until_s > 0).collect()
     }
 }
 

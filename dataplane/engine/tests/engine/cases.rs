@@ -309,9 +309,9 @@ fn a_dhcp_client_speaks_for_itself() {
     assert!(!passes(&mut s, 0, by(1234, mine, &dhcp_client(7, MACS[0], others, &[]))));
     assert!(!passes(&mut s, 0, by(67, mine, &dhcp_client(1, MACS[0], [0; 4], &[]))));
     // Its own it may give back, and has it no more then.
-    assert_eq!(s.topology.snooped("p0", 1), [(mine.into(), 101)]);
+    assert_eq!(s.leases("p0"), [(mine.into(), 101)]);
     assert!(passes(&mut s, 0, from(mine, &dhcp_client(7, MACS[0], mine, &[]))));
-    assert!(s.topology.snooped("p0", 1).is_empty());
+    assert!(s.leases("p0").is_empty());
     assert!(!passes(&mut s, 0, udp_as(MACS[0], mine, MACS[1], IPS[1], (1, 2), b"")));
     // A server refuses the address: for another client that is nothing.
     assert!(passes(&mut s, 1, acknowledged(mine)));
@@ -321,9 +321,9 @@ fn a_dhcp_client_speaks_for_itself() {
         udp_as(MACS[1], IPS[1], MACS[0], [255; 4], (67, 68), &m)
     };
     assert!(passes(&mut s, 1, refuses([2, 9, 9, 9, 9, 9])));
-    assert_eq!(s.topology.snooped("p0", 1), [(mine.into(), 101)]);
+    assert_eq!(s.leases("p0"), [(mine.into(), 101)]);
     assert!(passes(&mut s, 1, refuses(MACS[0])));
-    assert!(s.topology.snooped("p0", 1).is_empty());
+    assert!(s.leases("p0").is_empty());
 }
 
 /// Snooping is switched on under a client that has a lease: its next renewal passes, and the answer restores it.

@@ -459,28 +459,61 @@ fn a_station_speaks_as_itself() {
     expect(icmpv6(its_own, true, &[]), Some(DropReason::RouterAdvertisement));
 }
 
+fn snoops(s: &mut Switch, port: usize, vid: u16) {
+    let checks = Checks { ip: true, ..Checks::default() };
+    let macs = vec![MacAddr::from_octets(MACS[port])];
+    let security = Some(SecuritySpec { checks, macs, ips: vec![], snoop: true });
+    let vlan = VlanMode::Access { vid: Vid::new(vid.into()).unwrap() };
+    s.topology.set_port(&format!("p{port}"), PortPolicy { security, ..spec(vlan) }).unwrap();
+}
+
+/// A server at the other port gives an address for 100 s.
+fn dhcp_ack(to: usize, client: [u8; 6], address: [u8; 4]) -> HeapFrame {
+    let mut m = [0u8; 240].to_vec();
+    (m[0], m[1], m[2]) = (2, 1, 6);
+    m[16..20].copy_from_slice(&address);
+    m[28..34].copy_from_slice(&client);
+    m[236..240].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+    m.extend([53, 1, 5, 51, 4, 0, 0, 0, 100, 255]);
+    udp_as(MACS[1 - to], IPS[1 - to], MACS[to], IPS[to], (67, 68), &m)
+}
+
+/// A server that gives an address to the station of another port takes it from the one before.
+#[test]
+fn an_address_that_dhcp_gave_to_another_port_is_not_the_first_ones() {
+    for (vid, stays) in [(1, false), (2, true)] {
+        let mut s = switch(None, None);
+        let address = [10, 0, 0, 77];
+        s.run(0, [udp(0, (1, 2))]);
+        s.run(1, [udp(1, (1, 2))]);
+        snoops(&mut s, 1, 1);
+        assert!(passes(&mut s, 0, dhcp_ack(1, MACS[1], address)));
+        assert_eq!(s.topology.changed_leases(s.now_s).len(), 1);
+        assert!(s.topology.changed_leases(s.now_s).is_empty(), "nothing is new");
+        // The first one moves to another VLAN, or not.
+        s.topology.set_port("p1", spec(VlanMode::Access { vid: Vid::of::<1>() })).unwrap();
+        snoops(&mut s, 0, 1);
+        s.topology.remember("p0", IPS[0].into(), s.now_s + 100);
+        assert!(passes(&mut s, 1, dhcp_ack(0, MACS[0], address)));
+        snoops(&mut s, 1, vid);
+        let changed: Vec<_> = s.topology.changed_leases(s.now_s).iter().map(|(port, _)| port.to_string()).collect();
+        assert_eq!(changed, if stays { vec!["p0"] } else { vec!["p0", "p1"] });
+        assert_eq!(!s.leases("p1").is_empty(), stays);
+        assert_eq!(s.leases("p0").len(), 2, "what was known before stays too");
+    }
+}
+
 #[test]
 fn an_address_that_dhcp_gave_is_the_stations_for_its_lease() {
     let mut s = switch(None, None);
-    let checks = Checks { ip: true, ..Checks::default() };
-    let macs = vec![MacAddr::from_octets(MACS[1])];
-    let security = Some(SecuritySpec { checks, macs, ips: vec![], snoop: true });
-    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
+    snoops(&mut s, 1, 1);
     assert!(!passes(&mut s, 1, udp(1, (1, 2))));
-    let ack = |client: [u8; 6]| {
-        let mut m = [0u8; 240].to_vec();
-        (m[0], m[1], m[2]) = (2, 1, 6);
-        m[16..20].copy_from_slice(&IPS[1]);
-        m[28..34].copy_from_slice(&client);
-        m[236..240].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
-        m.extend([53, 1, 5, 51, 4, 0, 0, 0, 100, 255]);
-        udp_as(MACS[0], IPS[0], MACS[1], IPS[1], (67, 68), &m)
-    };
+    let ack = |client| dhcp_ack(1, client, IPS[1]);
     assert!(passes(&mut s, 0, ack([9; 6])));
     assert!(!passes(&mut s, 1, udp(1, (1, 2))), "that was given to somebody else");
     assert!(passes(&mut s, 0, ack(MACS[1])));
     assert!(passes(&mut s, 1, udp(1, (1, 2))));
-    assert_eq!(s.topology.snooped("p1", 1), [(IPS[1].into(), 101)]);
+    assert_eq!(s.leases("p1"), [(IPS[1].into(), 101)]);
     s.now_s = 102;
     assert!(!passes(&mut s, 1, udp(1, (1, 2))));
 }

@@ -97,6 +97,11 @@ pub fn spec(vlan: VlanMode) -> PortPolicy {
 }
 
 impl Switch {
+    /// The addresses that DHCP gave a port's station, and until when.
+    pub fn leases(&self, port: &str) -> Vec<(std::net::IpAddr, u32)> {
+        self.topology.snooped(port, self.now_s).iter().map(|l| (l.address, l.until_s)).collect()
+    }
+
     pub fn new(specs: Vec<PortPolicy>) -> Self {
         let mut topology = Topology::default();
         topology.set_bridge("br0", BridgeSpec { ageing_s: 300 });

@@ -64,6 +64,11 @@ impl PortPolicy {
         }
     }
 
+    /// Whether there is a VLAN of one bridge that both ports carry.
+    pub fn shares_vlan(&self, other: &Self) -> bool {
+        self.bridge == other.bridge && (0..4096).any(|vid| self.carries(vid) && other.carries(vid))
+    }
+
     /// Whether the port carries a VLAN of its bridge.
     pub fn carries(&self, vid: u16) -> bool {
         self.vlan.carries(vid)

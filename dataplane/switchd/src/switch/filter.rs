@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use dunlin_dataplane_api::v1;
 use dunlin_engine::{
-    context::Context, counters::Counters, output::Logged, packet::headers::Headers, tables::acl::Acl, trace,
+    context::Context, counters::Counters, output::Logged, packet::headers::Headers, snapshot::security::Lease,
+    tables::acl::Acl, trace,
 };
 
 use super::{Switch, sessions::protocol_name};
@@ -83,20 +84,18 @@ impl Switch {
         if self.workers.iter().filter(|w| w.shared.take_leased()).count() == 0 {
             return;
         }
-        for name in self.ports.keys() {
-            let leases = self.leases(name);
-            if !leases.is_empty() {
-                let identity = self.topology.identity(name);
-                self.events.send(v1::event::What::Leases(v1::LeaseEvent { port: name.clone(), identity, leases }));
-            }
+        let now_s = self.clock.now().s;
+        for (port, leases) in self.topology.changed_leases(now_s) {
+            let identity = self.topology.identity(port);
+            let leases = leases.iter().map(|l| lease(l, now_s)).collect();
+            self.events.send(v1::event::What::Leases(v1::LeaseEvent { port: port.to_owned(), identity, leases }));
         }
     }
 
     /// What DHCP gave a port's station.
     pub(super) fn leases(&self, port: &str) -> Vec<v1::Lease> {
         let now_s = self.clock.now().s;
-        let lease = |(address, until): (IpAddr, u32)| v1::Lease { address: address.to_string(), left_s: until - now_s };
-        self.topology.snooped(port, now_s).into_iter().map(lease).collect()
+        self.topology.snooped(port, now_s).iter().map(|l| lease(l, now_s)).collect()
     }
 
     /// One tick: forgets a part of the connections and bindings that are too old, and tells of what rules log.
@@ -151,4 +150,8 @@ fn describe(h: &Headers) -> String {
         }
         None => format!("{protocol} {from} -> {to}"),
     }
+}
+
+fn lease(l: &Lease, now_s: u32) -> v1::Lease {
+    v1::Lease { address: l.address.to_string(), left_s: l.until_s.saturating_sub(now_s) }
 }

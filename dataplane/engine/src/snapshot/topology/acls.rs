@@ -7,7 +7,7 @@ use crate::{
     snapshot::{
         Segment,
         port_filter::{Filter, Lists},
-        security::Security,
+        security::{Lease, Security},
     },
     tables::{acl::Acl, conntrack::Settings},
 };
@@ -54,20 +54,40 @@ impl Topology {
         &self.filters.sessions
     }
 
-    /// What DHCP gave a port's station, until when in the engine's seconds.
-    pub fn snooped(&self, port: &str, now_s: u32) -> Vec<(IpAddr, u32)> {
-        self.ports
-            .get(port)
-            .filter(|p| p.spec.security.as_ref().is_some_and(|s| s.snoop))
-            .map_or_else(Vec::new, |p| p.snooped.all(now_s))
+    /// What DHCP gave a port's station.
+    pub fn snooped(&self, port: &str, now_s: u32) -> Vec<Lease> {
+        self.snooper(port).map_or_else(Vec::new, |p| p.snooped.live(now_s))
+    }
+
+    fn snooper(&self, port: &str) -> Option<&PortState> {
+        self.ports.get(port).filter(|p| p.spec.security.as_ref().is_some_and(|s| s.snoop))
+    }
+
+    /// The ports at which DHCP gave or ended leases since this was asked last, with all that is known of theirs. An address
+    /// that was given to another port of its VLAN meanwhile is not the port's any more.
+    pub fn changed_leases(&self, now_s: u32) -> Vec<(&str, Vec<Lease>)> {
+        let snoopers = || self.ports.keys().filter_map(|name| Some((&**name, self.snooper(name)?)));
+        let changed: Vec<_> = snoopers().filter(|(_, p)| p.snooped.take_changed()).collect();
+        for (name, p) in &changed {
+            let given = p.snooped.live(now_s);
+            for (_, other) in snoopers().filter(|(other, _)| other != name) {
+                for l in other.snooped.live(now_s).iter().filter(|l| given.iter().any(|g| g.replaces(l))) {
+                    if other.spec.shares_vlan(&p.spec) {
+                        other.snooped.forget(l.address);
+                    }
+                }
+            }
+        }
+        let also = snoopers().filter(|(_, p)| p.snooped.take_changed()).collect::<Vec<_>>();
+        changed.into_iter().chain(also).map(|(name, p)| (name, p.snooped.all(now_s))).collect()
     }
 
     /// Notes what DHCP gave it before this dataplane was started; what it knows better stays.
     pub fn remember(&self, port: &str, address: IpAddr, until_s: u32) {
         if let Some(p) = self.ports.get(port)
-            && !p.snooped.all(0).iter().any(|(a, until)| *a == address && *until >= until_s)
+            && !p.snooped.live(0).iter().any(|l| l.address == address && l.until_s >= until_s)
         {
-            p.snooped.note(address, until_s, None);
+            p.snooped.restore(address, until_s);
         }
     }
 
