@@ -233,7 +233,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             let turn = applier.try_turn();
             let mut switch = applier.switch().lock();
             switch.follow_links(turn.is_some());
-            switch.follow_leases();
+            switch.follow_leases(tick);
             if tick {
                 switch.tick();
                 next = Instant::now() + TICK;

@@ -411,6 +411,55 @@ fn a_flood_of_first_packets_harms_no_connection() {
     assert!((0..2000).all(|i| passes(&mut s, 0, tcp(0, (20_000 + i, 80), "S", 1, 0, b""))));
 }
 
+fn icmpv6_from(from: usize, source: [u8; 16], extension: bool, message: &[u8]) -> HeapFrame {
+    let next = if extension { 60 } else { 58 };
+    let options: &[u8] = if extension { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+    let len = (options.len() + message.len()) as u8;
+    let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let head = [0x86, 0xdd, 0x60, 0, 0, 0, 0, len, next, 255];
+    HeapFrame::new([&MACS[1 - from][..], &MACS[from], &head, &source, &all_nodes, options, message].concat())
+}
+
+/// A link-local address that is not made of the MAC address is its station's once it was probed, and no other station had it.
+#[test]
+fn a_random_link_local_address_is_learned() {
+    let address = |low: u8| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, low];
+    let nd = |from, kind: u8, source, target: [u8; 16]| {
+        icmpv6_from(from, source, false, &[&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target].concat())
+    };
+    let probe = |from, low| nd(from, 135, [0; 16], address(low));
+    let uses = |s: &mut Switch, low| passes(s, 1, nd(1, 136, address(low), address(low)));
+    let mut s = switch(None, None);
+    let checks = Checks { mac: true, ip: true, nd: true, ..Checks::default() };
+    let security = Some(SecuritySpec { checks, macs: vec![MacAddr::from_octets(MACS[1])], ips: vec![], snoop: true });
+    s.topology.set_port("p1", PortPolicy { security, ..spec(VlanMode::Access { vid: Vid::of::<1>() }) }).unwrap();
+    assert!(!uses(&mut s, 1), "it was not probed");
+    assert!(passes(&mut s, 1, probe(1, 1)));
+    assert!(!uses(&mut s, 1), "an answer may come");
+    assert!(!passes(&mut s, 1, nd(1, 135, [0; 16], [0xfd; 16])), "no other address is");
+    // Another station has the second, a third one probes the third at the same time.
+    assert!(passes(&mut s, 1, probe(1, 2)) && passes(&mut s, 1, probe(1, 3)));
+    assert!(passes(&mut s, 0, nd(0, 136, address(2), address(2))) && passes(&mut s, 0, probe(0, 3)));
+    s.now_s += 1;
+    assert_eq!([1, 2, 3].map(|low| uses(&mut s, low)), [true, false, false]);
+    // It is remembered as leases are, and an answer that comes late ends it.
+    assert_eq!(s.topology.changed_leases(s.now_s).len(), 1);
+    s.now_s += 1_000;
+    assert!(passes(&mut s, 0, nd(0, 136, address(1), address(1))) && uses(&mut s, 1), "that is too late");
+    assert!(passes(&mut s, 1, probe(1, 4)));
+    s.now_s += 1;
+    assert_eq!(s.topology.changed_leases(s.now_s)[0].1.len(), 2);
+    assert!(passes(&mut s, 0, nd(0, 136, address(4), address(4))) && !uses(&mut s, 4));
+    // So many at once.
+    for low in 10..30 {
+        assert!(passes(&mut s, 1, probe(1, low)));
+        s.now_s += 1;
+        s.topology.changed_leases(s.now_s);
+    }
+    assert_eq!(s.leases("p1").len(), 4);
+    assert!(uses(&mut s, 29) && !uses(&mut s, 25));
+}
+
 #[test]
 fn a_station_speaks_as_itself() {
     let mut s = switch(None, None);
@@ -437,14 +486,7 @@ fn a_station_speaks_as_itself() {
     expect(arp(MACS[1], IPS[1]), None);
     expect(arp(MACS[1], IPS[0]), Some(DropReason::SpoofedArp));
     expect(arp(MACS[0], IPS[1]), Some(DropReason::SpoofedArp));
-    let icmpv6 = |source: [u8; 16], extension: bool, message: &[u8]| {
-        let next = if extension { 60 } else { 58 };
-        let options: &[u8] = if extension { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
-        let len = (options.len() + message.len()) as u8;
-        let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        let head = [0x86, 0xdd, 0x60, 0, 0, 0, 0, len, next, 255];
-        HeapFrame::new([&MACS[0][..], &MACS[1], &head, &source, &all_nodes, options, message].concat())
-    };
+    let icmpv6 = |source, extension, message: &[u8]| icmpv6_from(1, source, extension, message);
     let its_own = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
     let other = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 3];
     let told = |target: [u8; 16], mac: [u8; 6]| [&[136, 0, 0, 0, 0, 0, 0, 0][..], &target, &[2, 1], &mac].concat();

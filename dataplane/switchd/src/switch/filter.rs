@@ -78,10 +78,10 @@ impl Switch {
         Ok(steps.into_iter().map(|s| v1::TraceStep { stage: s.stage.into(), text: s.text }).collect())
     }
 
-    /// Tells what DHCP gave stations, if that was something since the last look: control stores it.
-    pub fn follow_leases(&mut self) {
+    /// Reports what was given to stations since the last look, if that was something: control stores it.
+    pub fn follow_leases(&mut self, tick: bool) {
         // All flags are taken, not only the first.
-        if self.workers.iter().filter(|w| w.shared.take_leased()).count() == 0 {
+        if self.workers.iter().filter(|w| w.shared.take_leased()).count() == 0 && !tick {
             return;
         }
         let now_s = self.clock.now().s;

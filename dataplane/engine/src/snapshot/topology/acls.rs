@@ -67,6 +67,7 @@ impl Topology {
     /// that was given to another port of its VLAN meanwhile is not the port's any more.
     pub fn changed_leases(&self, now_s: u32) -> Vec<(&str, Vec<Lease>)> {
         let snoopers = || self.ports.keys().filter_map(|name| Some((&**name, self.snooper(name)?)));
+        snoopers().for_each(|(_, p)| p.snooped.take_free(now_s));
         let changed: Vec<_> = snoopers().filter(|(_, p)| p.snooped.take_changed()).collect();
         for (name, p) in &changed {
             let given = p.snooped.live(now_s);

@@ -20,7 +20,7 @@ use crate::{
     context::Context,
     output::Logged,
     packet::{
-        headers::{DPORT, FRAGMENT, Family, Headers, Heads, PROTOCOL, SPORT, SRC, SRC6, UDP},
+        headers::{DPORT, FRAGMENT, Family, Headers, Heads, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, UDP},
         reject,
     },
     snapshot::{
@@ -248,15 +248,15 @@ fn run<F: Frame>(
     }
     let Some(security) = filter.security.as_ref().filter(|_| cx.trace.is_none()) else { return };
     for i in bits(from_clients & !outcome.refused) {
-        if security.release(&heads.row(i), heads.frames()[i].head()) {
+        if security.note_sent(&heads.row(i), heads.frames()[i].head(), cx.now.s) {
             out.leased();
         }
     }
     if way == Way::Out {
         for i in bits(of & !outcome.refused) {
-            let from_server = matches!(heads.columns.word(SPORT)[i], DHCP_SERVER | DHCPV6_SERVER);
-            if from_server
-                && heads.columns.word(PROTOCOL)[i] == u32::from(UDP)
+            let (protocol, port) = (heads.columns.word(PROTOCOL)[i] as u8, heads.columns.word(SPORT)[i]);
+            // From DHCP servers, and neighbor discovery.
+            if matches!((protocol, port), (UDP, DHCP_SERVER | DHCPV6_SERVER) | (ICMPV6, 135 | 136))
                 && security.snoop(&heads.row(i), heads.frames()[i].head(), cx.now.s)
             {
                 out.leased();
@@ -289,7 +289,8 @@ fn secure<F: Frame>(
         let checked = if let Some(checked) = plain {
             checked
         } else {
-            if security.snooped.is_some() && (protocol, dport) == (UDP, DHCP_SERVER) {
+            let may_tell = (protocol, dport) == (UDP, DHCP_SERVER) || (protocol, sport) == (ICMPV6, 135);
+            if security.snooped.is_some() && may_tell {
                 from_clients |= 1 << i;
             }
             // Who sent the one before, if that passed: of the same there is nothing more to ask.

@@ -5,15 +5,12 @@
 //! for its own reason. Headers that hide what a packet is (extension headers that don't end, fragments of
 //! neighbour discovery, a second VLAN tag) are taken for the worst that they could be: RFC 6980, RFC 7113.
 
+mod dhcp;
+mod snooped;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool, AtomicU32, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
+    sync::Arc,
 };
 
 pub use dunlin_model::spec::Checks;
@@ -26,6 +23,8 @@ use crate::{
     },
     tables::acl::Prefix,
 };
+use dhcp::{ACK, ClientMessage, NAK, REQUEST, ServerMessage, dhcpv6_reply, udp_payload};
+pub use snooped::{Lease, Snooped};
 
 /// Ports of UDP (RFC 2131, RFC 8415).
 pub(crate) const DHCP_SERVER: u32 = 67;
@@ -179,9 +178,13 @@ impl Security {
         if renews { Ok(()) } else { self.check_v4(p, now_s) }
     }
 
-    /// Takes note of an address that the station gives back, in a message that may pass; whether that was one.
-    pub(crate) fn release(&self, h: &Headers, head: &[u8]) -> bool {
-        let Some(snooped) = self.snooped.as_ref().filter(|_| h.family == Family::V4) else { return false };
+    /// Takes note of what the station sends and may: an address that it gives back, and one that it probes. Whether a
+    /// lease has ended.
+    pub(crate) fn note_sent(&self, h: &Headers, head: &[u8], now_s: u32) -> bool {
+        let Some(snooped) = &self.snooped else { return false };
+        if let Some(target) = probed(h, head) {
+            snooped.probe(target, now_s);
+        }
         let message = udp_payload(h, head).and_then(ClientMessage::read);
         message.and_then(|m| m.released_address()).is_some_and(|address| snooped.forget(address.into()))
     }
@@ -215,6 +218,12 @@ impl Security {
         Ok(())
     }
 
+    /// Whether the station may use a link-local address when it has probed it (RFC 6620): of RFC 7217 they can't be known
+    /// before.
+    fn learns(&self, address: Ipv6Addr) -> bool {
+        self.snooped.is_some() && Snooped::is_link_local(address)
+    }
+
     /// Also the address that every station makes of its own of layer 2 (RFC 4291, appendix A).
     fn has_v6(&self, address: Ipv6Addr, mac: MacAddr, now_s: u32) -> bool {
         let m = mac.octets();
@@ -236,10 +245,11 @@ impl Security {
             _ => return Ok(()),
         };
         // From nobody's address: is the one asked for free (RFC 4862)? That must be for itself.
-        let probes = kind == 135 && h.addresses().is_some_and(|(src, _)| src.is_unspecified());
+        let probes = kind == 135 && is_from_nobody(h);
         if tells || probes {
             let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
-            if !self.has_v6(Ipv6Addr::from(*target), mac, now_s) {
+            let target = Ipv6Addr::from(*target);
+            if !(self.has_v6(target, mac, now_s) || probes && self.learns(target)) {
                 return bad;
             }
         }
@@ -270,6 +280,12 @@ impl Security {
     /// Takes note of what a DHCP server gives the station, in a frame on its way to it; whether that was something.
     pub(crate) fn snoop(&self, h: &Headers, head: &[u8], now_s: u32) -> bool {
         let Some(snooped) = &self.snooped else { return false };
+        // Another station that has an address, or probes it too.
+        if let Some(target) =
+            target(h, head).filter(|_| h.ports().is_some_and(|(kind, _)| kind == 136) || is_from_nobody(h))
+        {
+            snooped.contest(target, now_s);
+        }
         if h.protocol() != UDP || h.words[FRAGMENT] != 0 {
             return false;
         }
@@ -298,279 +314,20 @@ impl Security {
     }
 }
 
-/// The payload of a UDP datagram, whole: what is behind its own length is not read by its receiver.
-fn udp_payload<'a>(h: &Headers, head: &'a [u8]) -> Option<&'a [u8]> {
-    let l4 = usize::from(h.l4);
-    let length = head.get(l4 + 4..)?.first_chunk::<2>().map(|n| usize::from(u16::from_be_bytes(*n)))?;
-    head.get(l4 + 8..(l4 + length).min(h.end as usize))
+fn is_from_nobody(h: &Headers) -> bool {
+    h.addresses().is_some_and(|(src, _)| src.is_unspecified())
 }
 
-/// Kinds of messages: RFC 2132, 9.6.
-const REQUEST: u8 = 3;
-const DECLINE: u8 = 4;
-const ACK: u8 = 5;
-const NAK: u8 = 6;
-const RELEASE: u8 = 7;
-
-/// What a DHCP client sends (RFC 2131, 2).
-struct ClientMessage {
-    client: MacAddr,
-    /// The one of its client identifier, if that holds one.
-    identifier: Option<MacAddr>,
-    kind: u8,
-    /// The one that it has and uses.
-    address: Ipv4Addr,
-    /// The one that it asks for, or declines.
-    requested: Option<Ipv4Addr>,
-    relay: Ipv4Addr,
+/// The address that a neighbor solicitation or advertisement is about.
+fn target(h: &Headers, head: &[u8]) -> Option<Ipv6Addr> {
+    let is_nd = h.protocol() == ICMPV6 && h.words[FRAGMENT] == 0 && matches!(h.ports(), Some((135 | 136, _)));
+    let octets = head.get(usize::from(h.l4) + 8..)?.first_chunk::<16>()?;
+    is_nd.then(|| Ipv6Addr::from(*octets))
 }
 
-impl ClientMessage {
-    /// `None` if servers could read it differently: options that are cut, have a length that is not theirs, or stand there
-    /// twice, no kind, no end.
-    fn read(m: &[u8]) -> Option<ClientMessage> {
-        let (fixed, options) = m.split_first_chunk::<240>()?;
-        let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
-        if fixed[..3] != [1, 1, 6] || fixed[236..] != DHCP_COOKIE {
-            return None;
-        }
-        let (mut kind, mut requested, mut identifier, mut odd) = (None, None, None, false);
-        let mut seen = [0u8; 256];
-        let ended = options_v4(options, |option, value| {
-            seen[usize::from(option)] = seen[usize::from(option)].saturating_add(1);
-            match (option, value) {
-                (53, [k]) => kind = Some(*k),
-                (50, [a, b, c, d]) => requested = Some(Ipv4Addr::new(*a, *b, *c, *d)),
-                // Of hardware type 1, Ethernet (RFC 2132, 9.14).
-                (61, [1, mac @ ..]) if mac.len() == 6 => {
-                    identifier = mac.first_chunk::<6>().map(|m| MacAddr::from_octets(*m));
-                }
-                // Options in the place of names (52).
-                (50 | 52 | 53, _) => odd = true,
-                _ => {}
-            }
-        })?;
-        odd |= [50, 53, 54, 61].iter().any(|option| seen[*option] > 1);
-        let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
-        let m = ClientMessage { client, identifier, kind: kind?, address: address(12), requested, relay: address(24) };
-        (ended && !odd).then_some(m)
-    }
-
-    /// The address whose lease it ends.
-    fn released_address(&self) -> Option<Ipv4Addr> {
-        match self.kind {
-            RELEASE => Some(self.address),
-            DECLINE => Some(self.requested.unwrap_or(Ipv4Addr::UNSPECIFIED)),
-            _ => None,
-        }
-    }
-}
-
-/// What options begin with: RFC 2132, 2.
-const DHCP_COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
-
-/// Tells of each option; whether there is an end of them. `None` if one is cut.
-fn options_v4(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) -> Option<bool> {
-    loop {
-        match options {
-            [0, rest @ ..] => options = rest,
-            [255, ..] => return Some(true),
-            [] | [_] => return Some(false),
-            [kind, len, rest @ ..] if rest.len() >= usize::from(*len) => {
-                let (value, behind) = rest.split_at(usize::from(*len));
-                each(*kind, value);
-                options = behind;
-            }
-            _ => return None,
-        }
-    }
-}
-
-/// What a DHCP server sends (RFC 2131, 2).
-struct ServerMessage {
-    client: MacAddr,
-    kind: u8,
-    /// The one that it gives, for so many seconds.
-    address: Ipv4Addr,
-    lease_s: u32,
-}
-
-impl ServerMessage {
-    fn read(m: &[u8]) -> Option<ServerMessage> {
-        let (fixed, options) = m.split_first_chunk::<240>()?;
-        if fixed[..3] != [2, 1, 6] || fixed[236..] != DHCP_COOKIE {
-            return None;
-        }
-        let (mut kind, mut lease_s) = (0, 0);
-        options_v4(options, |option, value| match (option, value) {
-            (53, [k]) => kind = *k,
-            (51, [a, b, c, d]) => lease_s = u32::from_be_bytes([*a, *b, *c, *d]),
-            _ => {}
-        })?;
-        let client = MacAddr::from_octets([fixed[28], fixed[29], fixed[30], fixed[31], fixed[32], fixed[33]]);
-        let address = Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]);
-        Some(ServerMessage { client, kind, address, lease_s })
-    }
-}
-
-/// Addresses and seconds of a reply (RFC 8415, 21.4 and 21.6).
-fn dhcpv6_reply(m: &[u8], mut each: impl FnMut(Ipv6Addr, u32)) {
-    let [7, _, _, _, options @ ..] = m else { return };
-    options_v6(options, |kind, value| {
-        if let (3, Some(inner)) = (kind, value.get(12..)) {
-            options_v6(inner, |kind, value| {
-                if let (5, Some(v)) = (kind, value.first_chunk::<24>()) {
-                    let address: [u8; 16] = std::array::from_fn(|i| v[i]);
-                    each(Ipv6Addr::from(address), u32::from_be_bytes([v[20], v[21], v[22], v[23]]));
-                }
-            });
-        }
-    });
-}
-
-fn options_v6(mut options: &[u8], mut each: impl FnMut(u16, &[u8])) {
-    while let [k0, k1, l0, l1, rest @ ..] = options {
-        let len = usize::from(u16::from_be_bytes([*l0, *l1]));
-        let Some(value) = rest.get(..len) else { return };
-        each(u16::from_be_bytes([*k0, *k1]), value);
-        options = &rest[len..];
-    }
-}
-
-/// Addresses of one port that are remembered at once: a station that is given more loses the oldest.
-const REMEMBERED: usize = 16;
-
-#[derive(Default)]
-struct Remembered {
-    high: AtomicU64,
-    low: AtomicU64,
-    /// The MAC address that it was given to; 0 if that is not known.
-    client: AtomicU64,
-    /// Which one it was of all leases that were given; 0 if it was given to an earlier dataplane.
-    given: AtomicU64,
-    /// 0 while there is none, it has ended, or it is written.
-    until_s: AtomicU32,
-}
-
-/// What DHCP gave a port's station. Written by whichever worker sees it, read by that of the port.
-#[derive(Default)]
-pub struct Snooped {
-    leases: [Remembered; REMEMBERED],
-    changed: AtomicBool,
-}
-
-/// What is known of a lease.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lease {
-    /// The station's.
-    pub address: IpAddr,
-    /// In the engine's seconds; 0 if it was ended before.
-    pub until_s: u32,
-    given: u64,
-}
-
-impl Lease {
-    /// Whether the same address was given by it, after the other.
-    pub fn replaces(&self, other: &Lease) -> bool {
-        self.until_s > 0 && self.address == other.address && self.given > other.given
-    }
-}
-
-impl Snooped {
-    fn bits(address: IpAddr) -> u128 {
-        match address {
-            IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(a) => a.to_bits(),
-        }
-    }
-
-    /// The address is the station's until then, in the engine's seconds; an earlier dataplane saw it given.
-    pub fn restore(&self, address: IpAddr, until_s: u32) {
-        self.note_as(address, until_s, None, 0);
-    }
-
-    fn note(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>) {
-        static GIVEN: AtomicU64 = AtomicU64::new(0);
-        self.note_as(address, until_s, client, GIVEN.fetch_add(1, Relaxed) + 1);
-        self.changed.store(true, Release);
-    }
-
-    fn note_as(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>, given: u64) {
-        let bits = Self::bits(address);
-        let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        let oldest = || self.leases.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
-        let r = self.leases.iter().find(same).unwrap_or_else(oldest);
-        r.until_s.store(0, Release);
-        r.high.store((bits >> 64) as u64, Relaxed);
-        r.low.store(bits as u64, Relaxed);
-        r.client.store(client.map_or(0, MacAddr::bits), Relaxed);
-        r.given.store(given, Relaxed);
-        r.until_s.store(until_s.max(1), Release);
-    }
-
-    /// The address is not the station's any more; whether it was.
-    pub(super) fn forget(&self, address: IpAddr) -> bool {
-        let bits = Self::bits(address);
-        let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        self.note_ended(self.leases.iter().filter(is))
-    }
-
-    /// The IPv4 addresses of a client are not its any more, or, if it is the `only` one, all are not; whether there were some.
-    fn forget_client(&self, client: MacAddr, only: bool) -> bool {
-        const V4_MAPPED: u64 = 0xffff;
-        let is_its = |r: &&Remembered| {
-            let is_v4 = r.high.load(Relaxed) == 0 && r.low.load(Relaxed) >> 32 == V4_MAPPED;
-            is_v4 && (only || r.client.load(Relaxed) == client.bits())
-        };
-        self.note_ended(self.leases.iter().filter(is_its))
-    }
-
-    /// Ends these, and says whether there was one.
-    fn note_ended<'a>(&self, leases: impl Iterator<Item = &'a Remembered>) -> bool {
-        let ended = leases.filter(|r| r.until_s.swap(0, Release) != 0).count() > 0;
-        self.changed.fetch_or(ended, Release);
-        ended
-    }
-
-    /// Whether one was given or ended since this was asked last.
-    pub fn take_changed(&self) -> bool {
-        self.changed.swap(false, Acquire)
-    }
-
-    fn has(&self, address: IpAddr, now_s: u32) -> bool {
-        let bits = Self::bits(address);
-        self.leases.iter().any(|r| {
-            r.until_s.load(Acquire) > now_s
-                && r.low.load(Relaxed) == bits as u64
-                && r.high.load(Relaxed) == (bits >> 64) as u64
-        })
-    }
-
-    /// All that are remembered, those that were ended before their time too.
-    pub fn all(&self, now_s: u32) -> Vec<Lease> {
-        let lease = |r: &Remembered| {
-            let until_s = r.until_s.load(Acquire);
-            let bits = u128::from(r.high.load(Relaxed)) << 64 | u128::from(r.low.load(Relaxed));
-            let address = Ipv6Addr::from_bits(bits).to_canonical();
-            (bits != 0 && (until_s == 0 || until_s > now_s)).then(|| Lease {
-                address,
-                until_s,
-                given: r.given.load(Relaxed),
-            })
-        };
-        self.leases.iter().filter_map(lease).collect()
-    }
-
-    /// The addresses that are the station's.
-    pub fn live(&self, now_s: u32) -> Vec<Lease> {
-        self.all(now_s).into_iter().filter(|l| l.until_s > 0).collect()
-    }
-}
-
-impl std::fmt::Debug for Snooped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Snooped({:?})", self.all(0))
-    }
+/// The address of which a station asks whether it is free (RFC 4862, 5.4).
+fn probed(h: &Headers, head: &[u8]) -> Option<Ipv6Addr> {
+    target(h, head).filter(|_| is_from_nobody(h) && h.ports().is_some_and(|(kind, _)| kind == 135))
 }
 
 #[cfg(test)]
