@@ -3,8 +3,9 @@
 garbage: descriptors outside of its memory, loops, absurd lengths, indices that jump.
 
 hostile.py SOCKET SECONDS [SEED]             SOCKET is made by the switch (server mode)
-hostile.py SOCKET broadcast LENGTH COUNT     COUNT large TCP segments to everyone instead: unusual,
-                                             but each receiver must get them, cut to its own size
+hostile.py SOCKET broadcast LENGTH COUNT [TAGS]   COUNT TCP segments to everyone instead, large ones to be cut,
+                                             behind TAGS (hexadecimal): unusual, but each receiver must get
+                                             them, cut to its own size
 
 Prints "running" once its device is started, "done" at the end. The protocol is QEMU's
 docs/interop/vhost-user; rings are split ones (virtio 1.1, 2.6).
@@ -93,13 +94,17 @@ class Guest:
             self.memory[BUFFERS + i * 4096 : BUFFERS + i * 4096 + 64] = (header + frame + rng.randbytes(64))[:64]
 
 
-    def broadcast(self, length, count):
-        """TCP over IPv4 to the broadcast address, to be segmented (mss 1448), checksum left open."""
-        ethernet = bytes.fromhex("ffffffffffff0200000000010800")
-        ip = struct.pack(">BBHHHBBH", 0x45, 0, length - 14, 1, 0x4000, 64, 6, 0) + bytes([10, 99, 0, 9, 10, 99, 0, 1])
-        tcp = struct.pack(">HHIIBBHHH", 1, 2, 3, 4, 0x50, 0x10, 100, 0, 0)
+    def broadcast(self, length, count, tags=""):
+        """TCP over IPv4 to the broadcast address, to be segmented (mss 1448) if it is large, checksum left open."""
+        ethernet = bytes.fromhex("ffffffffffff020000000001" + tags + "0800")
+        l3 = len(ethernet)
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, length - l3, 1, 0x4000, 64, 6, 0) + bytes([10, 99, 0, 9, 10, 99, 0, 1])
+        ip = ip[:10] + struct.pack(">H", ~folded(ip) & 0xFFFF) + ip[12:]
+        open_sum = folded(ip[12:20] + struct.pack(">HH", 6, length - l3 - 20))
+        tcp = struct.pack(">HHIIBBHHH", 1, 2, 3, 4, 0x50, 0x10, 100, open_sum, 0)
         frame = (ethernet + ip + tcp).ljust(length, b"A")
-        buffer = struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0) + frame
+        gso = (1, l3 + 40, 1448) if length > l3 + 1500 else (0, 0, 0)
+        buffer = struct.pack("<BBHHHHH", 1, *gso, l3 + 20, 16, 0) + frame
         for n in range(count):
             at, i, base = BUFFERS + n % 64 * 0x10000, n % RING, 0x10000
             self.memory[at : at + len(buffer)] = buffer
@@ -110,13 +115,20 @@ class Guest:
         time.sleep(0.5)
 
 
+def folded(octets):
+    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
 def main():
     if sys.argv[2] == "broadcast":
         guest = Guest(sys.argv[1])
         guest.start()
         print("running", flush=True)
         time.sleep(0.5)
-        guest.broadcast(int(sys.argv[3]), int(sys.argv[4]))
+        guest.broadcast(int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:6])
         return
     if sys.argv[2] in ("stuck", "flap"):
         end, guest = time.monotonic() + float(sys.argv[3]), None

@@ -121,6 +121,64 @@ fn a_guests_large_segments_reach_a_kernel_host() {
     }
 }
 
+/// A guest leaves checksums and segments behind two tags, or one of 802.1ad, to the switch as well, of which DPDK says
+/// nothing (https://github.com/FDio/vpp/issues/3202).
+#[test]
+fn what_a_guest_leaves_open_behind_two_tags_is_finished() {
+    let (host, ns) = (Host::start(), Netns::new());
+    host.add_host("ns", &ns, "--driver af_xdp");
+    for length in [200, 5000] {
+        let capture = ns.spawn("timeout 100 tcpdump -nni eth0 -vv -c 100 ether src 02:00:00:00:00:01 2>&1");
+        crate::net::eventually("it captures", 10.0, || {
+            ns.try_run("ip -d link show eth0 | grep -q \"promiscuity 1\"").status.success()
+        });
+        for tags in ["88a8000a81000014", "8100000a81000014", "88a8000a"] {
+            let socket = host.path("h.sock");
+            host.dunlin(&format!("port add h --kind vhost-user --server --socket {socket}"));
+            crate::net::sh(&format!("{} {socket} broadcast {length} 100 {tags}", crate::net::hostile()));
+            host.dunlin("port del h");
+        }
+        let captured = capture.finish();
+        let packets = captured.matches("cksum 0x").count();
+        assert!(packets >= 100 && captured.matches("(correct)").count() == packets, "{length}: {captured}");
+        if length > 1500 {
+            assert!(captured.contains("length 1240") && !captured.contains("length 1448"), "{captured}");
+        }
+    }
+    assert_eq!(host.drops("ns", "mtu_exceeded") + host.drops("ns", "bad_offload"), 0);
+}
+
+/// TCP between two guests behind two tags, with large segments.
+#[test]
+fn guests_talk_behind_two_tags() {
+    let host = Host::start();
+    let mut guests = ["a", "b"].map(|name| {
+        let socket = host.path(&format!("{name}.sock"));
+        host.dunlin(&format!("port add {name} --kind vhost-user --socket {socket}"));
+        Guest::start(name, &socket, "--ip 10.6.1.2/24").ready()
+    });
+    for (n, g) in (1..).zip(&mut guests) {
+        for (i, outer) in [(0, "802.1Q"), (1, "802.1ad")] {
+            g.run(&format!("ip link add link eth0 name s{i} type vlan proto {outer} id 1{i}; ip link set s{i} up"));
+            g.run(&format!("ip link add link s{i} name q{i} type vlan id 20"));
+            // Tags that are not the trunk's count as what it carries.
+            g.run(&format!("ip link set q{i} mtu 1492; ip link set q{i} up"));
+            g.run(&format!("ip addr add 10.6.6{i}.{n}/24 dev q{i}"));
+        }
+    }
+    let [a, b] = &mut guests;
+    b.run("iperf3 -s -D");
+    for i in [0, 1] {
+        let sent = |host: &Host| (host.count("a", "rx_frames"), host.count("a", "rx_bytes"));
+        let before = sent(&host);
+        let report = a.run(&format!("iperf3 -c 10.6.6{i}.2 -t 2 -f m"));
+        assert!(megabits(&report) > 10.0, "{report}");
+        let (frames, bytes) = (sent(&host).0 - before.0, sent(&host).1 - before.1);
+        assert!(bytes / frames > 3000, "it sent large segments: {bytes} octets in {frames} frames");
+    }
+    assert_eq!(host.drops("b", "mtu_exceeded") + host.drops("b", "bad_offload"), 0);
+}
+
 /// One large segment to several receivers: who can't segment gets it cut to its MTU, who can gets it whole, and what is done
 /// for one does not show at the next.
 #[test]

@@ -14,7 +14,7 @@ pub(crate) mod vnet;
 
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
-use layout::{Layout, ip_packet, network_header};
+use layout::{IpPacket, Layout, TCP, ip_packet, network_header};
 
 use crate::{Mbuf, mempool::Mempool};
 
@@ -156,8 +156,7 @@ fn complete(m: &mut Mbuf, l: Layout) -> Result<(), Unfinished> {
 
 /// Completes the checksum of a TCP or UDP packet that a Linux stack on the same machine left
 /// unfinished, as it does on veth: the field holds just the sum of the pseudo header. AF_XDP does not
-/// pass on the kernel's own mark for it, and DPDK's vhost library not that of a guest for a frame with two tags. A frame
-/// that is finished already is
+/// pass on the kernel's own mark for it. A frame that is finished already is
 /// left alone: it has that sum in its field once in 65,536, and then completing writes the very
 /// same value.
 ///
@@ -166,33 +165,60 @@ fn complete(m: &mut Mbuf, l: Layout) -> Result<(), Unfinished> {
 /// `false` if the frame's end is missing.
 #[must_use]
 pub fn complete_unfinished(m: &mut Mbuf) -> bool {
+    let Ok(unfinished) = unfinished(m) else { return false };
+    if let Some((packet, field)) = unfinished {
+        // The range was checked, and a frame that was just received is not shared.
+        let _ = checksum::complete(m, packet.l4, packet.l4_len, field);
+    }
+    true
+}
+
+/// The packet whose checksum is not finished, and where that is; an error if the frame's end is missing.
+fn unfinished(m: &Mbuf) -> Result<Option<(IpPacket, usize)>, ()> {
     let head = m.head();
     let mut next = network_header(head).and_then(|(l3, ethertype)| ip_packet(head, l3, ethertype));
     while let Some(packet) = next {
         if packet.l4 + packet.l4_len > m.len() as usize {
-            return false;
+            return Err(());
         }
         if let Some(field) = packet.field()
             && let Some(&[a, b]) = head.get(field..field + 2)
             && let has = u16::from_ne_bytes([a, b])
             && has == checksum::pseudo_sum(&head[packet.at..], packet.v4, packet.protocol, packet.l4_len as u32)
         {
-            // The range was checked, and a frame that was just received is not shared.
-            let _ = checksum::complete(m, packet.l4, packet.l4_len, field);
-            return true;
+            return Ok(Some((packet, field)));
         }
         next = packet.inner(head);
     }
-    true
+    Ok(None)
 }
 
-/// The same for what DPDK's vhost library hands out of a guest: it knows a request only of a frame with one tag, 802.1Q, at
-/// most.
+/// Octets of the largest packet that a guest's request may be missing of, as most guests have it (RFC 894).
+const MTU: usize = 1500;
+/// Octets of the packets that a large segment is cut into if its sender's wish is not known: they pass every link of IPv6
+/// (RFC 8200, 5).
+const LEAST_MTU: usize = 1280;
+
+/// Does what DPDK's vhost library does not say of a frame out of a guest: it passes on a request only of a frame with one
+/// tag, 802.1Q, at most. (With RTE_VHOST_USER_NET_COMPLIANT_OL_FLAGS it would of some others; but some releases then follow the
+/// place that the guest names out of the frame.) An open checksum is known by its sum. Of a large segment the size to cut it
+/// into is not known.
 #[inline(always)]
 pub fn complete_tagged(m: &mut Mbuf) {
     let is_tag = |at: usize| matches!(m.head().get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8]));
     if is_tag(12) && m.offload_flags() == 0 && (is_tag(16) || m.head()[12] == 0x88) {
-        let _ = complete_unfinished(m);
+        complete_behind_tags(m);
+    }
+}
+
+fn complete_behind_tags(m: &mut Mbuf) {
+    let Ok(Some((packet, field))) = unfinished(m) else { return };
+    let octet = m.head().get(packet.l4 + 12).copied().unwrap_or(0);
+    let headers = packet.l4 - packet.at + usize::from(octet >> 4) * 4;
+    if packet.protocol == TCP && packet.l4 - packet.at + packet.l4_len > MTU && headers < LEAST_MTU {
+        vnet::request_segments(m, packet, (LEAST_MTU - headers) as u16);
+    } else {
+        let _ = checksum::complete(m, packet.l4, packet.l4_len, field);
     }
 }
 

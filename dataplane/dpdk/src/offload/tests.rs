@@ -347,6 +347,14 @@ mod segments {
             complete_tagged(&mut m);
             assert_eq!(m.head(), frame(tags, 0x0800, if completed { &whole } else { &open }), "{tags:02x?}");
         }
+        // What is larger than its guest's MTU is to be cut.
+        let mut large = packet(true, false, &[1; 5_000]);
+        let pseudo = checksum::pseudo_sum(&large, true, TCP, (large.len() - 20) as u32);
+        large[36..38].copy_from_slice(&pseudo.to_ne_bytes());
+        let mut m = in_buffers(&frame(&TAGS[..2], 0x0800, &large));
+        complete_tagged(&mut m);
+        assert_eq!((m.offload_flags() & TSO, wire_len(&m)), (TSO, 14 + 8 + 1_280));
+        assert!(Layout::of(&m).unwrap().valid_for_segments(&m));
     }
 
     /// SCTP's is a CRC.

@@ -71,6 +71,11 @@ fn read_other(m: &mut Mbuf, (start, offset): (usize, usize), gso: u8, mss: u16) 
     };
 }
 
+/// Asks for TCP segments with so many octets of payload.
+pub(super) fn request_segments(m: &mut Mbuf, packet: IpPacket, mss: u16) {
+    request(m, packet, L4_TCP, if packet.v4 { GSO_TCPV4 } else { GSO_TCPV6 }, mss);
+}
+
 /// Asks for what the header does, of this packet.
 fn request(m: &mut Mbuf, packet: IpPacket, l4_flag: u64, gso: u8, mss: u16) {
     let family = if packet.v4 { IPV4 } else { sys::RTE_MBUF_F_TX_IPV6 };
