@@ -505,13 +505,17 @@ fn understood(change: Change) -> Result<objects::Change, Bad> {
 
 /// Identities of the ports of `to`: a port that stays keeps its own, unless none of its MAC addresses stays.
 fn identify(before: &Identities, from: &Resolved, to: &Resolved) -> Identities {
-    // Random, so that no two hosts give the same.
-    let new = || RandomState::new().hash_one(now_s()).max(1);
+    // The upper half rises: ports that are added later are younger. The lower is random, so that no two hosts give the same.
+    let mut youngest = before.values().max().map_or(0, |i| i >> 32);
+    let mut new = || {
+        youngest += 1;
+        youngest << 32 | RandomState::new().hash_one(now_s()) >> 32
+    };
     let macs = |p: &PortSpec| p.policy.security.as_ref().map_or(&[][..], |s| &s.macs).to_vec();
-    let identity = |name: &String, p: &PortSpec| {
+    let mut identity = |name: &String, p: &PortSpec| {
         let (old, now) = (from.ports.get(name).map(|p| macs(p)).unwrap_or_default(), macs(p));
         let moved = !old.is_empty() && !old.iter().any(|m| now.contains(m));
-        before.get(name).copied().filter(|_| !moved).unwrap_or_else(new)
+        before.get(name).copied().filter(|_| !moved).unwrap_or_else(&mut new)
     };
     to.ports.iter().map(|(name, p)| (name.clone(), identity(name, p))).collect()
 }
@@ -544,6 +548,18 @@ mod tests {
     use dunlin_model::v1::Port;
 
     use super::*;
+
+    #[test]
+    fn ports_that_are_added_later_are_younger() {
+        let resolved = |names: &[&str]| {
+            let port = |name: &&str| Port { name: (*name).into(), kind: "tap".into(), ..Default::default() }.into();
+            restored(Objects::of(names.iter().map(port))).unwrap().0
+        };
+        let (one, two) = (resolved(&["b"]), resolved(&["a", "b"]));
+        let first = identify(&Identities::new(), one.resolved(), one.resolved());
+        let second = identify(&first, one.resolved(), two.resolved());
+        assert!(first["b"] > 0 && second["b"] == first["b"] && second["a"] > second["b"]);
+    }
 
     #[test]
     fn what_is_not_accepted_any_more_is_left_out_and_named() {

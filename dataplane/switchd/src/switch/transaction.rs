@@ -307,8 +307,13 @@ impl Switch {
     }
 
     /// Ports that get a device.
+    ///
+    /// The oldest ports are the first: after a restart, those get what there is too little of, as memory for AF_XDP, that had
+    /// it before.
     fn to_open<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = (&'a String, &'a WantedPort)> {
-        plan.set.iter().filter(|(n, w)| w.reopen || !self.ports.contains_key(*n))
+        let mut all: Vec<_> = plan.set.iter().filter(|(n, w)| w.reopen || !self.ports.contains_key(*n)).collect();
+        all.sort_by_key(|(n, _)| plan.topology.identity(n));
+        all.into_iter()
     }
 
     /// Open devices of ports that go, or get another one.
