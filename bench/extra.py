@@ -135,10 +135,23 @@ def arp(n):
             + struct.pack("!H", n & 0xFFFF) + bytes(6) + bytes([10, 0, 0, 9]) + bytes(18))
 
 
+def fragment(n):
+    """The last fragment of a UDP datagram of its own, whose first one never comes."""
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, n & 0xFFFF, 185, 0, 17, 0, bytes([10, 64 | n >> 16 & 63, 0, 1]), bytes([10, 0, 0, 9]))
+    return mac(9, 0) + mac(7, 0) + b"\x08\x00" + head + bytes(26)
+
+
+def first_fragment(n):
+    """The first fragment of such a datagram, to a port that is permitted."""
+    f = fragment(n)
+    return f[:20] + b"\x20\x00" + f[22:34] + struct.pack("!HHHH", 1000, 53, 1488, 0) + bytes(18)
+
+
 STATEFUL = (("acl", "add", "flood", "--default", "deny"), ("acl", "rule", "add", "flood", "allow", "state", "new,established"))
 OVERLAY = (("port", "add", "up", "--kind", "nic", "--device", "net_null8,no-rx=1", "--queues", "1", "--mtu", "1600"),
            ("vtep", "add", "v", "--uplink", "up", "--address", "10.50.0.1/24"),
            ("network", "add", "blue", "--vni", "100", "--remotes", "10.50.0.2"))
+PORTS = (("acl", "add", "flood", "--default", "deny"), ("acl", "rule", "add", "flood", "allow", "udp", "to", "any", "port", "53"))
 REJECT, DENY = ((("acl", "add", "flood", "--default", what),) for what in ("reject", "deny"))
 # What a port does to its neighbours: its frames by number, how it is set up, the same for a port that does no harm, and the
 # settings of both.
@@ -146,6 +159,8 @@ ATTACKS = {
     "new MAC addresses": (lambda n: frame(n, 7, to=mac(9, 0)), (), (), ()),
     "new senders of ARP": (arp, OVERLAY, OVERLAY, ("--network", "blue")),
     "new connections": (syn, STATEFUL, STATEFUL, ("--ingress-acls", "flood")),
+    "fragments that wait, to denied ones": (fragment, PORTS, DENY, ("--ingress-acls", "flood")),
+    "first fragments": (first_fragment, PORTS, PORTS, ("--ingress-acls", "flood")),
     "rejected frames, to denied ones": (syn, REJECT, DENY, ("--ingress-acls", "flood")),
 }
 

@@ -1,6 +1,10 @@
 //! What a worker receives from and sends to, whatever the kind of port.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrayvec::ArrayVec;
 use dunlin_dpdk::{
@@ -413,6 +417,16 @@ impl Round<'_> {
         let fragments = pending.take_fragments(cx.sessions.first_fragments(), has_come, counters);
         self.shared.loop_counts.held.set(pending.len() as u64);
         (for_remotes, fragments)
+    }
+
+    /// See [`Pending::again`].
+    pub fn try_again(&mut self, since: Option<Instant>) {
+        self.tx.pending.again = since;
+    }
+
+    /// See [`Pending::give_back`].
+    pub fn give_back(&mut self, for_remotes: Vec<ForRemote>, fragments: Vec<Fragment>) {
+        self.tx.pending.give_back(for_remotes, fragments);
     }
 
     /// Sends all that waits.

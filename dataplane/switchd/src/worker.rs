@@ -506,15 +506,18 @@ impl Worker {
 /// Takes on their way frames that had to wait, and may go on. How many there were.
 #[inline(never)]
 fn go_on(pipeline: &mut Pipeline, cx: Context<'_>, burst: &mut Burst<Packet>, out: &mut Round<'_>) -> u64 {
-    let (for_remotes, fragments) = out.take_pending(&cx);
+    let (mut for_remotes, mut fragments) = out.take_pending(&cx);
     let n = for_remotes.len() + fragments.len();
-    for h in for_remotes {
-        pipeline.send_into(cx, h.remote, h.inside, h.frame, out);
+    for h in for_remotes.drain(..) {
+        pipeline.send_into(cx, h.port, h.why, h.frame, out);
     }
-    for h in fragments {
+    for h in fragments.drain(..) {
+        out.try_again(Some(h.since));
         burst.push(h.frame);
-        pipeline.run_held(cx, h.from, burst, out);
+        pipeline.run_held(cx, (h.port, h.why.0), burst, out);
     }
+    out.try_again(None);
+    out.give_back(for_remotes, fragments);
     n as u64
 }
 
