@@ -300,6 +300,9 @@ const WORKER_COUNTS: &[WorkerCount] = &[
     ("dunlin_worker_busy_cycles_total", "Cycles of rounds that had frames.", |w| w.busy_cycles),
     ("dunlin_worker_cycles_total", "Cycles in all, asleep ones included.", |w| w.total_cycles),
     ("dunlin_worker_slept_cycles_total", "Cycles asleep.", |w| w.slept_cycles),
+    ("dunlin_worker_allocations_total", "Allocations of memory while frames were forwarded; 0 is right.", |w| {
+        w.allocations
+    }),
     ("dunlin_worker_passed_frames_total", "Frames passed to the worker of the destination port.", |w| w.passed_frames),
     ("dunlin_worker_lost_events_total", "MAC events that were lost, because there were too many.", |w| w.lost_events),
 ];

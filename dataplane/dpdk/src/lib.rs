@@ -15,6 +15,7 @@
 //!
 //! **Read next** `mbuf.rs`, then `port.rs` and `vhost.rs`.
 
+pub mod allocations;
 pub mod eal;
 pub mod kernel;
 pub mod mbuf;

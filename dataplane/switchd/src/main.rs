@@ -38,6 +38,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use dunlin_dataplane_api::socket::group_id;
 use dunlin_dpdk::{
+    allocations::Counting,
     eal::{Eal, EalConfig, EalError, prefer_hugepages, tsc_hz},
     mempool::Mempool,
     offload::Finisher,
@@ -150,6 +151,9 @@ fn main() -> std::process::ExitCode {
         }
     }
 }
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// The rounds of all workers.
 struct Rounds(Arc<Domain<Workers>>);

@@ -26,7 +26,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use dunlin_dpdk::{
-    eal,
+    allocations, eal,
     quiescent::{Reader, Workers},
     sleep::{Doorbell, Sleeper},
 };
@@ -137,6 +137,8 @@ pub struct LoopCounts {
     pub passed: Count,
     /// Frames that are held now.
     pub held: Count,
+    /// Allocations while frames were forwarded: none.
+    pub allocations: Count,
 }
 
 /// What a worker and the configuring thread both see.
@@ -376,6 +378,7 @@ impl Worker {
     #[inline(always)]
     fn round(&mut self, pipeline: &mut Pipeline, burst: &mut Burst<Packet>, now: Now) -> u64 {
         let guard = self.reader.guard();
+        let allocations = allocations::of_this_thread();
         self.rounds = self.rounds.wrapping_add(1);
         let clock = self.rounds.is_multiple_of(MEASURED).then(|| StageClock::start(eal::tsc, &self.shared.stages));
         let mut out = self.tx.round(guard, &self.shared, clock.as_ref());
@@ -422,6 +425,10 @@ impl Worker {
             if clock.is_some() {
                 self.shared.stages.frames.add(frames);
             }
+        }
+        let allocations = allocations::of_this_thread() - allocations;
+        if allocations > 0 {
+            self.shared.loop_counts.allocations.add(allocations);
         }
         frames
     }

@@ -205,7 +205,7 @@ impl Host {
         self.wait_up(name);
     }
 
-    /// Received + cloned = transmitted + dropped + held, over all ports there are and were.
+    /// Received + cloned = transmitted + dropped + held, over all ports there are and were; and no worker has allocated.
     pub fn check_conservation(&self) {
         // Frames may be on their way while the report is made: it must come true soon.
         eventually("received + cloned = transmitted + dropped + held", 5.0, || {
@@ -222,6 +222,9 @@ impl Host {
                 all.iter().flat_map(|c| c["drops"].as_array().unwrap()).map(|d| d["frames"].as_u64().unwrap()).sum();
             let workers = state["workers"].as_array().unwrap();
             let held: u64 = workers.iter().map(|w| w["held_frames"].as_u64().unwrap()).sum();
+            for w in workers {
+                assert_eq!(w["allocations"], 0, "worker on core {}", w["core"]);
+            }
             sum("rx_frames") + sum("clones") == sum("tx_frames") + dropped + held
         });
     }

@@ -1,6 +1,8 @@
 //! What tells a sender that its frame was rejected: a TCP reset, or that the destination is administratively
 //! prohibited (ICMP type 3, code 13 of RFC 1812, 5.2.7.1; ICMPv6 type 1, code 1 of RFC 4443, 3.1).
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 
 use crate::{
@@ -25,8 +27,10 @@ pub(crate) fn answerable(head: &[u8], l3: usize) -> Option<Headers> {
     let (dst, src) = (mac(0)?, mac(6)?);
     let h = Headers::read(head, l3, 0, dst, src);
     let (from, to) = h.addresses().filter(|_| usize::from(h.l3) == l3)?;
-    let nobody = from.is_unspecified() || from.is_multicast() || from.to_string() == "255.255.255.255";
-    if dst.is_multicast() || src.is_multicast() || nobody || to.is_multicast() || h.broken || h.is_later_fragment() {
+    let is_broadcast = matches!(from, IpAddr::V4(a) if a.is_broadcast());
+    let is_a_hosts = !(from.is_unspecified() || from.is_multicast() || is_broadcast);
+    if dst.is_multicast() || src.is_multicast() || !is_a_hosts || to.is_multicast() || h.broken || h.is_later_fragment()
+    {
         return None;
     }
     let is_error = match (h.protocol(), h.ports()) {

@@ -100,6 +100,7 @@ impl WorkerSide {
             slept_cycles: all.slept_cycles,
             stages: recent.stages(),
             held_frames: self.shared.loop_counts.held.get(),
+            allocations: self.shared.loop_counts.allocations.get(),
             passed_frames: self.shared.loop_counts.passed.get(),
             busy_share: recent.busy_share(),
             frames_per_burst: ratio(recent.frames, recent.bursts),
