@@ -229,7 +229,7 @@ ALL = [
     Scenario("replication", "Broadcasts into 64 tunnels: cycles per frame sent", "octets", replication),
     Scenario("acl", "Access lists, 100,000 random flows, the last rule matches", "rules", access_list, {},
              {("dunlin", "plain"): {10: 20, 100: 40, 1000: 70, 10_000: 110}}),
-    Scenario("sessions", "Connections that go on, tracked", "connections", tracking, {},
+    Scenario("sessions", "Established connections, tracked", "connections", tracking, {},
              {("dunlin", "plain"): {100_000: 60, 1_000_000: 120}}),
     Scenario("guests", "Guest to guest over vhost-user", "octets", guests, {("ovs", "dunlin"): {60: 1.3}}),
 ]

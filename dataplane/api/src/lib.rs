@@ -40,7 +40,7 @@ pub type Client = v1::dataplane_client::DataplaneClient<
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, VersionHeader>,
 >;
 
-/// Where the dataplane listens unless told otherwise.
+/// Where the dataplane listens by default.
 pub const DEFAULT_SOCKET: &str = "/run/dunlin/dataplane.sock";
 
 /// Connects to the dataplane that listens on `socket`.

@@ -4,7 +4,7 @@
 //! **The rules it turns into types.**
 //! * Nothing of DPDK works before [`eal::Eal::init`]: whatever makes a DPDK object takes an `&Eal`.
 //! * A buffer has an owner: [`mbuf::Mbuf`] gives it back when dropped, and hands out its octets
-//!   for writing only while nobody shares them.
+//!   for writing only while they are not shared.
 //! * A queue is polled by one thread: [`port::RxQueue`] polls by `&mut self` and can't be cloned.
 //! * A device closes only when its queues have come back: they keep it alive.
 //! * A guest's rings may vanish at any moment: they are touched under a

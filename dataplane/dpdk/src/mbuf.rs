@@ -4,7 +4,7 @@
 //! segment's `refcnt` and gives it back when dropped. [`Mbuf::share`] makes a second reference to
 //! the same chain. The descriptor and the octets of the first segment are written only by a reference
 //! that is alone (`refcnt` 1 there). The segments behind it may be others' too ([`Mbuf::grow_front`] puts
-//! headers in front of a shared frame), so nobody writes into those. Everybody may read.
+//! headers in front of a shared frame), so those are not written. All may be read.
 
 use std::{
     ptr::NonNull,
@@ -34,7 +34,7 @@ impl Mbuf {
         Mbuf(m)
     }
 
-    /// Hands the reference over to whoever takes the pointer.
+    /// Hands the reference over to the owner of the pointer.
     #[inline(always)]
     pub(crate) fn into_raw(self) -> *mut sys::rte_mbuf {
         let m = self.0.as_ptr();
@@ -49,15 +49,15 @@ impl Mbuf {
 
     #[inline(always)]
     pub(crate) fn raw(&self) -> &sys::rte_mbuf {
-        // SAFETY: the pointer is valid while self holds its reference, and nobody writes while
+        // SAFETY: the pointer is valid while self holds its reference, and it is not written while
         // there is more than one (the refcnt itself is read atomically).
         unsafe { self.0.as_ref() }
     }
 
-    /// The descriptor for writing, while nobody shares it.
+    /// The descriptor for writing, while it is not shared.
     #[inline(always)]
     fn raw_mut(&mut self) -> &mut sys::rte_mbuf {
-        assert!(!self.is_shared(), "nobody writes into a shared buffer");
+        assert!(!self.is_shared(), "a shared buffer is not written");
         // SAFETY: valid as above, and the only reference is borrowed exclusively.
         unsafe { self.0.as_mut() }
     }
@@ -110,7 +110,7 @@ impl Mbuf {
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
         let m = self.raw_mut();
-        // SAFETY: as in head(), and nobody else has the buffer.
+        // SAFETY: as in head(), and no other reference to the buffer exists.
         unsafe { std::slice::from_raw_parts_mut(m.buf_addr.cast::<u8>().add(m.data_off as usize), m.data_len as usize) }
     }
 
@@ -226,7 +226,7 @@ impl Mbuf {
         len
     }
 
-    /// Appends single-segment frames of nobody else's to this one of the same kind.
+    /// Appends single-segment frames that are not shared to this one of the same kind.
     pub(crate) fn chain(&mut self, rest: impl Iterator<Item = Mbuf>) {
         let mut last = self.as_ptr();
         for next in rest {

@@ -72,7 +72,7 @@ impl Drop for Inner {
 /// Fills a pool from one piece of memory; how many buffers it then has, or a negative number.
 ///
 /// # Safety
-/// The pool is empty and used by nobody else.
+/// The pool is empty and used by no other.
 unsafe fn populate(pool: *mut sys::rte_mempool, name: &CString, socket: i32) -> i32 {
     unsafe extern "C" fn free(_: *mut sys::rte_mempool_memhdr, zone: *mut c_void) {
         // SAFETY: it is the zone below, and freed once: with the pool.
@@ -109,15 +109,15 @@ fn iova(at: *const u8) -> u64 {
 
 /// Notes of a pool's object where devices find it.
 unsafe extern "C" fn set_iova(_: *mut sys::rte_mempool, _: *mut c_void, object: *mut c_void, _: u32) {
-    // SAFETY: each object of a pool has its header right before it, and is nobody's yet.
+    // SAFETY: each object of a pool has its header right before it, and has no owner yet.
     unsafe { (*object.cast::<sys::rte_mempool_objhdr>().sub(1)).iova = iova(object.cast()) };
 }
 
-/// Takes those buffers of a pool that nobody uses yet out of circulation, for good, that lie in two pages which for a
+/// Takes those buffers of a pool that are not in use yet out of circulation, for good, that lie in two pages which for a
 /// device are not side by side; how many.
 ///
 /// # Safety
-/// The pool is filled and used by nobody else yet.
+/// The pool is filled and used by no other yet.
 unsafe fn skip_straddling(pool: *mut sys::rte_mempool) -> u32 {
     let (mut whole, mut skipped) = (Vec::new(), 0);
     // SAFETY: as the caller promises; the buffers are this function's until they are given back, each once.
@@ -198,7 +198,7 @@ impl Mempool {
             let mut about =
                 sys::rte_pktmbuf_pool_private { mbuf_data_room_size: room + HEADROOM, ..Default::default() };
             // SAFETY: as in new(); the steps are those of rte_pktmbuf_pool_create, in its order. The
-            // pool is used by nobody else yet, and is freed if it can't be filled.
+            // pool is used by no other yet, and is freed if it can't be filled.
             unsafe {
                 let socket = socket(node);
                 // No caches: see the module.

@@ -70,7 +70,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         let mut info = sys::rte_eth_dev_info::default();
         // SAFETY: the id is that of an attached device: only this Drop detaches it. Its queues
-        // are gone with their handles, so nobody polls it. `info.device` is read before close, and
+        // are gone with their handles, so it is not polled. `info.device` is read before close, and
         // the sockets are reaped after it.
         unsafe {
             sys::rte_eth_dev_info_get(self.id, &mut info);
@@ -87,7 +87,7 @@ impl Drop for Device {
                     tracing::warn!("device '{}' did not detach cleanly", self.name);
                 }
             });
-            companions.reap();
+            companions.close_leaked();
         }
     }
 }
@@ -114,11 +114,11 @@ pub struct Setup<'a> {
     /// Transmit queues, at least 1.
     pub tx_queues: u16,
     /// Further pairs of queues, for guests: nothing arrives by them but what rules send there. There are none if the
-    /// device can't be told so.
+    /// device can't be set to.
     pub guest_queues: u16,
     /// In octets. The buffers of `pool` hold a frame of it.
     pub mtu: u16,
-    /// Tell it to the device; otherwise whoever owns the interface does.
+    /// Set it on the device; otherwise the owner of the interface does.
     pub device_mtu: bool,
     /// By what frames are spread over several receive queues, as far as the device offers it.
     pub hash: HashFields,
@@ -213,7 +213,7 @@ impl EthPort {
             if setup.guest_queues == 0 || (started.is_ok() && self.keep_for_guests(setup.rx_queues)) {
                 return started;
             }
-            // SAFETY: the device is attached; nobody polls it yet.
+            // SAFETY: the device is attached; it is not polled yet.
             unsafe { sys::rte_eth_dev_stop(self.device.id) };
             self.configure(setup, 0).map(|()| 0)
         });
@@ -247,7 +247,7 @@ impl EthPort {
         // Drivers of kernel interfaces name a limit that AF_PACKET's and AF_XDP's don't hold to.
         let most = info.max_rx_pktlen.saturating_sub(OVERHEAD).clamp(1, u32::from(u16::MAX));
         conf.rxmode.mtu = if setup.device_mtu { u32::from(setup.mtu) } else { u32::from(setup.mtu).min(most) };
-        // With one queue for everybody beside guests' own, it is told by the table of hashes which that is.
+        // With one queue for all beside guests' own, it is set by the table of hashes which that is.
         if setup.rx_queues + guests > 1 && info.flow_type_rss_offloads != 0 {
             let hash = setup.hash.offered(info.flow_type_rss_offloads);
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
@@ -260,7 +260,7 @@ impl EthPort {
             check(what("configuration"), code)?;
             self.set_up_queues(setup, guests, &info, tx)?;
             if setup.device_mtu {
-                // Not every driver can be told; those that can must accept it.
+                // Not every driver takes it; those that do must accept it.
                 let code = sys::rte_eth_dev_set_mtu(id, setup.mtu);
                 if code != -nix::libc::ENOTSUP {
                     check(what(&format!("mtu {}", setup.mtu)), code)?;
@@ -325,7 +325,7 @@ impl EthPort {
         Ok(())
     }
 
-    /// Changes the MTU of the running device; the driver's refusal is told.
+    /// Changes the MTU of the running device; the driver's refusal is returned.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), DpdkError> {
         // SAFETY: the device is attached; the call is made for use at any time.
         let code = unsafe { sys::rte_eth_dev_set_mtu(self.device.id, mtu) };
@@ -388,7 +388,7 @@ impl EthPort {
     }
 }
 
-/// A receive queue, polled by whoever owns it.
+/// A receive queue, polled by its owner.
 pub struct RxQueue {
     device: Arc<Device>,
     queue: u16,
@@ -468,7 +468,7 @@ pub(crate) fn hand_over<F: Into<Mbuf>, const N: usize>(burst: &mut ArrayVec<F, N
     n
 }
 
-/// A transmit queue, used by whoever owns it.
+/// A transmit queue, used by its owner.
 pub struct TxQueue {
     device: Arc<Device>,
     queue: u16,

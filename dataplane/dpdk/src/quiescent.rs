@@ -3,7 +3,7 @@
 //!
 //! A worker tells between two rounds of its loop that it holds nothing from before
 //! ([`Reader::pass`]). Whoever takes something away first makes it unreachable, then calls
-//! [`Domain::synchronize`], which returns when every worker has told so since. A [`Guard`]
+//! [`Domain::synchronize`], which returns when every worker has reported that since. A [`Guard`]
 //! borrows the reader, so the compiler sees that nothing taken under it outlives the round.
 
 use std::{
@@ -22,7 +22,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// A reader that sleeps, or has ended, keeps nobody waiting.
+/// A reader that sleeps, or has ended, keeps no thread waiting.
 const OFFLINE: u64 = u64::MAX;
 
 #[repr(align(128))]
@@ -113,13 +113,13 @@ impl<D> Reader<D> {
         Epoch(self.domain.epoch.load(Acquire))
     }
 
-    /// Tells that it holds nothing from before `epoch` was taken.
+    /// Reports that it holds nothing from before `epoch` was taken.
     #[inline(always)]
     pub fn pass(&mut self, epoch: Epoch) {
         self.domain.slots[self.index].0.store(epoch.0, Release);
     }
 
-    /// Until [`Reader::online`], nobody waits for this reader.
+    /// Until [`Reader::online`], no thread waits for this reader.
     pub fn offline(&mut self) {
         self.domain.slots[self.index].0.store(OFFLINE, Release);
     }

@@ -118,7 +118,7 @@ impl Rule {
     }
 
     /// Takes it back; if the device keeps to it all the same, it is given back, and that is logged.
-    pub fn take_back(mut self) -> Result<(), Rule> {
+    pub fn roll_back(mut self) -> Result<(), Rule> {
         if self.destroy() { Ok(()) } else { Err(self) }
     }
 
@@ -208,7 +208,7 @@ fn why(error: &sys::rte_flow_error) -> Option<String> {
     (!error.message.is_null()).then(|| unsafe { CStr::from_ptr(error.message) }.to_string_lossy().into_owned())
 }
 
-/// Makes the device hash over its first `queues` only; whether it can be told that.
+/// Makes the device hash over its first `queues` only; whether it can.
 pub(crate) fn spread_over(id: u16, table_size: u16, queues: u16) -> bool {
     let group = sys::RTE_ETH_RETA_GROUP_SIZE as usize;
     let mut table = vec![sys::rte_eth_rss_reta_entry64::default(); usize::from(table_size).div_ceil(group)];

@@ -388,7 +388,7 @@ fn shared_of(vid: c_int) -> Option<Arc<Shared>> {
 
 extern "C" fn new_connection(vid: c_int) -> c_int {
     let Some(s) = shared_of(vid) else { return -1 };
-    // One guest a socket: whoever comes second is sent away.
+    // One guest a socket: the second is disconnected.
     if s.closing.load(SeqCst) || s.connection.compare_exchange(NO_DEVICE, vid, SeqCst, SeqCst).is_err() {
         return -1;
     }

@@ -164,8 +164,8 @@ pub fn run(mut input: &[u8]) {
         frames += 1;
         let ingress = ports[*port as usize % ports.len()];
         burst.push(HeapFrame::new(frame));
-        let goes_on = input.first().is_some_and(|next| ports[*next as usize % ports.len()] == ingress);
-        if goes_on && input.len() > 1 && !burst.is_full() {
+        let commit_at = input.first().is_some_and(|next| ports[*next as usize % ports.len()] == ingress);
+        if commit_at && input.len() > 1 && !burst.is_full() {
             continue;
         }
         s += 1;

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::{
     DropReason, Frame, MacAddr, PortIdx, SegmentId,
     types::{Hash, Key},
-    vlan::{Class, TPID_8021Q, Tag},
+    vlan::{TPID_8021Q, Tag, VlanTagInfo},
 };
 
 /// The most frames taken through the stages together.
@@ -24,19 +24,19 @@ const _: () = assert!(CHUNK == ChunkMask::BITS as usize);
 
 /// A bit for each of `n` frames.
 #[inline(always)]
-pub(crate) fn lanes(n: usize) -> ChunkMask {
+pub(crate) fn low_bits(n: usize) -> ChunkMask {
     ChunkMask::MAX.checked_shr((CHUNK - n.min(CHUNK)) as u32).unwrap_or(0)
 }
 
 /// Those of the bits in `of` whose number is meant.
 #[inline(always)]
-pub(crate) fn those(of: ChunkMask, is_meant: impl Fn(usize) -> bool) -> ChunkMask {
-    bits(of).fold(0, |all, i| all | ChunkMask::from(is_meant(i)) << i)
+pub(crate) fn filter_mask(of: ChunkMask, is_meant: impl Fn(usize) -> bool) -> ChunkMask {
+    iter_bits(of).fold(0, |all, i| all | ChunkMask::from(is_meant(i)) << i)
 }
 
 /// The numbers of the bits that are set, the lowest first.
 #[inline(always)]
-pub(crate) fn bits(mut set: ChunkMask) -> impl Iterator<Item = usize> {
+pub(crate) fn iter_bits(mut set: ChunkMask) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let i = set.trailing_zeros();
         set &= set.wrapping_sub(1);
@@ -132,7 +132,7 @@ impl Refused {
 pub(crate) fn numbers(set: Mask) -> impl Iterator<Item = usize> {
     // In halves: a register has 64 bits.
     let halves = [set as ChunkMask, (set >> CHUNK) as ChunkMask].into_iter().enumerate();
-    halves.flat_map(|(half, set)| bits(set).map(move |i| half * CHUNK + i))
+    halves.flat_map(|(half, set)| iter_bits(set).map(move |i| half * CHUNK + i))
 }
 
 /// What is known of a burst as a whole. Of one that frames were taken out of, all but `octets` may be as before.
@@ -179,7 +179,7 @@ pub(crate) struct Meta {
     pub dst_hash: Hash,
     pub src_hash: Hash,
     /// Its VLAN, and how it shows it.
-    pub class: Class,
+    pub class: VlanTagInfo,
     pub fate: Fate,
 }
 
@@ -189,7 +189,7 @@ impl Meta {
         src: Key::new(MacAddr::BROADCAST, SegmentId::NONE),
         dst_hash: Hash::ZERO,
         src_hash: Hash::ZERO,
-        class: Class::new(Tag::NONE, TPID_8021Q, 0),
+        class: VlanTagInfo::new(Tag::NONE, TPID_8021Q, 0),
         fate: Fate::FLOOD,
     };
 }

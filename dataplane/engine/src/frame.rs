@@ -4,7 +4,7 @@
 ///
 /// Dropping it gives the buffer back. The header octets are contiguous: `head()` holds the first
 /// 64 octets, or all of a shorter frame.
-#[allow(clippy::len_without_is_empty, reason = "nobody asks whether a frame is empty")]
+#[allow(clippy::len_without_is_empty, reason = "no frame is empty")]
 pub trait Frame: Sized {
     /// Octets on the wire without FCS; for a frame that still has to be segmented, all of it.
     fn len(&self) -> u32;
@@ -91,7 +91,7 @@ impl HeapFrame {
     }
 
     fn own(&mut self) -> &mut Vec<u8> {
-        std::sync::Arc::get_mut(&mut self.data).expect("nobody writes into a shared buffer")
+        std::sync::Arc::get_mut(&mut self.data).expect("a shared buffer is not written")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dunlin's forwarding logic: bursts of frames in, verdicts out.
 //!
-//! No DPDK, no I/O and no clock of its own: it is generic over [`Frame`], told the time by its
+//! No DPDK, no I/O and no clock of its own: it is generic over [`Frame`], given the time by its
 //! caller, and hands frames that leave to an [`Output`]. So everything here is tested on any
 //! machine, with [`frame::HeapFrame`] in the place of a DPDK buffer.
 //!

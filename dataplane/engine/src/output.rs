@@ -6,7 +6,7 @@ use crate::{
     Burst, DropReason, MacAddr, PortIdx, SegmentId,
     packet::headers::Headers,
     tables::{acl, conntrack::Datagram},
-    vlan::Class,
+    vlan::VlanTagInfo,
 };
 
 /// The most frames that one becomes when its segments are cut.
@@ -43,13 +43,13 @@ pub trait Punt<F> {
     /// `frame`, whose IP packet begins at `l3`, is too large for the tunnel to `remote`, which takes packets
     /// of `mtu` octets. It counts as dropped; its sender may be notified, by a frame received at the remote in
     /// the segment `inside`.
-    fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &F, l3: usize, mtu: u32) {
+    fn too_big(&mut self, remote: PortIdx, inside: (VlanTagInfo, SegmentId), frame: &F, l3: usize, mtu: u32) {
         let _ = (remote, inside, frame, l3, mtu);
     }
 
     /// Injects a frame that the switch made as if received from a host behind `port`, in the segment `inside`:
     /// for [`crate::Pipeline::run_inside`]. A reply to a sender behind a tunnel; none is owed.
-    fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: F) {
+    fn answer_inside(&mut self, port: PortIdx, inside: (VlanTagInfo, SegmentId), frame: F) {
         let _ = (port, inside, frame);
     }
 
@@ -58,7 +58,7 @@ pub trait Punt<F> {
     ///
     /// # Errors
     /// There is no room: the frame, to be dropped.
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: F) -> Result<(), F> {
+    fn hold(&mut self, remote: PortIdx, inside: (VlanTagInfo, SegmentId), frame: F) -> Result<(), F> {
         let _ = (remote, inside);
         Err(frame)
     }
@@ -73,7 +73,7 @@ pub trait Punt<F> {
     /// [`Conntrack::has_first`]: crate::tables::conntrack::Conntrack::has_first
     fn hold_fragment(
         &mut self,
-        (from, inside): (PortIdx, Option<(Class, SegmentId)>),
+        (from, inside): (PortIdx, Option<(VlanTagInfo, SegmentId)>),
         datagram: Datagram,
         frame: F,
     ) -> Result<(), F> {

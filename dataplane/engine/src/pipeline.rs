@@ -10,7 +10,7 @@
 //! same for the whole burst. Each stage is one file in `stage/` and one loop over the burst
 //! (parse and ingress VLAN share theirs, the filter takes it in chunks); what a stage finds out about a frame goes into its
 //! [`Meta`], and a frame's fate is a value there. A frame that a stage refuses leaves the burst
-//! before the next stage. The tag stays in the frame until it leaves: its [`Class`] says what it
+//! before the next stage. The tag stays in the frame until it leaves: its [`VlanTagInfo`] says what it
 //! means, and [`emit`] writes only if the other port wants another form.
 //!
 //! **Together.** Frames of a burst that leave by one port go through [`emit`] together, in the order in which they came;
@@ -28,7 +28,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     BURST, Burst, DropReason, Frame, MAX_PORTS, MacAddr, Output, PortIdx, SegmentId,
-    burst::{BurstInfo, CHUNK, Fate, Meta, Refused, Verdict, bits},
+    burst::{BurstInfo, CHUNK, Fate, Meta, Refused, Verdict, iter_bits},
     context::Context,
     cycles::Stage,
     snapshot::{Port, Segment},
@@ -40,7 +40,7 @@ use crate::{
     },
     tables::mac::Key,
     tunnel::Role,
-    vlan::Class,
+    vlan::VlanTagInfo,
 };
 
 /// One worker's scratch space.
@@ -92,7 +92,7 @@ impl Pipeline {
         &mut self,
         cx: Context<'_>,
         ingress: PortIdx,
-        inside: (Class, SegmentId),
+        inside: (VlanTagInfo, SegmentId),
         burst: &mut Burst<F>,
         out: &mut impl Output<F>,
     ) {
@@ -132,7 +132,7 @@ impl Pipeline {
     pub fn run_held<F: Frame>(
         &mut self,
         cx: Context<'_>,
-        (ingress, inside): (PortIdx, Option<(Class, SegmentId)>),
+        (ingress, inside): (PortIdx, Option<(VlanTagInfo, SegmentId)>),
         burst: &mut Burst<F>,
         out: &mut impl Output<F>,
     ) {
@@ -152,7 +152,7 @@ impl Pipeline {
         &mut self,
         cx: Context<'_>,
         remote: PortIdx,
-        inside: (Class, SegmentId),
+        inside: (VlanTagInfo, SegmentId),
         frame: F,
         out: &mut impl Output<F>,
     ) {
@@ -243,12 +243,12 @@ impl<F: Frame> Recirculate<F> for Pending<'_, F> {
 #[derive(Clone, Copy)]
 enum Origin<'a> {
     Device,
-    Tunnel(&'a (Class, SegmentId)),
+    Tunnel(&'a (VlanTagInfo, SegmentId)),
     /// The switch made them: no station sent them, so that nothing is filtered or learned.
-    Switch(&'a (Class, SegmentId)),
+    Switch(&'a (VlanTagInfo, SegmentId)),
     /// They came before, from a device or a tunnel.
     Held,
-    HeldOfTunnel(&'a (Class, SegmentId)),
+    HeldOfTunnel(&'a (VlanTagInfo, SegmentId)),
 }
 
 /// One pass through the stages: the whole way of most frames.
@@ -292,28 +292,28 @@ fn pass<F: Frame>(
         format!("port '{}', segment {}", port.name, segment.as_deref().unwrap_or("none"))
     });
     if refused != Refused::NONE {
-        info.octets -= shed(cx, port, burst, meta, refused, out);
+        info.octets -= compact(cx, port, burst, meta, refused, out);
     }
     let is_stations = matches!(origin, Origin::Device | Origin::Held);
     if let Some(filter) = port.filter.as_deref().filter(|f| f.looks_in && is_stations) {
         let refused = stage::filter::ingress(cx, port, filter, burst, &mut meta[..burst.len()], out);
         if refused != Refused::NONE {
-            info.octets -= shed(cx, port, burst, meta, refused, out);
+            info.octets -= compact(cx, port, burst, meta, refused, out);
         }
     }
     cx.end(Stage::Ingress);
-    let mut seen = stage::glance::run(cx, port.idx, &mut meta[..burst.len()]);
+    let mut seen = stage::fast_lookup::run(cx, port.idx, &mut meta[..burst.len()]);
     if let Origin::Switch(_) = origin {
         seen.unknown = 0;
     }
     let (refused, changed) = stage::learn::run(cx, port, &mut meta[..burst.len()], seen.unknown, out);
     if refused != Refused::NONE {
-        info.octets -= shed(cx, port, burst, meta, refused, out);
+        info.octets -= compact(cx, port, burst, meta, refused, out);
     }
     let meta = &mut meta[..burst.len()];
     if changed || refused != Refused::NONE {
         // Others of the burst may be for whom was learned just now.
-        seen = stage::glance::run(cx, port.idx, meta);
+        seen = stage::fast_lookup::run(cx, port.idx, meta);
     }
     let mut same_fate = stage::lookup::run(cx, port, meta, seen);
     cx.end(Stage::Lookup);
@@ -339,7 +339,7 @@ fn pass<F: Frame>(
 
 /// Takes the refused frames out of the burst: the stages behind see none of them. Their octets.
 #[cold]
-fn shed<F: Frame>(
+fn compact<F: Frame>(
     cx: &Context<'_>,
     port: &Port,
     burst: &mut Burst<F>,
@@ -407,7 +407,7 @@ fn sort<F: Frame>(
         let (mut frames, mut info) = (Burst::new(), BurstInfo { octets: 0, ..group.info });
         let (mut any_bits, mut common_bits) = (0, u64::MAX);
         for (half, members) in members.into_iter().enumerate() {
-            for i in bits(members).map(|i| half * CHUNK + i) {
+            for i in iter_bits(members).map(|i| half * CHUNK + i) {
                 let Some(frame) = left[i].take() else { continue };
                 if needs_each || frames.is_empty() {
                     let m = &group.meta[i];

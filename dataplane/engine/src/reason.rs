@@ -71,7 +71,7 @@ reasons! {
     RouterAdvertisement = "router_advertisement", Rx;
     /// A rule of an ingress access list denies it: 'dunlin trace' says which.
     AclDenied = "acl_denied", Rx;
-    /// A rule of an ingress access list rejects it; its sender was told, unless it may not be (RFC 1122).
+    /// A rule of an ingress access list rejects it; its sender was notified, unless it may not be (RFC 1122).
     AclRejected = "acl_rejected", Rx;
     /// Its headers can't be read to the end (cut, or too many), and an ingress access list asks for what they hide.
     Unreadable = "unreadable", Rx;
@@ -83,7 +83,7 @@ reasons! {
     BadFragment = "bad_fragment", Rx;
     /// It would begin a connection, and the port, or the host, has as many as it may.
     SessionLimit = "session_limit", Rx;
-    /// It would begin a connection, and the port has too many that nobody answers.
+    /// It would begin a connection, and the port has too many without a reply.
     UnansweredLimit = "unanswered_limit", Rx;
     /// The port has learned as many addresses as it may, and is set to drop above that.
     MacLimit = "mac_limit", Rx;
@@ -112,7 +112,7 @@ reasons! {
     Protected = "protected", Tx;
     /// A rule of an egress access list denies it: 'dunlin trace' says which.
     EgressAclDenied = "egress_acl_denied", Tx;
-    /// A rule of an egress access list rejects it; its sender was told, unless it may not be (RFC 1122) or
+    /// A rule of an egress access list rejects it; its sender was notified, unless it may not be (RFC 1122) or
     /// the frame was flooded.
     EgressAclRejected = "egress_acl_rejected", Tx;
     /// The same as 'unreadable', for an egress access list; or as 'early_fragment', of a frame that is flooded.
@@ -141,7 +141,7 @@ reasons! {
     NestedTunnel = "nested_tunnel", Tx;
     /// Came in a tunnel, and is for another one.
     SplitHorizon = "split_horizon", Tx;
-    /// Met congestion in a tunnel, and its sender can't be told (RFC 6040).
+    /// Met congestion in a tunnel, and its sender can't be notified (RFC 6040).
     Congestion = "congestion", Tx;
     /// The next hop to the VTEP does not answer.
     NextHop = "next_hop", Tx;

@@ -1,4 +1,4 @@
-//! What would happen to a frame, and why: the pipeline itself, on the snapshot that workers use, told to
+//! What would happen to a frame, and why: the pipeline itself, on the snapshot that workers use, written to
 //! change nothing and to say what it does.
 
 use arrayvec::ArrayVec;
@@ -52,7 +52,7 @@ impl Punt<HeapFrame> for TraceSink<'_> {
     fn too_big(
         &mut self,
         remote: PortIdx,
-        _: (crate::vlan::Class, crate::SegmentId),
+        _: (crate::vlan::VlanTagInfo, crate::SegmentId),
         _: &HeapFrame,
         _: usize,
         mtu: u32,
@@ -60,14 +60,14 @@ impl Punt<HeapFrame> for TraceSink<'_> {
         self.trace
             .note("tunnel", format!("too large for '{}', which takes packets of {mtu} octets", self.name(remote)));
     }
-    fn answer_inside(&mut self, port: PortIdx, _: (crate::vlan::Class, crate::SegmentId), _: HeapFrame) {
+    fn answer_inside(&mut self, port: PortIdx, _: (crate::vlan::VlanTagInfo, crate::SegmentId), _: HeapFrame) {
         self.trace
             .note("tunnel", format!("a reply goes to its sender, as if from the host at port '{}'", self.name(port)));
     }
     fn hold(
         &mut self,
         remote: PortIdx,
-        _: (crate::vlan::Class, crate::SegmentId),
+        _: (crate::vlan::VlanTagInfo, crate::SegmentId),
         _: HeapFrame,
     ) -> Result<(), HeapFrame> {
         self.trace.note("hold", format!("until the next hop to '{}' is known", self.name(remote)));

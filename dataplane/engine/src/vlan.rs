@@ -1,5 +1,5 @@
 //! What a port does with VLAN tags: the modes and their meaning are those of Open vSwitch's
-//! `vlan_mode` (ovs-vswitchd.conf.db(5), table Port), so that nobody has to learn them twice.
+//! `vlan_mode` (ovs-vswitchd.conf.db(5), table Port), so that they need not be learned twice.
 //!
 //! VLAN 0 is "no VLAN": the VLAN of untagged frames on a trunk port. A priority-tagged frame
 //! (VID 0 in its tag) is treated as untagged, and its priority is kept.
@@ -98,13 +98,13 @@ impl PortVlans {
 /// without one, and for a customer's tag that passes a dot1q-tunnel port as payload), and TPID and
 /// TCI of the one it gets where it leaves with a tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Class(u64);
+pub struct VlanTagInfo(u64);
 
-impl Class {
+impl VlanTagInfo {
     /// See the type. The VLAN is in `tci`, with PCP and DEI in their place.
     #[inline(always)]
     pub const fn new(tag: Tag, tpid: u16, tci: u16) -> Self {
-        Class((tag.0 as u64) << 32 | (tpid as u64) << 16 | tci as u64)
+        VlanTagInfo((tag.0 as u64) << 32 | (tpid as u64) << 16 | tci as u64)
     }
 
     /// All of it.
@@ -121,8 +121,8 @@ impl Class {
 
     /// The same without the tag in the frame.
     #[inline(always)]
-    pub const fn without_tag(self) -> Class {
-        Class(self.0 & 0xffff_ffff)
+    pub const fn without_tag(self) -> VlanTagInfo {
+        VlanTagInfo(self.0 & 0xffff_ffff)
     }
 
     /// Octets of the Ethernet header of the frame, with the tag that it has.
@@ -133,8 +133,8 @@ impl Class {
 
     /// The same with this tag in the frame instead.
     #[inline(always)]
-    pub const fn with_tag(self, tag: Tag) -> Class {
-        Class((tag.0 as u64) << 32 | self.0 & 0xffff_ffff)
+    pub const fn with_tag(self, tag: Tag) -> VlanTagInfo {
+        VlanTagInfo((tag.0 as u64) << 32 | self.0 & 0xffff_ffff)
     }
 
     /// The TPID of the tag it gets.

@@ -121,7 +121,7 @@ pub fn sessions(s: &SessionsSpec, capacity: u32) -> conntrack::Settings {
         // No port takes all there is.
         port_max: s.port_max.unwrap_or((capacity / 2).max(1)),
         unanswered_max: s.unanswered_max.unwrap_or((capacity / 8).max(1)),
-        meets: s.midstream,
+        midstream: s.midstream,
     }
 }
 

@@ -111,7 +111,7 @@ impl v1::dataplane_server::Dataplane for Server {
         let (tx, out) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
             for part in 0..sessions.parts() {
-                // No thread is held while whoever asked does not read.
+                // No thread is held while the client does not read.
                 let entries = match blocking(move || (sessions.part(part), sessions)).await {
                     Ok((entries, rest)) => {
                         sessions = rest;

@@ -313,10 +313,10 @@ impl Device {
     pub fn lost(&self) -> Option<String> {
         match &self.kind {
             Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } if !i.is_there() => {
-                Some(format!("interface '{}': it was removed, or made anew; waiting for it", i.name))
+                Some(format!("interface '{}': it was removed or created again; waiting for it", i.name))
             }
             Kind::Tap { tap, name } if tap.up().is_none() => {
-                Some(format!("interface '{name}': it was removed; waiting to make it anew"))
+                Some(format!("interface '{name}': it was removed; waiting to create it again"))
             }
             _ => None,
         }
@@ -368,9 +368,9 @@ impl Device {
             Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => kernel_mtu(&i.name, mtu),
             Kind::Eth { port, .. } => port.set_mtu(mtu as u16),
             Kind::Tap { name, .. } if Interface::read(name, "ifindex").is_some() => kernel_mtu(name, mtu),
-            // In another namespace, the MTU is for whoever moved it there to set.
+            // In another namespace, the MTU is set there.
             Kind::Tap { .. } => Ok(()),
-            // The guest was told its MTU by QEMU; what is sent to it is checked against the port's.
+            // The guest has its MTU from QEMU; what is sent to it is checked against the port's.
             Kind::Vhost(_) => Ok(()),
         }
     }

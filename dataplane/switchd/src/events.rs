@@ -1,4 +1,4 @@
-//! What happened, for whoever watches. Bounded: a slow reader is told how much it missed.
+//! What happened, for watchers. Bounded: a slow reader learns how much it missed.
 
 use dunlin_dataplane_api::v1::{self, event::What};
 use tokio::sync::broadcast;
@@ -16,7 +16,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Tells everyone who watches.
+    /// Notifies all watchers.
     pub fn send(&self, what: What) {
         // Nobody watching is fine.
         let _ = self.0.send(v1::Event::now(what));

@@ -41,7 +41,7 @@ use dunlin_dpdk::{
     allocations::Counting,
     eal::{Eal, EalConfig, EalError, prefer_hugepages, tsc_hz},
     mempool::Mempool,
-    offload::Finisher,
+    offload::SoftwareOffload,
     quiescent::{Domain, Workers},
     thread::{WorkerThread, allowed_cores},
 };
@@ -205,7 +205,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let mut threads = Vec::new();
     for (reader, shared) in readers.into_iter().zip(&shared) {
         let pool = pools.standard(numa::of_core(shared.core)).clone();
-        let tx = Transmitter::new(Finisher::new(pool.clone(), pools.linear.clone()));
+        let tx = Transmitter::new(SoftwareOffload::new(pool.clone(), pools.linear.clone()));
         let worker = Worker::new(shared.clone(), macs.clone(), sessions.clone(), reader, clock, tx);
         threads.push(start_worker(eal, shared.core, pool, worker)?);
     }
@@ -236,8 +236,8 @@ fn run(args: Args) -> anyhow::Result<()> {
             // While a transaction opens devices, none is closed.
             let turn = applier.try_turn();
             let mut switch = applier.switch().lock();
-            switch.follow_links(turn.is_some());
-            switch.follow_leases(tick);
+            switch.sync_links(turn.is_some());
+            switch.sync_leases(tick);
             if tick {
                 switch.tick();
                 next = Instant::now() + TICK;

@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin_engine::{DropReason, PortIdx, SegmentId, counters::Counters, tables::conntrack::Datagram, vlan::Class};
+use dunlin_engine::{
+    DropReason, PortIdx, SegmentId, counters::Counters, tables::conntrack::Datagram, vlan::VlanTagInfo,
+};
 
 use crate::packet::Packet;
 
 /// What a frame is in the overlay.
-pub type Inside = (Class, SegmentId);
+pub type Inside = (VlanTagInfo, SegmentId);
 
 /// A frame that waits.
 pub struct Held<W> {

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use dunlin_dpdk::{
     Mbuf,
     kernel::{packet, tap},
-    offload::{Caps, Finisher, MAX_SEGMENTS, Unfinished, complete_tagged, complete_unfinished, needs_finish},
+    offload::{Caps, MAX_SEGMENTS, OffloadError, SoftwareOffload, complete_tagged, complete_unfinished, needs_finish},
     port,
     quiescent::{Guard, Workers},
     sleep::Sleeper,
@@ -23,7 +23,7 @@ use dunlin_engine::{
     cycles::{Stage, StageClock},
     output::{Events, Logged, MAX_PIECES, MacLearned, Punt, Transmit},
     tables::conntrack::Datagram,
-    vlan::Class,
+    vlan::VlanTagInfo,
 };
 use parking_lot::Mutex;
 
@@ -220,12 +220,12 @@ pub struct Transmitter {
     ports: Box<[Option<Box<TxPort>>; MAX_PORTS]>,
     /// Where frames wait: at ports, or at guests' own queues there.
     dirty: Vec<(PortIdx, Option<u16>)>,
-    finisher: Finisher,
+    finisher: SoftwareOffload,
     pending: Pending,
 }
 
 impl Transmitter {
-    pub fn new(finisher: Finisher) -> Self {
+    pub fn new(finisher: SoftwareOffload) -> Self {
         Transmitter {
             ports: Box::new([const { None }; MAX_PORTS]),
             dirty: Vec::with_capacity(2 * MAX_PORTS),
@@ -373,12 +373,12 @@ impl Punt<Packet> for Round<'_> {
         self.shared.punted.punt(Cause::Vtep(vtep, from), &frame.0)
     }
 
-    fn too_big(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: &Packet, l3: usize, mtu: u32) {
-        // Counted as dropped already; who is not told of one is told of the next.
+    fn too_big(&mut self, remote: PortIdx, inside: (VlanTagInfo, SegmentId), frame: &Packet, l3: usize, mtu: u32) {
+        // Counted as dropped already; a sender that is not notified of one is of the next.
         let _ = self.shared.punted.punt(Cause::TooBig { remote, inside, l3, mtu }, &frame.0);
     }
 
-    fn answer_inside(&mut self, port: PortIdx, inside: (Class, SegmentId), frame: Packet) {
+    fn answer_inside(&mut self, port: PortIdx, inside: (VlanTagInfo, SegmentId), frame: Packet) {
         // Nothing is lost but an answer.
         let _ = self.shared.punted.punt(Cause::Reject { port, inside }, &frame.0);
     }
@@ -461,7 +461,7 @@ fn measured(clock: Option<&StageClock<'_>>, stage: Stage) {
 fn send(
     p: &mut TxPort,
     port: PortIdx,
-    finisher: &Finisher,
+    finisher: &SoftwareOffload,
     guard: Guard<'_, Workers>,
     shared: &WorkerShared,
     clock: Option<&StageClock<'_>>,
@@ -475,7 +475,13 @@ fn send(
 }
 
 #[inline(always)]
-fn send_waiting(p: &mut TxPort, port: PortIdx, finisher: &Finisher, guard: Guard<'_, Workers>, counters: &Counters) {
+fn send_waiting(
+    p: &mut TxPort,
+    port: PortIdx,
+    finisher: &SoftwareOffload,
+    guard: Guard<'_, Workers>,
+    counters: &Counters,
+) {
     let (octets, requests) = (std::mem::take(&mut p.octets), std::mem::take(&mut p.requests));
     let segments = std::mem::take(&mut p.segments);
     if requests != 0 || segments != 1 {
@@ -568,7 +574,7 @@ fn send_finished(
     p: &mut TxPort,
     port: PortIdx,
     caps: Caps,
-    finisher: &Finisher,
+    finisher: &SoftwareOffload,
     guard: Guard<'_, Workers>,
     counters: &Counters,
 ) {
@@ -586,9 +592,9 @@ fn send_finished(
     }
 }
 
-fn reason(unfinished: &Unfinished) -> DropReason {
+fn reason(unfinished: &OffloadError) -> DropReason {
     match unfinished {
-        Unfinished::NoBuffer => DropReason::NoBuffer,
-        Unfinished::BadRequest => DropReason::BadOffload,
+        OffloadError::NoBuffer => DropReason::NoBuffer,
+        OffloadError::BadRequest => DropReason::BadOffload,
     }
 }

@@ -37,7 +37,7 @@ use dunlin_engine::{
     cycles::{Stage, StageClock, StageCounts},
     output::{Logged, MacLearned},
     tables::{conntrack::Conntrack, mac::MacTable},
-    vlan::Class,
+    vlan::VlanTagInfo,
 };
 use parking_lot::Mutex;
 use rtrb::Consumer;
@@ -69,7 +69,7 @@ impl Default for Idle {
     }
 }
 
-/// What a worker is told.
+/// Commands to a worker.
 pub enum Command {
     AddTx(PortIdx, TxHandle),
     /// It comes back, and with it go those that were guests' own.
@@ -94,7 +94,7 @@ pub enum Command {
     Drain(u32, mpsc::Sender<()>),
     SetIdle(Idle),
     /// A frame of a VTEP's own, as if received at it; or one that the switch made, at a remote or a port, in a segment.
-    InjectFrame(PortIdx, Option<(Class, SegmentId)>, Box<[u8]>),
+    InjectFrame(PortIdx, Option<(VlanTagInfo, SegmentId)>, Box<[u8]>),
     Stop,
 }
 
@@ -116,7 +116,7 @@ impl Which {
 }
 
 /// See [`Command::InjectFrame`].
-type Injected = (PortIdx, Option<(Class, SegmentId)>, Packet);
+type Injected = (PortIdx, Option<(VlanTagInfo, SegmentId)>, Packet);
 
 struct Inbox {
     snapshot: Arc<Snapshot>,
@@ -315,7 +315,7 @@ impl Worker {
         }
     }
 
-    /// Runs until told to stop.
+    /// Runs until it is stopped.
     pub fn run(mut self) {
         let mut pipeline = Pipeline::default();
         let mut burst: Burst<Packet> = Burst::new();
@@ -409,7 +409,7 @@ impl Worker {
             pipeline.run(cx, port, burst, &mut out);
         });
         if out.has_pending() {
-            frames += go_on(pipeline, cx, burst, &mut out);
+            frames += run_pending(pipeline, cx, burst, &mut out);
         }
         for (port, inside, frame) in self.injected.drain(..) {
             frames += 1;
@@ -512,7 +512,7 @@ impl Worker {
 
 /// Takes on their way frames that had to wait, and may go on. How many there were.
 #[inline(never)]
-fn go_on(pipeline: &mut Pipeline, cx: Context<'_>, burst: &mut Burst<Packet>, out: &mut Round<'_>) -> u64 {
+fn run_pending(pipeline: &mut Pipeline, cx: Context<'_>, burst: &mut Burst<Packet>, out: &mut Round<'_>) -> u64 {
     let (mut for_remotes, mut fragments) = out.take_pending(&cx);
     let n = for_remotes.len() + fragments.len();
     for h in for_remotes.drain(..) {

@@ -78,9 +78,9 @@ impl Companions {
     ///
     /// # Safety
     /// The device is closed: they are not used any more.
-    pub unsafe fn reap(&self) {
+    pub unsafe fn close_leaked(&self) {
         // SAFETY: as the caller promises.
-        self.sockets.iter().for_each(|s| unsafe { s.reap() });
+        self.sockets.iter().for_each(|s| unsafe { s.close_leaked() });
         let left = BpfObject::all();
         for p in self.programs.iter().filter(|p| left.contains(p)) {
             // SAFETY: the descriptor is of this program or map (looked up above), whose owner forgot it.
@@ -179,8 +179,8 @@ impl Socket {
     /// Closes one of AF_XDP and unmaps its rings, if it is still the one that was noted.
     ///
     /// # Safety
-    /// The device it came with is closed: nobody reads or writes its rings any more.
-    unsafe fn reap(&self) {
+    /// The device it came with is closed: its rings are not used any more.
+    unsafe fn close_leaked(&self) {
         if self.domain != libc::AF_XDP || !all().contains(self) {
             return;
         }

@@ -122,7 +122,7 @@ impl TapPort {
 pub struct TapRemover(Arc<OwnedFd>);
 
 impl TapRemover {
-    /// Removes the interface as soon as nobody has it open.
+    /// Removes the interface as soon as it is not open any more.
     pub fn remove(self) {
         // SAFETY: a descriptor of /dev/net/tun, an integer; it fails if the interface is gone.
         let _ = unsafe { ioctl::tun_set_persist(self.0.as_raw_fd(), 0) };

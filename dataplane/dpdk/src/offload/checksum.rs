@@ -1,21 +1,21 @@
 //! Internet checksums over the pieces of a frame (RFC 1071), and SCTP's CRC (RFC 9260, appendix A).
 
-use super::Unfinished;
+use super::OffloadError;
 use crate::Mbuf;
 
 /// The field at `field` becomes the checksum of `len` octets from `from`, itself included.
-pub(super) fn complete(m: &mut Mbuf, from: usize, len: usize, field: usize) -> Result<(), Unfinished> {
+pub(super) fn complete(m: &mut Mbuf, from: usize, len: usize, field: usize) -> Result<(), OffloadError> {
     let sum = raw_sum(m, from, len)?;
     let value = if sum == 0xffff { 0xffff } else { !sum };
-    let at = m.head_mut().get_mut(field..field + 2).ok_or(Unfinished::BadRequest)?;
+    let at = m.head_mut().get_mut(field..field + 2).ok_or(OffloadError::BadRequest)?;
     at.copy_from_slice(&value.to_ne_bytes());
     Ok(())
 }
 
 /// The same for the CRC of an SCTP packet that begins at `from` and ends with the frame.
-pub(super) fn complete_crc(m: &mut Mbuf, from: usize) -> Result<(), Unfinished> {
+pub(super) fn complete_crc(m: &mut Mbuf, from: usize) -> Result<(), OffloadError> {
     let field = from + 8..from + 12;
-    m.head_mut().get_mut(field.clone()).ok_or(Unfinished::BadRequest)?.fill(0);
+    m.head_mut().get_mut(field.clone()).ok_or(OffloadError::BadRequest)?.fill(0);
     let (mut skip, mut crc) = (from, 0);
     for piece in m.pieces() {
         let skipped = skip.min(piece.len());
@@ -35,7 +35,7 @@ pub(super) fn ipv4(header: &mut [u8]) {
 
 /// The ones' complement sum of a range of the chain, in the order it has in memory. (DPDK's
 /// own, rte_raw_cksum_mbuf, is wrong for chains with a piece of odd length.)
-fn raw_sum(m: &Mbuf, from: usize, len: usize) -> Result<u16, Unfinished> {
+fn raw_sum(m: &Mbuf, from: usize, len: usize) -> Result<u16, OffloadError> {
     let (mut skip, mut left, mut done, mut sum) = (from, len, 0, 0u32);
     for piece in m.pieces() {
         let skipped = skip.min(piece.len());
@@ -48,7 +48,7 @@ fn raw_sum(m: &Mbuf, from: usize, len: usize) -> Result<u16, Unfinished> {
         done += piece.len();
         left -= piece.len();
     }
-    if left == 0 { Ok(fold(sum)) } else { Err(Unfinished::BadRequest) }
+    if left == 0 { Ok(fold(sum)) } else { Err(OffloadError::BadRequest) }
 }
 
 /// The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), folded, in memory order.

@@ -2,7 +2,7 @@
 //!
 //! Guests and hosts leave checksums and segmentation to the switch; the request travels in the buffer's
 //! `ol_flags` and `tx_offload`. A port that can do the rest takes the frame as it is. For any
-//! other, [`Finisher::finish`] does what the frame asks for.
+//! other, [`SoftwareOffload::finish`] does what the frame asks for.
 //!
 //! What a sender asks for is checked against the frame's own headers before anything follows it: `layout.rs`. How kernels
 //! ask is in `vnet.rs`; `segment.rs` cuts.
@@ -53,7 +53,7 @@ impl Caps {
 
 /// Why a frame could not be finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unfinished {
+pub enum OffloadError {
     /// The request does not fit the frame.
     BadRequest,
     /// No buffer was left.
@@ -70,7 +70,7 @@ pub fn wire_len(m: &Mbuf) -> u32 {
     Layout::of(m).map_or(m.len(), |l| m.len().min(l.headers() as u32 + l.mss))
 }
 
-/// Whether a frame with these flags, in so many segments, needs [`Finisher::finish`] first.
+/// Whether a frame with these flags, in so many segments, needs [`SoftwareOffload::finish`] first.
 #[inline(always)]
 pub fn needs_finish(caps: Caps, flags: u64, segments: u16) -> bool {
     let more_than_a_checksum = flags & (TSO | UDP_SEG | IP_CKSUM) != 0;
@@ -78,15 +78,15 @@ pub fn needs_finish(caps: Caps, flags: u64, segments: u16) -> bool {
 }
 
 /// Does in software what receivers don't; one for each worker.
-pub struct Finisher {
+pub struct SoftwareOffload {
     pool: Mempool,
     linear: Mempool,
 }
 
-impl Finisher {
+impl SoftwareOffload {
     /// `pool` gives the buffers of segments; `linear` those of frames brought into one piece.
     pub fn new(pool: Mempool, linear: Mempool) -> Self {
-        Finisher { pool, linear }
+        SoftwareOffload { pool, linear }
     }
 
     /// Where new buffers come from.
@@ -95,16 +95,16 @@ impl Finisher {
     }
 
     /// Puts into `out` the frame or frames that a receiver with `caps` can take.
-    pub fn finish(&self, m: Mbuf, caps: Caps, out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>) -> Result<(), Unfinished> {
+    pub fn finish(&self, m: Mbuf, caps: Caps, out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>) -> Result<(), OffloadError> {
         let flags = m.offload_flags();
         if flags == 0 {
             out.push(self.linear(m, caps)?);
             return Ok(());
         }
-        let layout = Layout::of(&m).ok_or(Unfinished::BadRequest)?;
+        let layout = Layout::of(&m).ok_or(OffloadError::BadRequest)?;
         if flags & (TSO | UDP_SEG) != 0 {
             if !layout.valid_for_segments(&m) {
-                return Err(Unfinished::BadRequest);
+                return Err(OffloadError::BadRequest);
             }
             let takes_it = flags & TSO != 0 && caps.checksum && (if layout.v4 { caps.tso4 } else { caps.tso6 });
             // No receiver has a field that says that the headers before it are a tunnel's.
@@ -114,7 +114,7 @@ impl Finisher {
             }
             return self.segment(&m, layout, caps, out);
         }
-        let mut own = if m.is_shared() { m.copy().ok_or(Unfinished::NoBuffer)? } else { m };
+        let mut own = if m.is_shared() { m.copy().ok_or(OffloadError::NoBuffer)? } else { m };
         if !caps.checksum || flags & IP_CKSUM != 0 {
             complete(&mut own, layout)?;
         }
@@ -122,29 +122,29 @@ impl Finisher {
         Ok(())
     }
 
-    fn linear(&self, m: Mbuf, caps: Caps) -> Result<Mbuf, Unfinished> {
+    fn linear(&self, m: Mbuf, caps: Caps) -> Result<Mbuf, OffloadError> {
         if caps.chains || m.segments() == 1 { Ok(m) } else { self.in_one_piece(&m) }
     }
 
     /// Large buffers are few, and a device may keep what it sends for a while.
-    fn in_one_piece(&self, m: &Mbuf) -> Result<Mbuf, Unfinished> {
+    fn in_one_piece(&self, m: &Mbuf) -> Result<Mbuf, OffloadError> {
         let pool = if m.len() <= u32::from(self.pool.room()) { &self.pool } else { &self.linear };
-        m.linear_copy(pool).ok_or(Unfinished::NoBuffer)
+        m.linear_copy(pool).ok_or(OffloadError::NoBuffer)
     }
 }
 
 /// Completes the checksum that the sender left with the sum of the pseudo header in its field,
 /// and the IPv4 header's.
-fn complete(m: &mut Mbuf, l: Layout) -> Result<(), Unfinished> {
+fn complete(m: &mut Mbuf, l: Layout) -> Result<(), OffloadError> {
     let field = match m.offload_flags() & L4_MASK {
         L4_TCP => Some(l.l4_at() + 16),
         L4_UDP => Some(l.l4_at() + 6),
         0 => None,
         // SCTP's CRC and whatever is new: not offered to guests.
-        _ => return Err(Unfinished::BadRequest),
+        _ => return Err(OffloadError::BadRequest),
     };
     if let Some(field) = field {
-        let len = (m.len() as usize).checked_sub(l.l4_at()).ok_or(Unfinished::BadRequest)?;
+        let len = (m.len() as usize).checked_sub(l.l4_at()).ok_or(OffloadError::BadRequest)?;
         checksum::complete(m, l.l4_at(), len, field)?;
     }
     if l.v4 && m.offload_flags() & IP_CKSUM != 0 {

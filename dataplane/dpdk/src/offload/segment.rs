@@ -7,7 +7,7 @@
 use arrayvec::ArrayVec;
 
 use super::{
-    Caps, Finisher, MAX_SEGMENTS, REQUESTS, UDP_SEG, Unfinished, checksum,
+    Caps, MAX_SEGMENTS, OffloadError, REQUESTS, SoftwareOffload, UDP_SEG, checksum,
     layout::{GRE, IpPacket, Layout, TCP, UDP, ip_packet, network_header},
 };
 use crate::Mbuf;
@@ -18,14 +18,14 @@ const CWR: u8 = 0x80;
 /// Checksum Present, of GRE.
 const GRE_CHECKSUM: u8 = 0x80;
 
-impl Finisher {
+impl SoftwareOffload {
     pub(super) fn segment(
         &self,
         m: &Mbuf,
         l: Layout,
         caps: Caps,
         out: &mut ArrayVec<Mbuf, MAX_SEGMENTS>,
-    ) -> Result<(), Unfinished> {
+    ) -> Result<(), OffloadError> {
         let outer = if l.is_inner(m) { Some(outer(m.head(), l)?) } else { None };
         let headers = &m.head()[..l.headers()];
         let is_udp = m.offload_flags() & UDP_SEG != 0;
@@ -34,8 +34,8 @@ impl Finisher {
             let payload = l.mss.min(m.len() - at);
             let from = at - headers.len() as u32;
             let piece = m.copy_part(from, headers.len() as u32 + payload, self.pool());
-            let mut piece = piece.ok_or(Unfinished::NoBuffer)?;
-            piece.head_mut().get_mut(..headers.len()).ok_or(Unfinished::BadRequest)?.copy_from_slice(headers);
+            let mut piece = piece.ok_or(OffloadError::NoBuffer)?;
+            piece.head_mut().get_mut(..headers.len()).ok_or(OffloadError::BadRequest)?.copy_from_slice(headers);
             let number = out.len() as u16;
             let is_last = at + payload == m.len();
             if !is_udp {
@@ -62,7 +62,7 @@ impl Finisher {
 }
 
 /// The packet in whose tunnel the segments are.
-fn outer(head: &[u8], l: Layout) -> Result<IpPacket, Unfinished> {
+fn outer(head: &[u8], l: Layout) -> Result<IpPacket, OffloadError> {
     let packet = network_header(head).and_then(|(l3, ethertype)| ip_packet(head, l3, ethertype));
     let header = |p: &IpPacket| match p.protocol {
         UDP => 8,
@@ -72,7 +72,7 @@ fn outer(head: &[u8], l: Layout) -> Result<IpPacket, Unfinished> {
     let packet = packet.filter(|p| p.l4 + header(p) <= l.l2);
     // A sum over the payload that is not UDP's: no sender leaves that to a device.
     let has_sum = |p: &IpPacket| p.protocol == GRE && head[p.l4] & GRE_CHECKSUM != 0;
-    packet.filter(|p| !has_sum(p)).ok_or(Unfinished::BadRequest)
+    packet.filter(|p| !has_sum(p)).ok_or(OffloadError::BadRequest)
 }
 
 /// Sequence number and flags of a piece with so many octets of payload before it.
@@ -109,7 +109,7 @@ fn udp_length(m: &mut Mbuf, l4: usize) {
 }
 
 /// Length and checksum of layer 4, from nothing.
-fn layer4(m: &mut Mbuf, (l3, l4): (usize, usize), v4: bool, protocol: u8) -> Result<(), Unfinished> {
+fn layer4(m: &mut Mbuf, (l3, l4): (usize, usize), v4: bool, protocol: u8) -> Result<(), OffloadError> {
     let field = l4 + if protocol == UDP { 6 } else { 16 };
     if protocol == UDP {
         udp_length(m, l4);

@@ -246,7 +246,7 @@ mod segments {
             tunnel in tunnels(), v4: bool, outer_v4: bool, udp: bool, tags in 0usize..3,
             payload in prop::collection::vec(any::<u8>(), 1..9000), mss in 100u16..3000, cwr: bool,
         ) {
-            let finisher = Finisher::new(POOL.clone(), POOL.clone());
+            let finisher = SoftwareOffload::new(POOL.clone(), POOL.clone());
             let mut packet = packet(v4, udp, &payload);
             let (l3, header, field) = (if v4 { 20 } else { 40 }, if udp { 8 } else { 20 }, if udp { 6 } else { 16 });
             if cwr && !udp {
@@ -320,7 +320,7 @@ mod segments {
                 h[8..10].copy_from_slice(&(field as u16).to_ne_bytes());
                 vnet::read(h, &mut m);
                 let mut out = ArrayVec::new();
-                let finisher = Finisher::new(POOL.clone(), POOL.clone());
+                let finisher = SoftwareOffload::new(POOL.clone(), POOL.clone());
                 prop_assert_eq!(finisher.finish(m, Caps { chains: true, ..Caps::default() }, &mut out), Ok(()));
                 m = out.pop().unwrap();
             } else {

@@ -1,6 +1,6 @@
 //! The header in front of every frame of a tap or a socket of AF_PACKET: struct virtio_net_hdr of VIRTIO 1.2, 5.1.6, in
 //! its legacy form of 10 octets, native byte order. By it the kernel tells which checksum is
-//! missing and how a large segment is to be cut, and is told the same.
+//! missing and how a large segment is to be cut, and is given the same.
 
 use dpdk_sys as sys;
 

@@ -10,12 +10,12 @@ use crate::atomic::{AtomicU16, AtomicU64};
 /// A cache line of words that are compared at once.
 #[repr(align(64))]
 #[derive(Default)]
-pub(crate) struct Line(pub [AtomicU64; 8]);
+pub(crate) struct Bucket64(pub [AtomicU64; 8]);
 
 // SAFETY: nothing but what is [`Zeroed`].
-unsafe impl Zeroed for Line {}
+unsafe impl Zeroed for Bucket64 {}
 
-impl Line {
+impl Bucket64 {
     /// One bit for each word that agrees with `wanted` in the bits of `mask`, the first one lowest. Each word is read by
     /// itself, atomically (Relaxed). No branch: which word it is can't be foretold, and a processor that
     /// guesses pays for every wrong guess.
@@ -89,13 +89,13 @@ impl Line {
 
 /// Eight quarters of words that are compared at once.
 #[repr(align(16))]
-pub(crate) struct Eight(pub [AtomicU16; 8]);
+pub(crate) struct U16x8(pub [AtomicU16; 8]);
 
 // SAFETY: nothing but what is [`Zeroed`].
-unsafe impl Zeroed for Eight {}
+unsafe impl Zeroed for U16x8 {}
 
-impl Eight {
-    /// As [`Line::agree`], with all bits.
+impl U16x8 {
+    /// As [`Bucket64::agree`], with all bits.
     #[inline(always)]
     pub(crate) fn equal(&self, wanted: u16) -> u32 {
         #[cfg(target_arch = "x86_64")]
@@ -108,7 +108,7 @@ impl Eight {
     #[inline(always)]
     fn equal_sse(&self, wanted: u16) -> u32 {
         let found: u32;
-        // SAFETY: reads the 16 octets of self, which are aligned to 16 and live; as in Line::agree_sse, each
+        // SAFETY: reads the 16 octets of self, which are aligned to 16 and live; as in Bucket64::agree_sse, each
         // aligned quarter of a word is read whole. Changes nothing but its registers.
         unsafe {
             std::arch::asm!(
@@ -132,12 +132,12 @@ impl Eight {
 #[cfg(target_arch = "x86_64")]
 pub(super) use wide::*;
 
-/// [`Line`] in the registers of AVX-512 and AVX2.
+/// [`Bucket64`] in the registers of AVX-512 and AVX2.
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use std::arch::x86_64::{__m512i, _mm256_set1_epi64x, _mm512_set1_epi64};
 
-    use super::Line;
+    use super::Bucket64;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")]
@@ -148,9 +148,9 @@ mod wide {
     /// See [`super::super::Lanes::holds`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")]
-    pub(in super::super) fn holds_512(line: &Line, x: &u64, of: u64, with: u64) -> bool {
+    pub(in super::super) fn holds_512(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool {
         let found: u32;
-        // SAFETY: reads x, and as Line::agree_sse the words of `line`, in one load of 64 octets: no processor with
+        // SAFETY: reads x, and as Bucket64::agree_sse the words of `line`, in one load of 64 octets: no processor with
         // AVX-512 is known that does not read each aligned word of it whole. Changes nothing but its registers.
         unsafe {
             std::arch::asm!(
@@ -175,7 +175,7 @@ mod wide {
     /// See [`super::super::Lanes::pick`]: the word that is found is that of the same load, and need not be looked at again.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2")]
-    pub(in super::super) fn pick_512(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
+    pub(in super::super) fn pick_512(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u64 {
         let found: u64;
         // SAFETY: as in `holds_512`.
         unsafe {
@@ -201,10 +201,10 @@ mod wide {
         found
     }
 
-    /// Which words of `line` [`super::super::Lanes::pick`] means, as [`Line::agree`] says it.
+    /// Which words of `line` [`super::super::Lanes::pick`] means, as [`Bucket64::agree`] says it.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn agree_256(line: &Line, x: &u64, of: u64, mask: u64) -> u32 {
+    pub(in super::super) fn agree_256(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u32 {
         let (low, high): (u32, u32);
         // SAFETY: as in `holds_512`, in two loads of 32 octets, of which the same is true.
         unsafe {
@@ -235,7 +235,7 @@ mod wide {
     /// See [`super::super::Lanes::holds`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn holds_256(line: &Line, x: &u64, of: u64, with: u64) -> bool {
+    pub(in super::super) fn holds_256(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool {
         let found: u32;
         // SAFETY: as in `agree_256`.
         unsafe {

@@ -4,7 +4,7 @@ mod line;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-pub(crate) use line::{Eight, Line};
+pub(crate) use line::{Bucket64, U16x8};
 #[cfg(target_arch = "x86_64")]
 use wide::{Lanes256, Lanes512};
 
@@ -49,11 +49,11 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
 
 /// One thing behind another, from the beginning of a cache line on.
 #[repr(C, align(64))]
-pub(crate) struct Lines<A, B>(pub A, pub B);
+pub(crate) struct CacheAligned<A, B>(pub A, pub B);
 
-// SAFETY: nothing but what is [`Zeroed`]; nobody reads what lies between.
+// SAFETY: nothing but what is [`Zeroed`]; what lies between is not read.
 #[allow(unsafe_code)]
-unsafe impl<A: Zeroed, B: Zeroed> Zeroed for Lines<A, B> {}
+unsafe impl<A: Zeroed, B: Zeroed> Zeroed for CacheAligned<A, B> {}
 
 /// So many of them, all 0. Of what is aligned to 16 octets or less it is memory that the kernel gives when it is first
 /// written to.
@@ -85,12 +85,12 @@ pub(crate) trait Lanes {
     fn at_most(bounds: &[u32; LANES], x: u32) -> u32;
     /// Rows of octets as columns of words: what comes out first is the first four octets of each, as they lie in
     /// memory, the first one in the lowest bits.
-    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4];
+    fn transpose(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4];
     /// Whether a word of `line` is `x & of | with`; `of` and `with` have no bits in common. Words are read as by
-    /// [`Line::agree`].
-    fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool;
+    /// [`Bucket64::agree`].
+    fn holds(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool;
     /// The first word of `line` that agrees with `x & of` in the bits of `mask`, all bits of `of` among them, or 0.
-    fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64;
+    fn pick(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u64;
     /// The first two groups of six octets of `head`, as numbers in the upper 48 bits, above `low`; and what
     /// [`mixed`] makes of them.
     fn two(head: &[u8; 16], low: u16, seed: [u64; 2]) -> [[u64; 2]; 2];
@@ -124,23 +124,23 @@ pub(crate) const ROW: usize = 32;
 
 /// What is compiled once for each sort of [`Lanes`]: `run`, and all that it calls, must be
 /// `#[inline(always)]`; what is called by an iterator's `fold` and the like is not.
-pub(crate) trait Job {
+pub(crate) trait SimdKernel {
     /// Does it.
     fn run<L: Lanes>(self);
 }
 
-/// Does a job with the widest lanes that this processor has.
+/// Runs a kernel with the widest lanes that this processor has.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(crate) fn widest<J: Job>(job: J) {
+pub(crate) fn dispatch_simd<J: SimdKernel>(job: J) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt")]
-        fn run_512<J: Job>(job: J) {
+        fn run_512<J: SimdKernel>(job: J) {
             job.run::<Lanes512>();
         }
         #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-        fn run_256<J: Job>(job: J) {
+        fn run_256<J: SimdKernel>(job: J) {
             job.run::<Lanes256>();
         }
         // Asked for each burst: one load, where each feature is one.
@@ -202,7 +202,7 @@ impl Lanes for LanesAnywhere {
         (0..LANES).map(|i| u32::from(bounds[i] <= x) << i).sum()
     }
     #[inline(always)]
-    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+    fn transpose(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
         let mut columns = [[0; LANES]; ROW / 4];
         for (lane, row) in rows.iter().enumerate() {
             for (column, word) in columns.iter_mut().zip(row.as_chunks::<4>().0) {
@@ -212,11 +212,11 @@ impl Lanes for LanesAnywhere {
         columns
     }
     #[inline(always)]
-    fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool {
+    fn holds(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool {
         line.agree(x & of | with, u64::MAX) != 0
     }
     #[inline(always)]
-    fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
+    fn pick(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u64 {
         line.first_of(line.agree(x & of, mask), x & of, mask)
     }
     #[inline(always)]
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn equal_names_each_quarter() {
         for found in 0..256u32 {
-            let eight = Eight(std::array::from_fn(|i| AtomicU16::new(if found >> i & 1 == 1 { 0x8001 } else { 1 })));
+            let eight = U16x8(std::array::from_fn(|i| AtomicU16::new(if found >> i & 1 == 1 { 0x8001 } else { 1 })));
             assert_eq!(eight.equal(0x8001), found);
         }
     }
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn lanes_agree() {
         struct Check;
-        impl Job for Check {
+        impl SimdKernel for Check {
             #[inline(always)]
             fn run<L: Lanes>(self) {
                 let mut seed = 1u32;
@@ -257,11 +257,11 @@ mod tests {
                     assert_eq!(L::at_most(&low, x), LanesAnywhere::at_most(&low, x));
                     let octets = [[0u8; ROW]; LANES].map(|row| row.map(|_| next() as u8));
                     let rows = octets.each_ref();
-                    assert_eq!(L::turned(&rows), LanesAnywhere::turned(&rows));
+                    assert_eq!(L::transpose(&rows), LanesAnywhere::transpose(&rows));
                     let words = [0u64; 8].map(|_| u64::from(next()) << 32 | u64::from(next()));
                     let [of, with, mask] = [0; 3].map(|_| u64::from(next()) << 32 | u64::from(next()));
                     let (with, mask) = (with & !of, mask | of);
-                    let (line, x) = (Line(words.map(AtomicU64::new)), words[next() as usize % 8]);
+                    let (line, x) = (Bucket64(words.map(AtomicU64::new)), words[next() as usize % 8]);
                     assert_eq!(L::holds(&line, &x, of, with), words.contains(&(x & of | with)));
                     let picked = words.iter().find(|w| (*w ^ x & of) & mask == 0);
                     assert_eq!(L::pick(&line, &x, of, mask), picked.copied().unwrap_or(0));
@@ -270,7 +270,7 @@ mod tests {
                 }
             }
         }
-        widest(Check);
+        dispatch_simd(Check);
         Check.run::<LanesAnywhere>();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {

@@ -4,7 +4,7 @@
 
 use super::{
     LANES, Lanes, ROW,
-    line::{Line, agree_256, holds_256, holds_512, pick_512},
+    line::{Bucket64, agree_256, holds_256, holds_512, pick_512},
 };
 
 /// AVX-512: made only in `run_512`.
@@ -14,7 +14,7 @@ impl Lanes for Lanes512 {
     #[inline(always)]
     fn within(low: &[u32; LANES], width: &[u32; LANES], x: u32, mask: u32) -> u32 {
         use std::arch::x86_64::*;
-        // SAFETY: `widest` uses this type only where AVX-512 was found; the loads are of 64 octets that the
+        // SAFETY: `dispatch_simd` uses this type only where AVX-512 was found; the loads are of 64 octets that the
         // references vouch for, of any alignment.
         unsafe {
             let (low, width) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(width.as_ptr().cast()));
@@ -41,7 +41,7 @@ impl Lanes for Lanes512 {
         }
     }
     #[inline(always)]
-    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+    fn transpose(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
         use std::arch::x86_64::*;
         let (first, second) = (Self::turned_eight(rows, 0), Self::turned_eight(rows, 8));
         let mut columns = [[0; LANES]; ROW / 4];
@@ -57,12 +57,12 @@ impl Lanes for Lanes512 {
         columns
     }
     #[inline(always)]
-    fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool {
+    fn holds(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool {
         // SAFETY: as above.
         unsafe { holds_512(line, x, of, with) }
     }
     #[inline(always)]
-    fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
+    fn pick(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u64 {
         // SAFETY: as above.
         unsafe { pick_512(line, x, of, mask) }
     }
@@ -90,7 +90,7 @@ impl Lanes512 {
     #[inline(always)]
     fn pair(first: &[u8; ROW], second: &[u8; ROW]) -> std::arch::x86_64::__m512i {
         use std::arch::x86_64::*;
-        // SAFETY: `widest` uses this type only where AVX-512 was found; each row is 32 octets.
+        // SAFETY: `dispatch_simd` uses this type only where AVX-512 was found; each row is 32 octets.
         unsafe {
             let (first, second) =
                 (_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(second.as_ptr().cast()));
@@ -132,7 +132,7 @@ impl Lanes256 {
     /// Bit i where a word of `value` is at most that of `most`.
     #[inline(always)]
     fn at_most_each(value: __m256i, most: __m256i) -> u32 {
-        // SAFETY: `widest` uses this type only where AVX2 was found.
+        // SAFETY: `dispatch_simd` uses this type only where AVX2 was found.
         unsafe {
             let smaller = _mm256_min_epu32(value, most);
             _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(smaller, value))) as u32
@@ -197,7 +197,7 @@ impl Lanes for Lanes256 {
         Self::at_most_each(Self::load(bounds, 0), x) | Self::at_most_each(Self::load(bounds, 8), x) << 8
     }
     #[inline(always)]
-    fn turned(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
+    fn transpose(rows: &[&[u8; ROW]; LANES]) -> [[u32; LANES]; ROW / 4] {
         let mut columns = [[0; LANES]; ROW / 4];
         for eight in 0..2 {
             let (first, second) = (Self::turned_four(rows, eight * 8), Self::turned_four(rows, eight * 8 + 4));
@@ -214,12 +214,12 @@ impl Lanes for Lanes256 {
         columns
     }
     #[inline(always)]
-    fn holds(line: &Line, x: &u64, of: u64, with: u64) -> bool {
+    fn holds(line: &Bucket64, x: &u64, of: u64, with: u64) -> bool {
         // SAFETY: as above.
         unsafe { holds_256(line, x, of, with) }
     }
     #[inline(always)]
-    fn pick(line: &Line, x: &u64, of: u64, mask: u64) -> u64 {
+    fn pick(line: &Bucket64, x: &u64, of: u64, mask: u64) -> u64 {
         // SAFETY: as above.
         let ways = unsafe { agree_256(line, x, of, mask) };
         line.first_of(ways, x & of, mask)

@@ -28,23 +28,23 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// A question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Question {
-    /// Whose address of layer 2 is wanted.
+pub struct Request {
+    /// Whose MAC address is wanted.
     pub target: IpAddr,
     /// Who asks; unspecified, if only to know whether the address is free.
     pub asker: IpAddr,
-    /// The asker's address of layer 2.
+    /// The asker's MAC address.
     pub mac: MacAddr,
 }
 
 /// What a frame says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Said {
+pub enum ArpNd {
     /// Who has this address?
-    Asks(Question),
+    Solicitation(Request),
     /// This station has it.
-    Tells {
-        /// The address of layer 3.
+    Advertisement {
+        /// The IP address.
         address: IpAddr,
         /// That of layer 2.
         mac: MacAddr,
@@ -55,7 +55,7 @@ pub enum Said {
 
 /// Reads a frame whose Ethernet header ends at `l3`; `None` if it says nothing of the kind, or says it
 /// wrongly.
-pub fn read(frame: &[u8], l3: usize) -> Option<Said> {
+pub fn read(frame: &[u8], l3: usize) -> Option<ArpNd> {
     let ethertype = u16::from_be_bytes(octets(frame, l3.checked_sub(2)?)?);
     match ethertype {
         ETHERTYPE_ARP => read_arp(frame.get(l3..)?),
@@ -73,21 +73,23 @@ fn station(mac: [u8; 6]) -> Option<MacAddr> {
     (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
 }
 
-fn read_arp(p: &[u8]) -> Option<Said> {
+fn read_arp(p: &[u8]) -> Option<ArpNd> {
     if octets(p, 0)? != ARP_HEAD {
         return None;
     }
     let mac = station(octets(p, 8)?)?;
     let (asker, target) = (Ipv4Addr::from(octets::<4>(p, 14)?), Ipv4Addr::from(octets::<4>(p, 24)?));
     match octets(p, 6)? {
-        [0, 1] if asker != target => Some(Said::Asks(Question { target: target.into(), asker: asker.into(), mac })),
+        [0, 1] if asker != target => {
+            Some(ArpNd::Solicitation(Request { target: target.into(), asker: asker.into(), mac }))
+        }
         // To oneself: said without being asked (RFC 5227, 3).
-        [0, 1 | 2] => Some(Said::Tells { address: asker.into(), mac, router: None }),
+        [0, 1 | 2] => Some(ArpNd::Advertisement { address: asker.into(), mac, router: None }),
         _ => None,
     }
 }
 
-fn read_nd(sender: MacAddr, p: &[u8]) -> Option<Said> {
+fn read_nd(sender: MacAddr, p: &[u8]) -> Option<ArpNd> {
     let len = usize::from(u16::from_be_bytes(octets(p, 4)?));
     let body = p.get(40..)?.get(..len)?;
     if p[0] >> 4 != 6 || p[6] != ICMPV6 || p[7] != HOPS || body.len() < 16 || body[1] != 0 {
@@ -101,7 +103,7 @@ fn read_nd(sender: MacAddr, p: &[u8]) -> Option<Said> {
         // From a router's own address on this link, with 0 for its lifetime also while it is no default router
         // (RFC 4861, 4.2).
         let mac = option(&body[16..], SOURCE).unwrap_or(sender);
-        return Some(Said::Tells { address: from.into(), mac, router: Some(true) });
+        return Some(ArpNd::Advertisement { address: from.into(), mac, router: Some(true) });
     }
     let target = IpAddr::from(octets::<16>(body, 8)?);
     if body.len() < 24 {
@@ -110,11 +112,11 @@ fn read_nd(sender: MacAddr, p: &[u8]) -> Option<Said> {
     match body[0] {
         SOLICITATION => {
             let mac = option(&body[24..], SOURCE).unwrap_or(sender);
-            Some(Said::Asks(Question { target, asker: from.into(), mac }))
+            Some(ArpNd::Solicitation(Request { target, asker: from.into(), mac }))
         }
         ADVERTISEMENT => {
             let (mac, router) = (option(&body[24..], TARGET).unwrap_or(sender), body[4] & IS_ROUTER != 0);
-            Some(Said::Tells { address: target, mac, router: Some(router) })
+            Some(ArpNd::Advertisement { address: target, mac, router: Some(router) })
         }
         _ => None,
     }
@@ -147,7 +149,7 @@ impl Answer {
 
 /// The answer to a question: its target is at `mac`, and a router or not. A host takes its default router for gone if an
 /// answer does not say that it is one (RFC 4861, 7.2.5).
-pub fn answer(q: &Question, mac: MacAddr, router: bool) -> Answer {
+pub fn answer(q: &Request, mac: MacAddr, router: bool) -> Answer {
     let mut f = [0; 86];
     f[..6].copy_from_slice(&q.mac.octets());
     f[6..12].copy_from_slice(&mac.octets());
@@ -200,8 +202,8 @@ mod tests {
             [("10.0.0.2", "10.0.0.1"), ("10.0.0.2", "0.0.0.0"), ("fd00::2", "fd00::1"), ("fd00::2", "::")]
         {
             let (target, asker): (IpAddr, IpAddr) = (target.parse().unwrap(), asker.parse().unwrap());
-            let a = answer(&Question { target, asker, mac: mac(1) }, mac(2), true);
-            let tells = Said::Tells { address: target, mac: mac(2), router: target.is_ipv6().then_some(true) };
+            let a = answer(&Request { target, asker, mac: mac(1) }, mac(2), true);
+            let tells = ArpNd::Advertisement { address: target, mac: mac(2), router: target.is_ipv6().then_some(true) };
             assert_eq!(read(a.octets(), 14), Some(tells), "{target} {asker}");
             // Cut or changed, it says nothing, and nothing panics.
             for n in 0..a.octets().len() {
@@ -216,12 +218,12 @@ mod tests {
     #[test]
     fn questions_and_what_is_said_unasked() {
         let mut arp =
-            answer(&Question { target: [10, 0, 0, 1].into(), asker: [10, 0, 0, 2].into(), mac: mac(9) }, mac(1), false);
+            answer(&Request { target: [10, 0, 0, 1].into(), asker: [10, 0, 0, 2].into(), mac: mac(9) }, mac(1), false);
         arp.octets[21] = 1;
-        let asks = Question { target: [10, 0, 0, 2].into(), asker: [10, 0, 0, 1].into(), mac: mac(1) };
-        assert_eq!(read(arp.octets(), 14), Some(Said::Asks(asks)));
+        let asks = Request { target: [10, 0, 0, 2].into(), asker: [10, 0, 0, 1].into(), mac: mac(1) };
+        assert_eq!(read(arp.octets(), 14), Some(ArpNd::Solicitation(asks)));
         arp.octets[41] = 1;
-        let tells = Said::Tells { address: [10, 0, 0, 1].into(), mac: mac(1), router: None };
+        let tells = ArpNd::Advertisement { address: [10, 0, 0, 1].into(), mac: mac(1), router: None };
         assert_eq!(read(arp.octets(), 14), Some(tells));
         assert_eq!(option(&[1, 0, 0, 0], SOURCE), None);
         assert_eq!(option(&[3, 1, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 7], SOURCE), Some(mac(7)));

@@ -20,7 +20,7 @@ use crate::{
     },
     tables::bindings::Proxy,
     tunnel::Role,
-    vlan::{Class, PortVlans, TPID_8021Q, Tag},
+    vlan::{PortVlans, TPID_8021Q, Tag, VlanTagInfo},
 };
 
 /// Everything the stages need to know of the configuration, at one version of it.
@@ -143,7 +143,7 @@ pub struct Port {
     /// The segment of each VLAN.
     pub segments: SegmentMap,
     /// What frames without a tag are, and their segment: none if the port does not take them.
-    pub untagged: (Class, SegmentId),
+    pub untagged: (VlanTagInfo, SegmentId),
     /// The segment of frames with a VLAN's tag, where that says it all: not in a tunnel, and not at
     /// an access port, which takes none.
     pub tagged: Option<Arc<[SegmentId; 4096]>>,
@@ -213,11 +213,11 @@ impl SegmentMap {
     }
 }
 
-/// Class and segment of the untagged frames of a port with these VLANs.
-pub(crate) fn untagged(vlans: &PortVlans, segments: &SegmentMap) -> (Class, SegmentId) {
+/// VLAN tag and segment of the untagged frames of a port with these VLANs.
+pub(crate) fn untagged(vlans: &PortVlans, segments: &SegmentMap) -> (VlanTagInfo, SegmentId) {
     let tpid = vlans.tunnel.as_ref().map_or(TPID_8021Q, |t| t.tpid);
     // In a tunnel, untagged counts as customer VLAN 0.
     let taken = vlans.tunnel.as_ref().is_none_or(|t| t.cvlans.contains(0));
     let segment = if taken { segments.of(vlans.untagged_in) } else { SegmentId::NONE };
-    (Class::new(Tag::NONE, tpid, vlans.untagged_in), segment)
+    (VlanTagInfo::new(Tag::NONE, tpid, vlans.untagged_in), segment)
 }

@@ -37,14 +37,14 @@ pub struct Filter {
     pub(crate) by_segment: bool,
     /// Whether any of all these asks for the state of connections.
     pub(crate) tracks: bool,
-    /// Whether any rule asks for addresses of layer 2.
+    /// Whether any rule asks for MAC addresses.
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
     /// Whether any rule asks for what only the first fragment of a datagram has.
     pub(crate) asks_ports: bool,
     /// Whether all lists let pass what goes on, whatever it is: on the way in, and on the way out.
-    pub(crate) lets_go_on: [bool; 2],
+    pub(crate) permits_established: [bool; 2],
     /// How many connections may be.
     pub(crate) session_limits: SessionLimits,
     /// Another number for other lists: under which a connection was let pass.
@@ -62,13 +62,14 @@ impl Filter {
         let mut all: Vec<Arc<Acl>> = lists.all().cloned().collect();
         let its_own = all.len();
         let mut ways = vec![lists.ingress.len(), lists.egress.len()];
-        let lets = |l: &[Arc<Acl>]| l.iter().all(|a| a.lets_go_on());
-        let mut lets_go_on = [lets(&lists.ingress), lets(&lists.egress)];
+        let lets = |l: &[Arc<Acl>]| l.iter().all(|a| a.permits_established());
+        let mut permits_established = [lets(&lists.ingress), lets(&lists.egress)];
         let (mut looks_in, mut looks_out) = (!lists.ingress.is_empty(), !lists.egress.is_empty());
         segments.for_each(|l| {
             all.extend(l.all().cloned());
             ways.extend([l.ingress.len(), l.egress.len()]);
-            lets_go_on = [lets_go_on[0] && lets(&l.ingress), lets_go_on[1] && lets(&l.egress)];
+            permits_established =
+                [permits_established[0] && lets(&l.ingress), permits_established[1] && lets(&l.egress)];
             looks_in |= !l.ingress.is_empty();
             looks_out |= !l.egress.is_empty();
         });
@@ -96,7 +97,7 @@ impl Filter {
             asks_macs,
             asks_layer4,
             asks_ports,
-            lets_go_on,
+            permits_established,
             session_limits,
             id,
         })

@@ -23,7 +23,7 @@ use crate::{
     packet::headers::Heads,
     snapshot::Port,
     tunnel::Role,
-    vlan::{Class, EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel, is_tag},
+    vlan::{EgressForm, PriorityTags, TPID_8021Q, Tag, Tunnel, VlanTagInfo, is_tag},
 };
 
 /// From where to where frames go.
@@ -231,7 +231,7 @@ impl Admitted {
 
 /// The tag with which frames of `class` leave by `to`, if they do.
 #[inline(always)]
-fn form(to: &Port, class: Class) -> Result<Tag, DropReason> {
+fn form(to: &Port, class: VlanTagInfo) -> Result<Tag, DropReason> {
     Ok(match to.vlans.egress(class.vid()) {
         EgressForm::Refused => return Err(DropReason::EgressVlan),
         EgressForm::Tagged => Tag::new(class.tpid(), class.priority() | class.vid()),
@@ -275,7 +275,7 @@ fn customer_tag<F: Frame>(tunnel: &Tunnel, frame: &F, m: &Meta) -> Result<u32, D
 
 /// Whether there is a tag behind the frame's own.
 #[cold]
-fn has_another_tag<F: Frame>(frame: &F, class: Class) -> bool {
+fn has_another_tag<F: Frame>(frame: &F, class: VlanTagInfo) -> bool {
     customer_vid(frame.head(), class.tag().is_some()).is_some()
 }
 

@@ -6,14 +6,14 @@ use crate::{
     burst::{Fate, Meta, numbers},
     context::Context,
     snapshot::Port,
-    stage::glance::Seen,
+    stage::fast_lookup::Probed,
     tunnel::Role,
     vlan::TPID_8021AD,
 };
 
 /// Decides the fates of those that `seen` has as missing. Whether every frame's is the same.
 #[inline(always)]
-pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Seen) -> bool {
+pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Probed) -> bool {
     // Many of a burst are for the same.
     let mut last = None;
     for i in numbers(seen.missing) {
@@ -29,7 +29,7 @@ pub(crate) fn run(cx: &Context<'_>, port: &Port, meta: &mut [Meta], mut seen: Se
     seen.same_fate()
 }
 
-/// For what is not found at a glance.
+/// For what the fast lookup does not find.
 #[inline(never)]
 fn look_again(cx: &Context<'_>, port: &Port, m: &Meta) -> Fate {
     if m.dst.is_multicast() {

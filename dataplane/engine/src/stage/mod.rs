@@ -1,9 +1,9 @@
 //! The stages, one file each. Their order is in `pipeline.rs`.
 
 pub(crate) mod emit;
+pub(crate) mod fast_lookup;
 pub(crate) mod filter;
 pub(crate) mod flood;
-pub(crate) mod glance;
 pub(crate) mod ingress_vlan;
 pub(crate) mod learn;
 pub(crate) mod lookup;

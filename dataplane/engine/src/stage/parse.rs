@@ -7,11 +7,11 @@ use crate::{
     DropReason, Frame, SegmentId,
     burst::{BurstInfo, Fate, Meta, Refused},
     context::Context,
-    intrinsics::{Job, Lanes, widest},
+    intrinsics::{Lanes, SimdKernel, dispatch_simd},
     snapshot::Port,
     stage::ingress_vlan,
     tables::mac::View,
-    vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
+    vlan::{TPID_8021AD, TPID_8021Q, Tag, VlanTagInfo},
 };
 
 /// Fills `meta`; frames without a tag are what `untagged` says. Asks for the buckets of the keys, so that
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) fn run<F: Frame>(
     cx: &Context<'_>,
     port: &Port,
-    untagged: &(Class, SegmentId),
+    untagged: &(VlanTagInfo, SegmentId),
     burst: &[F],
     meta: &mut [Meta],
 ) -> (BurstInfo, Refused) {
@@ -30,21 +30,21 @@ pub(crate) fn run<F: Frame>(
         frame.prefetch();
         info.add(frame);
     }
-    widest(Parse { cx, port, untagged, burst, meta, same_class: &mut info.same_class, refused: &mut refused });
+    dispatch_simd(Parse { cx, port, untagged, burst, meta, same_class: &mut info.same_class, refused: &mut refused });
     (info, refused)
 }
 
 struct Parse<'a, F> {
     cx: &'a Context<'a>,
     port: &'a Port,
-    untagged: &'a (Class, SegmentId),
+    untagged: &'a (VlanTagInfo, SegmentId),
     burst: &'a [F],
     meta: &'a mut [Meta],
     same_class: &'a mut bool,
     refused: &'a mut Refused,
 }
 
-impl<F: Frame> Job for Parse<'_, F> {
+impl<F: Frame> SimdKernel for Parse<'_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let macs = self.cx.macs.view();
@@ -65,7 +65,7 @@ impl<F: Frame> Job for Parse<'_, F> {
 fn parse<L: Lanes>(
     macs: View<'_>,
     port: &Port,
-    untagged: &(Class, SegmentId),
+    untagged: &(VlanTagInfo, SegmentId),
     head: &[u8],
     m: &mut Meta,
 ) -> Result<(), DropReason> {
@@ -93,13 +93,13 @@ fn parse<L: Lanes>(
 
 /// The class and segment of a frame with a tag.
 #[inline(always)]
-fn tagged(port: &Port, tpid: u16, head: &[u8]) -> Result<(Class, SegmentId), DropReason> {
+fn tagged(port: &Port, tpid: u16, head: &[u8]) -> Result<(VlanTagInfo, SegmentId), DropReason> {
     // The tag and the EtherType behind it.
     let h = head.first_chunk::<18>().ok_or(DropReason::Runt)?;
     let tag = Tag::new(tpid, u16::from_be_bytes([h[14], h[15]]));
     let vid = tag.tci() & Tag::VID;
     Ok(match &port.tagged {
-        Some(segments) if vid != 0 => (Class::new(tag, tpid, tag.tci()), segments[vid as usize]),
+        Some(segments) if vid != 0 => (VlanTagInfo::new(tag, tpid, tag.tci()), segments[vid as usize]),
         _ => ingress_vlan::classify(port, tag, u16::from_be_bytes([h[16], h[17]])),
     })
 }

@@ -3,7 +3,7 @@
 use crate::{
     DropReason, Frame, Output, PortIdx, SegmentId,
     context::Context,
-    vlan::{Class, TPID_8021Q, Tag},
+    vlan::{TPID_8021Q, Tag, VlanTagInfo},
 };
 
 /// As what a frame begins its second pass.
@@ -12,14 +12,14 @@ pub(crate) struct RecircContext {
     /// The port that it counts as received at.
     pub port: PortIdx,
     /// What it is there.
-    pub class: Class,
+    pub class: VlanTagInfo,
     pub segment: SegmentId,
 }
 
 impl RecircContext {
     pub const NONE: RecircContext = RecircContext {
         port: PortIdx::from_raw(0),
-        class: Class::new(Tag::NONE, TPID_8021Q, 0),
+        class: VlanTagInfo::new(Tag::NONE, TPID_8021Q, 0),
         segment: SegmentId::NONE,
     };
 }

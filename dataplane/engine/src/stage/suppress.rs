@@ -11,7 +11,7 @@ use crate::{
     DropReason, Frame, MacAddr, Output,
     burst::Meta,
     context::Context,
-    packet::arp_nd::{self, Question, Said},
+    packet::arp_nd::{self, ArpNd, Request},
     snapshot::Port,
     tables::{bindings::Proxy, mac::Key},
     tunnel::Role,
@@ -38,8 +38,8 @@ pub(crate) fn run<F: Frame>(
         }
     };
     let question = match arp_nd::read(frame.head(), m.class.header_len() as usize) {
-        Some(Said::Asks(q)) => q,
-        Some(Said::Tells { address, mac, router }) => {
+        Some(ArpNd::Solicitation(q)) => q,
+        Some(ArpNd::Advertisement { address, mac, router }) => {
             learn(address, mac, router);
             return false;
         }
@@ -68,7 +68,7 @@ pub(crate) fn run<F: Frame>(
 
 /// The MAC address of the target, and whether it is a router's: as long as that is not known, a neighbor solicitation is not
 /// answered, because a wrong answer takes the route from the host that asks.
-fn known(cx: &Context<'_>, m: &Meta, proxy: &Proxy, q: &Question) -> Option<(MacAddr, bool)> {
+fn known(cx: &Context<'_>, m: &Meta, proxy: &Proxy, q: &Request) -> Option<(MacAddr, bool)> {
     if let Some(b) = proxy.configured(q.target) {
         return Some((b.mac, b.router));
     }

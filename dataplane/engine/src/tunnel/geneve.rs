@@ -1,4 +1,4 @@
-//! Geneve (RFC 8926, 3.4): a VNI, and options that nobody here understands. They are skipped, unless one
+//! Geneve (RFC 8926, 3.4): a VNI, and options that are not understood here. They are skipped, unless one
 //! is critical: such a packet is dropped, as 3.4 says.
 
 /// The port that IANA assigned.

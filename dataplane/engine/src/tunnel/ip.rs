@@ -179,7 +179,7 @@ pub(crate) fn vxlan_over_v4(head: &[u8], l3: usize, len: u32, udp_port: u16) -> 
 }
 
 /// Puts the outer header's ECN into an inner untagged frame, after RFC 6040, 4.2. `false` if the
-/// frame is to be dropped: congestion was met, and its sender could not be told.
+/// frame is to be dropped: congestion was met, and its sender could not be notified.
 #[inline(never)]
 pub(crate) fn combine_ecn(inner: &mut [u8], outer: u8) -> bool {
     let Some(ethertype) = inner.get(12..14) else { return true };

@@ -1,7 +1,7 @@
 //! Tunnels: segments that go on at other hosts, over a routed network.
 //!
 //! A **VTEP** is a station of its own in the segment of the underlay: a port without a device, with an
-//! address of layer 2 and of layer 3. A **remote** is another host's VTEP as a port of the overlay:
+//! MAC and IP address. A **remote** is another host's VTEP as a port of the overlay:
 //! addresses are learned at it, static entries and floods name it, it has counters, like any port.
 //! So an encapsulated frame goes through the stages twice, each time as an ordinary frame: in the
 //! overlay, from a guest's port to the remote; and in the underlay, from the VTEP to the next hop,
@@ -28,7 +28,7 @@ use std::{
     },
 };
 
-use crate::{MacAddr, PortIdx, SegmentId, packet::Address, vlan::Class};
+use crate::{MacAddr, PortIdx, SegmentId, packet::Address, vlan::VlanTagInfo};
 pub use dunlin_model::spec::Tunnel as Kind;
 pub use outer::{Outer, OuterSpec};
 
@@ -109,9 +109,9 @@ impl Role {
 /// See the module.
 #[derive(Debug)]
 pub struct Vtep {
-    /// Its address of layer 2.
+    /// Its MAC address.
     pub mac: MacAddr,
-    /// Its address of layer 3: where tunnels end.
+    /// Its IP address: where tunnels end.
     pub address: Address,
     /// The port tunnels may arrive by; no guest of the underlay's segment can pretend to be a VTEP.
     pub uplink: Option<PortIdx>,
@@ -122,11 +122,11 @@ pub struct Vtep {
     /// Multicast groups that tunnels may be sent to, in place of its address.
     pub groups: BTreeSet<Address>,
     /// The VTEPs that tunnels may come from, and of what kind.
-    pub remotes: HashMap<(Address, Kind), PortIdx, BuildHasherDefault<Quick>>,
+    pub remotes: HashMap<(Address, Kind), PortIdx, BuildHasherDefault<FxHasher>>,
 }
 
 /// By kind and VNI: what its frames are here.
-pub type Networks = HashMap<(Kind, u32), (Class, SegmentId), BuildHasherDefault<Quick>>;
+pub type Networks = HashMap<(Kind, u32), (VlanTagInfo, SegmentId), BuildHasherDefault<FxHasher>>;
 
 /// See the module.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Default for NextHop {
 }
 
 impl NextHop {
-    /// Frames go to this address from now on; to nobody, without one.
+    /// Frames go to this address from now on; nowhere, without one.
     pub fn set(&self, mac: Option<MacAddr>) {
         self.mac.store(mac.map_or(0, MacAddr::bits), Relaxed);
     }
@@ -188,7 +188,7 @@ impl NextHop {
     }
 }
 
-/// The address of layer 2 of a group: RFC 1112, 6.4, and RFC 2464, 7.
+/// The MAC address of a group: RFC 1112, 6.4, and RFC 2464, 7.
 pub fn group_mac(group: IpAddr) -> MacAddr {
     MacAddr::from_octets(match group {
         IpAddr::V4(a) => {
@@ -204,9 +204,9 @@ pub fn group_mac(group: IpAddr) -> MacAddr {
 
 /// A hash for keys that the operator chooses: VNIs and VTEPs' addresses.
 #[derive(Default)]
-pub struct Quick(u64);
+pub struct FxHasher(u64);
 
-impl Hasher for Quick {
+impl Hasher for FxHasher {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -42,9 +42,9 @@ pub struct Outer {
 pub struct OuterSpec {
     /// The tunnel's kind.
     pub kind: Kind,
-    /// The VTEP's address of layer 2.
+    /// The VTEP's MAC address.
     pub mac: MacAddr,
-    /// Its address of layer 3.
+    /// Its IP address.
     pub from: IpAddr,
     /// The remote's, of the same family.
     pub to: IpAddr,

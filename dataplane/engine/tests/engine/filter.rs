@@ -614,7 +614,7 @@ fn a_trace_knows_limits() {
     // The oldest that nobody has answered makes room for the next.
     s.topology.set_sessions(Settings { unanswered_max: 1, ..Settings::default() });
     assert_eq!(s.sessions.of_port(s.ports[1]).1, 2);
-    says(&traced(&mut s, 0, udp(0, (3, 4))), "another that nobody has answered would go");
+    says(&traced(&mut s, 0, udp(0, (3, 4))), "another that has no reply yet would be evicted");
     assert_eq!(s.sessions.statistics().displaced, 0);
 }
 
@@ -701,7 +701,7 @@ fn a_connection_met_in_the_middle_goes_on() {
     assert!(passes(&mut s, 1, tcp(1, (80, 9), "A", 7, 2000, b"")));
     assert_eq!(s.sessions.statistics().begun, 1);
     // Not where that is not wanted.
-    s.topology.set_sessions(Settings { meets: false, ..Settings::default() });
+    s.topology.set_sessions(Settings { midstream: false, ..Settings::default() });
     assert!(!passes(&mut s, 0, tcp(0, (10, 80), "A", 1000, 7, b"x")));
 }
 

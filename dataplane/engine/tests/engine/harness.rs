@@ -12,11 +12,11 @@ use dunlin_engine::{
         conntrack::{Conntrack, Datagram, OneThread},
         mac::MacTable,
     },
-    vlan::{Class, VlanMode},
+    vlan::{VlanMode, VlanTagInfo},
 };
 
 /// A fragment that waits, where it came from, and what it is in the overlay.
-pub type Early = ((PortIdx, Option<(Class, SegmentId)>), Datagram, HeapFrame);
+pub type Early = ((PortIdx, Option<(VlanTagInfo, SegmentId)>), Datagram, HeapFrame);
 
 /// What leaves, in order.
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub struct Sink {
     /// For a VTEP itself.
     pub local: Vec<(usize, Vec<u8>)>,
     /// For a tunnel whose next hop is not known.
-    pub held: Vec<(PortIdx, (Class, SegmentId), HeapFrame)>,
+    pub held: Vec<(PortIdx, (VlanTagInfo, SegmentId), HeapFrame)>,
     /// Fragments before the first one of their datagram, and where they came from.
     pub early: Vec<Early>,
     /// There is no room to hold any.
@@ -57,7 +57,7 @@ impl Punt<HeapFrame> for Sink {
         self.local.push((vtep.get(), frame.octets().to_vec()));
         true
     }
-    fn hold(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: HeapFrame) -> Result<(), HeapFrame> {
+    fn hold(&mut self, remote: PortIdx, inside: (VlanTagInfo, SegmentId), frame: HeapFrame) -> Result<(), HeapFrame> {
         if self.holds_none {
             return Err(frame);
         }
@@ -66,7 +66,7 @@ impl Punt<HeapFrame> for Sink {
     }
     fn hold_fragment(
         &mut self,
-        from: (PortIdx, Option<(Class, SegmentId)>),
+        from: (PortIdx, Option<(VlanTagInfo, SegmentId)>),
         datagram: Datagram,
         frame: HeapFrame,
     ) -> Result<(), HeapFrame> {
@@ -142,7 +142,7 @@ impl Switch {
     }
 
     /// Sends a frame that was held.
-    pub fn send_into(&mut self, remote: PortIdx, inside: (Class, SegmentId), frame: HeapFrame) -> Sink {
+    pub fn send_into(&mut self, remote: PortIdx, inside: (VlanTagInfo, SegmentId), frame: HeapFrame) -> Sink {
         let snapshot = self.topology.snapshot().unwrap();
         let mut sink = Sink::default();
         let now = Now { s: self.now_s, ns: 0 };

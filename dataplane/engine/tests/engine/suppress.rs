@@ -6,7 +6,7 @@ use dunlin_engine::{
     DropReason, MacAddr,
     frame::HeapFrame,
     packet::{
-        arp_nd::{Question, Said, answer, read},
+        arp_nd::{ArpNd, Request, answer, read},
         icmpv6_checksum,
     },
     snapshot::topology::{NetworkSpec, OverlaySpec},
@@ -27,7 +27,7 @@ fn mac(n: u8) -> MacAddr {
 fn request(of: u8, by: u8, probe: bool) -> HeapFrame {
     // A request is a reply with another operation, to all.
     let sender = if probe { IpAddr::from([0; 4]) } else { ip(by, false) };
-    let said = answer(&Question { target: sender, asker: ip(of, false), mac: mac(0) }, mac(by), false);
+    let said = answer(&Request { target: sender, asker: ip(of, false), mac: mac(0) }, mac(by), false);
     let mut f = said.octets().to_vec();
     f[..6].fill(0xff);
     f[21] = 1;
@@ -61,7 +61,7 @@ fn advertisement(by: u8, flags: u8) -> HeapFrame {
 }
 
 /// What the switch answered to the first guest; `None` if the frame was flooded.
-fn answered(a: &Switch, sink: &Sink) -> Option<Said> {
+fn answered(a: &Switch, sink: &Sink) -> Option<ArpNd> {
     match &sink.sent[..] {
         [(port, f)] if *port == a.ports[1].get() => Some(read(f, 14).expect("an answer")),
         sent => {
@@ -83,7 +83,7 @@ fn a_request_for_a_known_address_is_answered() {
     assert_eq!(a.run(1, [request(8, 7, false)]).sent.len(), 2, "not known: to the other guest and the other host");
     assert_eq!(a.run(2, [request(7, 8, false)]).sent.len(), 1, "the sender of a request is known");
     let sink = a.run(1, [request(8, 7, false)]);
-    let tells = Said::Tells { address: ip(8, false), mac: mac(8), router: None };
+    let tells = ArpNd::Advertisement { address: ip(8, false), mac: mac(8), router: None };
     assert_eq!(answered(&a, &sink), Some(tells));
     assert_eq!(a.drops(DropReason::Suppressed), 2);
     // Its own address, after it moved or to see whether it is free; and after a long time.
@@ -150,7 +150,7 @@ fn a_host_that_left_is_not_answered_for() {
 fn a_router_stays_one_in_the_answer() {
     let is_router = |a: &mut Switch| {
         let sink = a.run(1, [solicitation(8, 7, false)]);
-        let Some(Said::Tells { router, .. }) = answered(a, &sink) else { panic!("{:?}", sink.sent) };
+        let Some(ArpNd::Advertisement { router, .. }) = answered(a, &sink) else { panic!("{:?}", sink.sent) };
         router.unwrap()
     };
     let mut a = host(1, &[2], false);

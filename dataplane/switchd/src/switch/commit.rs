@@ -17,7 +17,7 @@ use dunlin_engine::{
 use dunlin_model::{Configuration, Kind, spec::Place, v1::object::Spec};
 
 use super::{
-    PortSide, Switch,
+    PortRuntime, Switch,
     plan::{Plan, WantedPort},
 };
 use crate::{
@@ -102,7 +102,7 @@ impl Switch {
         self.follow_owners();
         self.follow_guests();
         self.generation = t.generation;
-        self.follow_links(true);
+        self.sync_links(true);
     }
 
     fn set_port(&mut self, name: &str, want: WantedPort, opened: Option<Result<Opened, String>>) -> Vec<NewRx> {
@@ -115,7 +115,7 @@ impl Switch {
                 v1::port_event::Kind::Changed
             }
             None => {
-                let side = PortSide {
+                let side = PortRuntime {
                     idx,
                     mtu: want.mtu(),
                     spec: want.device().clone(),

@@ -12,7 +12,7 @@ use super::{Switch, sessions::protocol_name};
 
 /// The tables of connections are looked through for old ones in this many steps.
 const SWEEP_PARTS: usize = 16;
-/// Frames that are told of, taken from one worker in one tick.
+/// Frames that are logged, taken from one worker in one tick.
 const LOGGED_A_TICK: usize = 1024;
 /// The largest frame that can be traced, in octets.
 const MAX_TRACED: usize = 9216 + 22;
@@ -79,7 +79,7 @@ impl Switch {
     }
 
     /// Reports what was given to stations since the last look, if that was something: control stores it.
-    pub fn follow_leases(&mut self, tick: bool) {
+    pub fn sync_leases(&mut self, tick: bool) {
         // All flags are taken, not only the first.
         if self.workers.iter().filter(|w| w.shared.take_leased()).count() == 0 && !tick {
             return;

@@ -7,7 +7,7 @@
 //! (`steering.rs`). Every tick looks whether each rule is still true.
 //!
 //! A change of rules takes frames from one queue to another. So that none overtakes those before it, the queues that gain
-//! some rest until what was in the others is through: see [`Switch::shift`]. What a guest sends changes its transmit
+//! some are paused until what was in the others is through: see [`Switch::with_queues_paused`]. What a guest sends changes its transmit
 //! queue once, when it gets one; there the device decides what goes first.
 
 use std::{
@@ -25,7 +25,7 @@ use dunlin_dpdk::{
 use dunlin_engine::{MAX_PORTS, PortIdx, tables::mac::Key, tunnel::Role};
 use dunlin_model::spec::DeviceSpec;
 
-use super::{PortSide, Switch, ask, placement::QueueSide};
+use super::{PortRuntime, Switch, ask, placement::QueueSide};
 use crate::{
     queues::{LoneCount, RxHandle, RxKind, TxHandle},
     worker::{Command, Which},
@@ -45,7 +45,7 @@ const ROUNDS: u32 = (DESCRIPTORS / LEAST_BURST) as u32 + 1;
 
 /// What is to be looked at for rules next.
 #[derive(Default)]
-pub(super) struct Fresh {
+pub(super) struct PendingMacs {
     /// Addresses that were learned, or moved there.
     noted: Vec<(Key, PortIdx)>,
     /// Ticks until the mac table is looked through.
@@ -59,13 +59,13 @@ pub struct GuestQueues {
     /// Those that no guest has.
     spare: Vec<(RxQueue, TxQueue)>,
     /// Who has which.
-    owned: BTreeMap<PortIdx, Own>,
-    rules: BTreeMap<Key, Ruled>,
+    owned: BTreeMap<PortIdx, GuestQueuePair>,
+    rules: BTreeMap<Key, InstalledFlow>,
     refused: BTreeMap<Key, Refused>,
 }
 
 /// The pair of queues that a guest has.
-struct Own {
+struct GuestQueuePair {
     number: u16,
     sent: Arc<LoneCount>,
 }
@@ -78,7 +78,7 @@ struct Wanted {
 }
 
 /// An address that has a rule for each way its frames come.
-struct Ruled {
+struct InstalledFlow {
     guest: PortIdx,
     to: Vec<Destination>,
     rules: Vec<Rule>,
@@ -163,7 +163,7 @@ impl std::fmt::Display for GuestQueues {
     }
 }
 
-impl PortSide {
+impl PortRuntime {
     /// Its queues for guests, if it has some.
     pub(super) fn guest_queues(&self) -> Option<&GuestQueues> {
         self.device.as_ref().ok()?.guest_queues.as_ref()
@@ -225,7 +225,7 @@ impl Switch {
 
     /// Addresses at ports that some uplink may give a rule, a few of each.
     fn walk_macs(&self) -> Vec<(Key, PortIdx)> {
-        let uplinks: Vec<&GuestQueues> = self.ports.values().filter_map(PortSide::guest_queues).collect();
+        let uplinks: Vec<&GuestQueues> = self.ports.values().filter_map(PortRuntime::guest_queues).collect();
         let mut left = [0; MAX_PORTS];
         for p in self.ports.values().filter(|p| p.may_be_guest() && uplinks.iter().any(|q| q.may_take(p.idx))) {
             left[p.idx.get()] = WALKED_PER_PORT;
@@ -252,7 +252,7 @@ impl Switch {
     /// How frames to `key`, which is at `port`, arrive at the uplink; `None` if that is no guest behind it.
     fn wanted(&self, uplink: PortIdx, key: Key, port: PortIdx) -> Option<Wanted> {
         let (up, guest) = (self.snapshot.port(uplink)?, self.snapshot.port(port)?);
-        let may_be = self.ports.get(&*guest.name).is_some_and(PortSide::may_be_guest);
+        let may_be = self.ports.get(&*guest.name).is_some_and(PortRuntime::may_be_guest);
         if !may_be || !matches!(guest.role, Role::Device) || up.vlans.tunnel.is_some() {
             return None;
         }
@@ -275,7 +275,7 @@ impl Switch {
         let macs = self.macs.clone();
         let at = |key: Key| macs.lookup(macs.hash(key));
         let queues = self.ports[uplink].guest_queues().expect("the caller looked");
-        let is_old = |(key, r): &(&Key, &Ruled)| {
+        let is_old = |(key, r): &(&Key, &InstalledFlow)| {
             let now = at(**key).and_then(|port| self.wanted(idx, **key, port));
             now.is_none_or(|w| w.guest != r.guest || w.to != r.to)
         };
@@ -283,7 +283,7 @@ impl Switch {
         let gone: Vec<PortIdx> = queues.owned.keys().copied().filter(|g| self.snapshot.port(*g).is_none()).collect();
         let first = queues.first;
         if !old.is_empty() {
-            self.shift(idx, Which::of(0..first), |switch| switch.take_back(uplink, &old));
+            self.with_queues_paused(idx, Which::of(0..first), |switch| switch.roll_back(uplink, &old));
         }
         gone.iter().for_each(|guest| self.release_queues(uplink, *guest));
         let mut again: Vec<Key> = Vec::new();
@@ -297,14 +297,14 @@ impl Switch {
         again.into_iter().filter_map(|key| Some((key, at(key)?))).collect()
     }
 
-    fn take_back(&mut self, uplink: &str, old: &[Key]) {
+    fn roll_back(&mut self, uplink: &str, old: &[Key]) {
         let queues = self.guest_queues(uplink);
         for key in old {
-            let Some(Ruled { guest, to, rules }) = queues.rules.remove(key) else { continue };
-            let kept: Vec<Rule> = rules.into_iter().filter_map(|r| r.take_back().err()).collect();
+            let Some(InstalledFlow { guest, to, rules }) = queues.rules.remove(key) else { continue };
+            let kept: Vec<Rule> = rules.into_iter().filter_map(|r| r.roll_back().err()).collect();
             // Frames still come by its queue, which is therefore polled; the next tick tries again.
             if !kept.is_empty() {
-                queues.rules.insert(*key, Ruled { guest, to, rules: kept });
+                queues.rules.insert(*key, InstalledFlow { guest, to, rules: kept });
             }
         }
     }
@@ -316,7 +316,7 @@ impl Switch {
         if queues.ruled(guest) > 0 {
             return;
         }
-        let Some(Own { number, .. }) = queues.owned.remove(&guest) else { return };
+        let Some(GuestQueuePair { number, .. }) = queues.owned.remove(&guest) else { return };
         let Some((worker, at)) = self.place_of(uplink, number) else { return };
         self.workers[worker].queues.remove(at);
         let worker = &self.workers[worker].shared;
@@ -371,13 +371,13 @@ impl Switch {
             return;
         }
         let gaining = Which::of(now.iter().map(|(queue, _)| *queue));
-        self.shift(self.ports[uplink].idx, gaining, |switch| {
+        self.with_queues_paused(self.ports[uplink].idx, gaining, |switch| {
             for (queue, Wanted { key, guest, to }) in now {
                 let device = switch.ports[uplink].device.as_ref().expect("it has queues");
                 let rules: Result<Vec<Rule>, _> = to.iter().map(|to| device.send_to_queue(*to, queue)).collect();
                 let queues = switch.guest_queues(uplink);
                 match rules {
-                    Ok(rules) => drop(queues.rules.insert(key, Ruled { guest, to, rules })),
+                    Ok(rules) => drop(queues.rules.insert(key, InstalledFlow { guest, to, rules })),
                     Err(e) => queues.refuse(key, guest, Why::Device(e.why)),
                 }
             }
@@ -401,7 +401,7 @@ impl Switch {
         let (mut rx, tx) = queues.spare.pop()?;
         discard(&mut rx);
         let (number, sent) = (rx.number(), Arc::new(LoneCount::default()));
-        queues.owned.insert(guest, Own { number, sent: sent.clone() });
+        queues.owned.insert(guest, GuestQueuePair { number, sent: sent.clone() });
         self.give_rx_to(uplink, RxKind::Eth(rx), worker);
         self.workers[worker].shared.post(None, [Command::AddGuestTx(idx, guest, TxHandle::Guest(tx, sent))]);
         Some(number)
@@ -439,7 +439,7 @@ impl Switch {
 
     /// The guests that have queues of an uplink.
     pub(super) fn guest_queue_reports(&self, uplink: &str, queues: &GuestQueues) -> Vec<v1::GuestQueue> {
-        let report = |(guest, own): (&PortIdx, &Own)| {
+        let report = |(guest, own): (&PortIdx, &GuestQueuePair)| {
             let place = self.place_of(uplink, own.number);
             v1::GuestQueue {
                 port: self.port_name(*guest),
@@ -455,16 +455,16 @@ impl Switch {
 
     /// Makes a change after which frames of an uplink go into the queues `gaining`, from others. The gaining ones rest
     /// until what the others held at the change is through, and what of it went from worker to worker.
-    fn shift(&mut self, uplink: PortIdx, gaining: Which, change: impl FnOnce(&mut Self)) {
-        let resting = self.rest(uplink, gaining);
+    fn with_queues_paused(&mut self, uplink: PortIdx, gaining: Which, change: impl FnOnce(&mut Self)) {
+        let paused = self.pause(uplink, gaining);
         change(self);
         self.pass_rounds(ROUNDS);
         self.drain_rings();
-        self.go_on(resting);
+        self.resume(paused);
     }
 }
 
-/// Throws away what came by a queue while it was nobody's: before the device was told what to put there, or after its
+/// Throws away what came by a queue while it had no owner: before the device was set up to put there, or after its
 /// last rule went. Its addresses are of that time.
 fn discard(rx: &mut RxQueue) {
     let mut burst: ArrayVec<Mbuf, { LEAST_BURST as usize }> = ArrayVec::new();

@@ -80,14 +80,14 @@ pub struct Switch {
     configuration: Configuration,
     pools: Arc<Mutex<Pools>>,
     domain: Arc<Domain<Workers>>,
-    workers: Vec<WorkerSide>,
+    workers: Vec<WorkerHandle>,
     topology: Topology,
     snapshot: Arc<Snapshot>,
     /// Snapshots before that one, as long as a worker that sleeps may still have them: none is freed by a worker.
     replaced: Vec<Arc<Snapshot>>,
     /// What is configured and not in force, but for devices that are missing.
     problems: Vec<v1::Problem>,
-    ports: BTreeMap<String, PortSide>,
+    ports: BTreeMap<String, PortRuntime>,
     /// Entries of the mac table that are not learned: the operator's, and the VTEPs' own addresses.
     entries: BTreeMap<Key, PortIdx>,
     /// What was counted at numbers of VTEPs and remotes before they were theirs.
@@ -103,7 +103,7 @@ pub struct Switch {
     queue_moves: u64,
     auto_ticks: u32,
     owners: Option<Arc<crate::steering::Owners>>,
-    fresh: guest_queues::Fresh,
+    fresh: guest_queues::PendingMacs,
     linked: bool,
     removed: PortTotals,
     events: Arc<Events>,
@@ -111,7 +111,7 @@ pub struct Switch {
     flaps: monitor::Flaps,
 }
 
-struct WorkerSide {
+struct WorkerHandle {
     shared: Arc<WorkerShared>,
     /// The NUMA node its core is of.
     node: Option<u32>,
@@ -120,7 +120,7 @@ struct WorkerSide {
     recent: state::LoopSample,
 }
 
-struct PortSide {
+struct PortRuntime {
     idx: PortIdx,
     mtu: u32,
     spec: DeviceSpec,
@@ -158,7 +158,7 @@ pub struct Parts {
 
 impl Switch {
     pub fn new(p: Parts) -> Self {
-        let side = |shared: Arc<WorkerShared>| WorkerSide {
+        let side = |shared: Arc<WorkerShared>| WorkerHandle {
             node: crate::numa::of_core(shared.core),
             shared,
             queues: Vec::new(),
@@ -192,7 +192,7 @@ impl Switch {
             queue_moves: 0,
             auto_ticks: 0,
             owners: None,
-            fresh: guest_queues::Fresh::default(),
+            fresh: guest_queues::PendingMacs::default(),
             linked: false,
             removed: PortTotals::default(),
             events: p.events,
@@ -238,7 +238,7 @@ impl Switch {
     /// Takes all receive queues of a port back; afterwards nothing more arrives by it.
     fn take_rx(&mut self, name: &str, idx: PortIdx) -> Vec<RxHandle> {
         self.workers.iter_mut().for_each(|w| w.queues.retain(|q| q.port != name));
-        let back = self.rest(idx, Which::ALL);
+        let back = self.pause(idx, Which::ALL);
         self.drain_rings();
         back.into_iter().map(|(_, rx)| rx).collect()
     }
@@ -275,8 +275,8 @@ fn ask<T>(worker: &WorkerShared, command: impl FnOnce(mpsc::Sender<T>) -> Comman
 }
 
 /// The same of all workers at once: their numbers and answers.
-fn ask_all<T>(workers: &[WorkerSide], command: impl Fn(mpsc::Sender<T>) -> Command) -> Vec<(usize, T)> {
-    let asked = |w: &WorkerSide| {
+fn ask_all<T>(workers: &[WorkerHandle], command: impl Fn(mpsc::Sender<T>) -> Command) -> Vec<(usize, T)> {
+    let asked = |w: &WorkerHandle| {
         let (reply, answer) = mpsc::channel();
         w.shared.post(None, [command(reply)]);
         answer

@@ -1,4 +1,4 @@
-//! What changes without being told: links, guests, ages, addresses that move.
+//! What changes by itself: links, guests, ages, addresses that move.
 
 use std::{
     collections::HashMap,
@@ -24,18 +24,18 @@ const LINK_DOWNS: u32 = 5;
 const HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Learned and moved addresses taken from one worker in one tick.
 const LEARNED_A_TICK: usize = 8192;
-/// Learned and aged addresses told in one tick: events of ports and guests must not drown in them.
-const TOLD_A_TICK: u64 = 1024;
+/// Learned and aged addresses reported in one tick: events of ports and guests must not drown in them.
+const REPORTED_A_TICK: u64 = 1024;
 
-/// What was told of addresses in this tick, and how many were too many.
+/// What was reported of addresses in this tick, and how many were too many.
 #[derive(Default)]
-struct Told {
-    told: u64,
-    untold: u64,
+struct Reported {
+    reported: u64,
+    skipped: u64,
 }
 
-impl Told {
-    fn tell(
+impl Reported {
+    fn report(
         &mut self,
         switch: &Switch,
         what: fn(v1::MacAt) -> v1::event::What,
@@ -43,10 +43,10 @@ impl Told {
         mac: MacAddr,
         port: PortIdx,
     ) {
-        if self.told == TOLD_A_TICK {
-            self.untold += 1;
+        if self.reported == REPORTED_A_TICK {
+            self.skipped += 1;
         } else if let Some(at) = switch.mac_at(segment, mac, port) {
-            self.told += 1;
+            self.reported += 1;
             switch.events.send(what(at));
         }
     }
@@ -100,8 +100,8 @@ impl Flaps {
 impl Switch {
     /// Brings the snapshot up to date with links and guests; tells what changed. Devices that are lost are closed if
     /// that may be done now.
-    pub fn follow_links(&mut self, may_close: bool) {
-        let lost = |p: &super::PortSide| p.device.as_ref().ok().and_then(|d| d.lost());
+    pub fn sync_links(&mut self, may_close: bool) {
+        let lost = |p: &super::PortRuntime| p.device.as_ref().ok().and_then(|d| d.lost());
         let all = self.ports.iter().filter(|_| may_close);
         let gone: Vec<(String, String)> = all.filter_map(|(n, p)| Some((n.clone(), lost(p)?))).collect();
         for (name, why) in gone {
@@ -154,9 +154,9 @@ impl Switch {
     pub fn tick(&mut self) {
         let snapshot = self.snapshot.clone();
         let ageing = |s: SegmentId| snapshot.segment(s).map_or(0, |s| s.ageing_s);
-        let mut told = Told::default();
+        let mut reported = Reported::default();
         self.macs.sweep(self.macs.parts(), self.clock.now().s, ageing, |e| {
-            told.tell(self, v1::event::What::Aged, e.segment, e.mac, e.port);
+            reported.report(self, v1::event::What::Aged, e.segment, e.mac, e.port);
         });
         let now_ms = unix_ms();
         for w in 0..self.workers.len() {
@@ -166,12 +166,12 @@ impl Switch {
                 self.note_address(Key::new(m.mac, m.segment), m.at);
                 match m.from {
                     Some(from) => self.note_move(&m, from, now_ms),
-                    None => told.tell(self, v1::event::What::Learned, m.segment, m.mac, m.at),
+                    None => reported.report(self, v1::event::What::Learned, m.segment, m.mac, m.at),
                 }
             }
         }
-        if told.untold > 0 {
-            self.events.send(v1::event::What::Lost(told.untold));
+        if reported.skipped > 0 {
+            self.events.send(v1::event::What::Lost(reported.skipped));
         }
         self.flaps
             .0
@@ -216,7 +216,7 @@ impl Switch {
         t.moves += 1;
         t.last_ms = now_ms;
         t.last = last.clone();
-        // Of an address that flaps, the report is enough: its moves are not told one by one.
+        // Of an address that flaps, the report is enough: its moves are not reported one by one.
         if t.flapping {
             return;
         }

@@ -11,7 +11,7 @@ use dunlin_engine::{
 };
 
 use super::{Switch, state::counters};
-use crate::underlay::Station;
+use crate::underlay::VtepState;
 
 impl Switch {
     /// Brings the VTEPs' thread up to date with the topology.
@@ -20,7 +20,7 @@ impl Switch {
         for v in self.topology.vteps() {
             let conf = &self.configuration.resolved().vteps[v.name];
             let hosts = v.remotes.iter().filter(|r| !r.address.is_multicast());
-            stations.push(Station {
+            stations.push(VtepState {
                 name: v.name.to_owned(),
                 idx: v.idx,
                 uplink: self.topology.number_of(&v.spec.uplink),
@@ -108,7 +108,7 @@ impl Switch {
         }
     }
 
-    /// Asks anew for the neighbours that `filter` matches; how many.
+    /// Resolves again the neighbours that `filter` matches; how many.
     pub fn flush_neighbors(&self, filter: &v1::NeighborFilter) -> Result<u64, String> {
         let address = match filter.address.as_str() {
             "" => None,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dunlin_dataplane_api::v1;
 
-use super::{PortSide, Switch, WorkerSide, ask};
+use super::{PortRuntime, Switch, WorkerHandle, ask};
 use crate::{
     queues::{LoneCount, RxHandle, RxKind},
     worker::Command,
@@ -52,7 +52,7 @@ struct Load {
     may_go_to: Vec<usize>,
 }
 
-/// The moves that bring busy workers down, each by at least `gain`, out of loads[worker][queue].
+/// The moves that bring busy workers down, each by at least `gain`, out of the load of each worker and queue.
 fn plan(mut loads: Vec<Vec<Load>>, gain: f64) -> Vec<Move> {
     let mut moves = Vec::new();
     // Each move brings two workers nearer to each other, so this ends; a bound all the same.
@@ -95,7 +95,7 @@ impl Switch {
 
     /// Gives it to the worker `to`.
     pub(super) fn give_rx_to(&mut self, name: &str, queue: RxKind, to: usize) {
-        let PortSide { idx, complete_checksums, .. } = self.ports[name];
+        let PortRuntime { idx, complete_checksums, .. } = self.ports[name];
         let (number, frames) = (queue.number(), Arc::new(LoneCount::default()));
         let of_one_guest = self.ports[name].is_for_guests(number);
         let rx = RxHandle { port: idx, queue, complete_checksums, of_one_guest, frames: frames.clone() };
@@ -142,18 +142,18 @@ impl Switch {
     pub(super) fn move_queue(&mut self, from: usize, at: usize, to: usize) -> v1::QueueMove {
         let side = self.workers[from].queues.remove(at);
         let (source, target) = (&self.workers[from].shared, &self.workers[to].shared);
-        let told = v1::QueueMove {
+        let moved = v1::QueueMove {
             port: side.port.clone(),
             queue: u32::from(side.number),
             from_core: source.core as u32,
             to_core: target.core as u32,
         };
         let (port, number) = (self.ports[&side.port].idx, side.number);
-        // Waited for, so that whoever takes the port's queues back later finds it with its new owner.
+        // Waited for, so that a later change of the port's queues finds it with its new owner.
         ask(source, |reply| Command::MoveRx { port, number, to: target.clone(), reply });
         self.workers[to].queues.push(side);
         self.queue_moves += 1;
-        told
+        moved
     }
 
     /// Moves queues from busy workers to idle ones, as often as that helps.
@@ -167,7 +167,7 @@ impl Switch {
             0 => share(q) + self.uplink_queues_of(&q.port).map(&share).sum::<f64>(),
             _ => share(q),
         };
-        let load = |w: &WorkerSide| {
+        let load = |w: &WorkerHandle| {
             let movable = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.pinned.is_empty());
             let may_go_to = |q: &QueueSide| if movable(q) { self.near(&q.port) } else { Vec::new() };
             let of_guests = |q: &QueueSide| self.ports.get(&q.port).is_some_and(|p| p.is_for_guests(q.number));
@@ -181,13 +181,13 @@ impl Switch {
             .into_iter()
             .map(|(from, at, to)| (queue(from, at).port.clone(), queue(from, at).number, to))
             .collect();
-        let mut told = Vec::new();
+        let mut moved = Vec::new();
         for (port, number, to) in named {
-            told.extend(self.place_of(&port, number).map(|(from, at)| self.move_queue(from, at, to)));
+            moved.extend(self.place_of(&port, number).map(|(from, at)| self.move_queue(from, at, to)));
         }
         self.follow_owners();
         self.follow_fresh();
-        told
+        moved
     }
 
     /// One tick of the automatic mode.

@@ -30,7 +30,7 @@ use dunlin_model::{
     spec::{DeviceSpec, PortSpec},
 };
 
-use super::{PortSide, Switch};
+use super::{PortRuntime, Switch};
 use crate::{acl, permit::Permit};
 
 /// Why a transaction was refused.
@@ -273,7 +273,7 @@ impl Switch {
     }
 }
 
-impl PortSide {
+impl PortRuntime {
     /// It has no device, though it should.
     pub(super) fn is_waiting(&self) -> bool {
         self.device.as_ref().err().is_some_and(|why| why != ADMIN_DOWN)
@@ -281,7 +281,7 @@ impl PortSide {
 }
 
 /// Whether a port that stays needs another device, or another try at its own.
-fn needs_another_device(has: &PortSide, wants: &PortSpec) -> bool {
+fn needs_another_device(has: &PortRuntime, wants: &PortSpec) -> bool {
     let device = &wants.attachment.device;
     // Guests' frames come in as many buffers as they need.
     let by_mtu = !matches!(has.spec, DeviceSpec::VhostUser { .. });

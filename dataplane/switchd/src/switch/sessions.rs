@@ -1,4 +1,4 @@
-//! Connections, for whoever asks: a view that needs the switch no more, because there may be millions of them.
+//! Connections, for API clients: a view that needs the switch no more, because there may be millions of them.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -50,7 +50,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// In how many parts they are told of.
+    /// In how many parts they are reported.
     pub fn parts(&self) -> usize {
         (self.all.statistics().capacity / u64::from(A_PART)).max(1) as usize
     }
@@ -68,7 +68,7 @@ impl Sessions {
         entries
     }
 
-    /// Whether as many were told of as may be.
+    /// Whether as many were reported as may be.
     pub fn is_done(&self) -> bool {
         self.left == 0
     }

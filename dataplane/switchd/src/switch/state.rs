@@ -11,7 +11,7 @@ use dunlin_engine::{
     tables::mac::{Entry, Key},
 };
 
-use super::{PortSide, Switch, WorkerSide};
+use super::{PortRuntime, Switch, WorkerHandle};
 
 /// Problems that are named; of others it is said how many there are. All of them must fit into a message.
 const MAX_PROBLEMS: usize = 1000;
@@ -62,7 +62,7 @@ fn ratio(a: u64, b: u64) -> f64 {
     if b == 0 { 0.0 } else { a as f64 / b as f64 }
 }
 
-impl WorkerSide {
+impl WorkerHandle {
     fn loop_sample(&self) -> LoopSample {
         let c = &self.shared.loop_counts;
         LoopSample {
@@ -113,7 +113,7 @@ impl WorkerSide {
 impl Switch {
     /// What is configured and not in force, devices that are missing among them.
     pub fn problems(&self) -> Vec<v1::Problem> {
-        let missing = |(name, p): (&String, &PortSide)| {
+        let missing = |(name, p): (&String, &PortRuntime)| {
             let reason = p.device.as_ref().err().filter(|_| p.is_waiting())?.clone();
             Some(v1::Problem { kind: "port".into(), name: name.clone(), field: "device".into(), reason })
         };
@@ -152,7 +152,7 @@ impl Switch {
         v1::State {
             info: Some(self.info()),
             ports: self.ports.iter().map(|(name, p)| self.port_state(name, p)).collect(),
-            workers: self.workers.iter().map(WorkerSide::report).collect(),
+            workers: self.workers.iter().map(WorkerHandle::report).collect(),
             macs: Some(v1::MacState {
                 entries: m.entries,
                 capacity: m.capacity,
@@ -185,7 +185,7 @@ impl Switch {
         }
     }
 
-    fn port_state(&self, name: &str, p: &PortSide) -> v1::PortState {
+    fn port_state(&self, name: &str, p: &PortRuntime) -> v1::PortState {
         let device = p.device.as_ref();
         let stats = device.map_or_else(|_| DeviceStats::default(), |d| d.stats());
         let guest = device.ok().and_then(|d| d.guest());

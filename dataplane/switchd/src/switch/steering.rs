@@ -26,25 +26,25 @@ impl Switch {
             self.link_workers();
         }
         let both = [wanted.as_ref(), self.owners.as_deref()];
-        let resting: BTreeSet<PortIdx> = both.into_iter().flatten().flat_map(|o| o.steered.iter().copied()).collect();
-        let queues: Vec<_> = resting.into_iter().flat_map(|idx| self.rest(idx, Which::ALL)).collect();
+        let paused: BTreeSet<PortIdx> = both.into_iter().flatten().flat_map(|o| o.steered.iter().copied()).collect();
+        let queues: Vec<_> = paused.into_iter().flat_map(|idx| self.pause(idx, Which::ALL)).collect();
         self.drain_rings();
         self.owners = wanted.map(Arc::new);
         for w in &self.workers {
             w.shared.post(None, [Command::SteerBy(self.owners.clone())]);
         }
-        self.go_on(queues);
+        self.resume(queues);
     }
 
     /// Takes queues of a port from their workers for a moment: each with the worker's number.
-    pub(super) fn rest(&self, port: PortIdx, which: Which) -> Vec<(usize, RxHandle)> {
+    pub(super) fn pause(&self, port: PortIdx, which: Which) -> Vec<(usize, RxHandle)> {
         let back = ask_all(&self.workers, |reply| Command::RemoveRx(port, which, reply));
         back.into_iter().flat_map(|(i, queues)| queues.into_iter().map(move |rx| (i, rx))).collect()
     }
 
     /// Gives them back.
-    pub(super) fn go_on(&self, resting: Vec<(usize, RxHandle)>) {
-        for (i, rx) in resting {
+    pub(super) fn resume(&self, paused: Vec<(usize, RxHandle)>) {
+        for (i, rx) in paused {
             self.workers[i].shared.post(None, [Command::AddRx(rx)]);
         }
     }

@@ -262,7 +262,7 @@ impl Applier {
             switch.give_all_rx(rx);
             switch.follow_owners();
             switch.follow_guests();
-            switch.follow_links(true);
+            switch.sync_links(true);
         }
     }
 
@@ -326,7 +326,7 @@ impl Switch {
 
     /// Interfaces of the ports that a plan touches.
     fn interfaces(&self, plan: &Plan) -> Vec<Interface> {
-        let moved = |p: &super::PortSide| p.device.as_ref().ok().and_then(Device::moved_tap);
+        let moved = |p: &super::PortRuntime| p.device.as_ref().ok().and_then(Device::moved_tap);
         let of = |n: &String| self.ports.get(n).map(|p| (n.clone(), p.spec.clone(), moved(p)));
         plan.gone.iter().chain(plan.set.keys()).filter_map(of).collect()
     }
@@ -334,7 +334,7 @@ impl Switch {
     /// Removes interfaces that were made for ports which have another device now, or are gone.
     fn remove_interfaces(&self, before: Vec<Interface>) {
         for (name, spec, moved) in before {
-            let has = |p: &super::PortSide| p.spec == spec;
+            let has = |p: &super::PortRuntime| p.spec == spec;
             if self.ports.get(&name).is_some_and(has) || self.ports.values().any(has) {
                 continue;
             }

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 pub use neighbors::NeighborReport;
 use neighbors::Neighbors;
-use packets::Heard;
+use packets::PacketEvent;
 use path_mtu::PathMtus;
 use punt::{Cause, PuntCounts, PuntRings, PuntedFrame};
 
@@ -40,7 +40,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What this thread needs to know of a VTEP.
 #[derive(Clone)]
-pub struct Station {
+pub struct VtepState {
     pub name: String,
     pub idx: PortIdx,
     /// Where it is: its uplink, and the underlay's bridge and VLAN.
@@ -63,7 +63,7 @@ pub struct Station {
 
 /// A VTEP and what is known around it.
 struct Side {
-    station: Station,
+    station: VtepState,
     /// By remote: the neighbours it is reached by, the best first.
     ways: Vec<Vec<IpAddr>>,
     neighbors: Neighbors,
@@ -73,15 +73,15 @@ struct Side {
 }
 
 impl Side {
-    /// Those neighbours are needed that a remote is reached by; one that has a stand-in is watched.
+    /// Those neighbours are needed that a remote is reached by; one that has a backup is probed faster.
     fn want_neighbors(&mut self) {
-        let watched: BTreeSet<IpAddr> = self.ways.iter().filter(|w| w.len() > 1).flatten().copied().collect();
-        self.neighbors.want(self.ways.iter().flatten().copied(), |a| watched.contains(&a));
+        let fast_probed: BTreeSet<IpAddr> = self.ways.iter().filter(|w| w.len() > 1).flatten().copied().collect();
+        self.neighbors.want(self.ways.iter().flatten().copied(), |a| fast_probed.contains(&a));
         self.neighbors.fix(&self.station.neighbors);
     }
 }
 
-impl Station {
+impl VtepState {
     /// The neighbours by which `to` is reached, the best first.
     fn ways(&self, to: IpAddr) -> Vec<IpAddr> {
         if self.address.contains(&to) {
@@ -110,12 +110,12 @@ impl Underlay {
     }
 
     /// These are the VTEPs from now on. What is known of neighbours stays.
-    pub fn set(&self, stations: Vec<Station>) {
+    pub fn set(&self, stations: Vec<VtepState>) {
         let (mut vteps, now) = (self.vteps.lock(), Instant::now());
         let mut before = std::mem::take(&mut *vteps);
         for station in stations {
             let old = before.remove(&station.idx).filter(|b| {
-                let is = |s: &Station| (s.address, s.mac, s.uplink, s.place.clone());
+                let is = |s: &VtepState| (s.address, s.mac, s.uplink, s.place.clone());
                 is(&b.station) == is(&station)
             });
             let same_groups = old.as_ref().filter(|o| o.station.groups == station.groups);
@@ -146,7 +146,7 @@ impl Underlay {
         vteps.values().flat_map(of).collect()
     }
 
-    /// Asks again for neighbours of a VTEP, or of all; how many.
+    /// Resolves again neighbors of a VTEP, or of all; how many.
     pub fn forget_neighbors(&self, vtep: &str, address: Option<IpAddr>) -> usize {
         let mut vteps = self.vteps.lock();
         let mut forgotten = 0;
@@ -162,7 +162,7 @@ impl Underlay {
         self.worker.post(None, [Command::InjectFrame(vtep, None, octets.into())]);
     }
 
-    /// Asks those who have to be asked, tells remotes their next hop, and says which groups are listened to.
+    /// Asks neighbors that are due, tells remotes their next hop, and says which groups are listened to.
     fn look_after(&self, side: &mut Side, now: Instant) {
         let Side { station: s, ways, neighbors: n, path_mtus, join_at } = side;
         for (address, known) in n.due(now) {
@@ -183,8 +183,8 @@ impl Underlay {
         let (vtep, from) = match frame.cause {
             Cause::Vtep(vtep, from) => (vtep, from),
             Cause::TooBig { remote, inside, l3, mtu } => {
-                if let Some(told) = packets::too_big(octets, l3, mtu) {
-                    self.worker.post(None, [Command::InjectFrame(remote, Some(inside), told.into())]);
+                if let Some(error) = packets::too_big(octets, l3, mtu) {
+                    self.worker.post(None, [Command::InjectFrame(remote, Some(inside), error.into())]);
                 }
                 return;
             }
@@ -195,8 +195,8 @@ impl Underlay {
         let mut vteps = self.vteps.lock();
         let Some(side) = vteps.get_mut(&vtep) else { return };
         let s = &side.station;
-        match packets::hear(s, octets) {
-            Heard::Neighbor { address, mac, answer } => {
+        match packets::parse(s, octets) {
+            PacketEvent::Neighbor { address, mac, answer } => {
                 // Whom a guest of the underlay pretends to be is answered, and not believed.
                 if let Some(octets) = answer {
                     self.send(s.idx, octets);
@@ -205,22 +205,22 @@ impl Underlay {
                     self.look_after(side, Instant::now());
                 }
             }
-            Heard::Answer(octets) => self.send(s.idx, octets),
-            Heard::TooBig { remote, mtu } => {
+            PacketEvent::Answer(octets) => self.send(s.idx, octets),
+            PacketEvent::TooBig { remote, mtu } => {
                 let now = Instant::now();
                 if s.uplink == Some(from) && side.path_mtus.note(remote, mtu, now) {
                     tracing::info!("vtep '{}': the path to {remote} takes packets of {mtu} octets", s.name);
                     self.look_after(side, now);
                 }
             }
-            Heard::Query(group) => {
+            PacketEvent::Query(group) => {
                 // Of a guest in the underlay's segment none is believed.
                 if s.uplink == Some(from) {
                     let asked = s.groups.iter().filter(|g| group.is_none_or(|asked| asked == **g));
                     asked.for_each(|g| self.send(s.idx, packets::join(s, *g)));
                 }
             }
-            Heard::Nothing => {}
+            PacketEvent::Nothing => {}
         }
     }
 }

@@ -20,7 +20,7 @@ const TRIES: u32 = 3;
 /// Between two questions to one that is down.
 const DOWN_RETRY: Duration = Duration::from_secs(1);
 /// Between an answer and the next question, with and without a stand-in.
-const FRESH_WATCHED: Duration = Duration::from_millis(200);
+const FRESH_FAST_PROBED: Duration = Duration::from_millis(200);
 const FRESH: Duration = Duration::from_secs(15);
 /// With a stand-in, questions come as fast as that.
 const RETRY_WATCHED: Duration = Duration::from_millis(150);
@@ -64,7 +64,7 @@ struct Neighbor {
     confirmed: Option<Instant>,
     ask_at: Option<Instant>,
     unanswered: u32,
-    watched: bool,
+    fast_probed: bool,
 }
 
 /// Those of one VTEP that its remotes need.
@@ -73,7 +73,7 @@ pub struct Neighbors(BTreeMap<IpAddr, Neighbor>);
 
 impl Neighbors {
     /// These are needed, and no others.
-    pub fn want(&mut self, addresses: impl Iterator<Item = IpAddr>, watched: impl Fn(IpAddr) -> bool) {
+    pub fn want(&mut self, addresses: impl Iterator<Item = IpAddr>, fast_probed: impl Fn(IpAddr) -> bool) {
         let mut before = std::mem::take(&mut self.0);
         for a in addresses {
             let new = || Neighbor {
@@ -82,9 +82,9 @@ impl Neighbors {
                 confirmed: None,
                 ask_at: None,
                 unanswered: 0,
-                watched: false,
+                fast_probed: false,
             };
-            let known = || Neighbor { watched: watched(a), ..before.remove(&a).unwrap_or_else(new) };
+            let known = || Neighbor { fast_probed: fast_probed(a), ..before.remove(&a).unwrap_or_else(new) };
             self.0.entry(a).or_insert_with(known);
         }
     }
@@ -102,7 +102,7 @@ impl Neighbors {
         }
     }
 
-    /// Who is due to be asked, and the address of layer 2 to ask, where one is known.
+    /// Who is due to be asked, and the MAC address to ask, where one is known.
     pub fn due(&mut self, now: Instant) -> Vec<(IpAddr, Option<MacAddr>)> {
         let mut ask = Vec::new();
         for (address, n) in self.0.iter_mut().filter(|(_, n)| n.state != NeighborState::Static) {
@@ -117,7 +117,7 @@ impl Neighbors {
             n.ask_at = Some(
                 now + if down {
                     DOWN_RETRY
-                } else if n.watched {
+                } else if n.fast_probed {
                     RETRY_WATCHED
                 } else {
                     RETRY
@@ -133,7 +133,7 @@ impl Neighbors {
         let Some(n) = self.0.get_mut(&address).filter(|n| n.state != NeighborState::Static) else { return false };
         let news = n.mac != Some(mac) || n.state != NeighborState::Reachable;
         (n.mac, n.state, n.confirmed, n.unanswered) = (Some(mac), NeighborState::Reachable, Some(now), 0);
-        n.ask_at = Some(now + if n.watched { FRESH_WATCHED } else { FRESH });
+        n.ask_at = Some(now + if n.fast_probed { FRESH_FAST_PROBED } else { FRESH });
         news
     }
 
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(n.due(start), [(one, None), (two, None)]);
         assert!(n.heard(one, mac, start) && n.heard(two, mac, start));
         assert!(!n.heard(one, mac, start), "no news");
-        assert!(!n.heard(IpAddr::from([10, 0, 0, 3]), mac, start), "nobody asked for it");
+        assert!(!n.heard(IpAddr::from([10, 0, 0, 3]), mac, start), "it was not asked for");
         let mut asked = 0;
         for ms in (0..900).step_by(50) {
             asked += n.due(start + Duration::from_millis(ms)).len();

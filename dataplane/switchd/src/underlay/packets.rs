@@ -8,13 +8,13 @@ use dunlin_engine::{
     MacAddr,
     packet::{
         ETHERTYPE_ARP,
-        arp_nd::{self, Said},
+        arp_nd::{self, ArpNd},
         checksum, icmpv6_checksum,
     },
     tunnel::group_mac,
 };
 
-use super::{Station, path_mtu};
+use super::{VtepState, path_mtu};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -24,7 +24,7 @@ const ND_HOPS: u8 = 255;
 const NS: u8 = 135;
 
 /// What a frame came to.
-pub enum Heard {
+pub enum PacketEvent {
     /// A neighbour said its address, and perhaps wants an answer.
     Neighbor { address: IpAddr, mac: MacAddr, answer: Option<Vec<u8>> },
     /// A querier asks which groups are listened to: one, or all (RFC 2236, 3; RFC 2710, 4).
@@ -48,8 +48,8 @@ pub(super) fn octets<const N: usize>(f: &[u8], at: usize) -> Option<[u8; N]> {
     f.get(at..at + N)?.try_into().ok()
 }
 
-/// Asks who has `address`: everyone, or the one who had it.
-pub fn ask(s: &Station, address: IpAddr, known: Option<MacAddr>) -> Vec<u8> {
+/// Asks for the MAC address of `address`: all hosts of the link, or the one that had it.
+pub fn ask(s: &VtepState, address: IpAddr, known: Option<MacAddr>) -> Vec<u8> {
     match (s.address.addr(), address) {
         (IpAddr::V6(own), IpAddr::V6(to)) => {
             let o = to.octets();
@@ -67,12 +67,12 @@ pub fn ask(s: &Station, address: IpAddr, known: Option<MacAddr>) -> Vec<u8> {
 }
 
 /// Says that the VTEP listens to a group: an IGMPv2 report (RFC 2236), or one of MLD (RFC 2710).
-pub fn join(s: &Station, group: IpAddr) -> Vec<u8> {
+pub fn join(s: &VtepState, group: IpAddr) -> Vec<u8> {
     membership(s, group, group, (0x16, 131))
 }
 
 /// Says that the VTEP does not listen to a group any more, to all routers (RFC 2236, 3; RFC 2710, 4).
-pub fn leave(s: &Station, group: IpAddr) -> Vec<u8> {
+pub fn leave(s: &VtepState, group: IpAddr) -> Vec<u8> {
     let routers = match group {
         IpAddr::V4(_) => Ipv4Addr::new(224, 0, 0, 2).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).into(),
@@ -81,7 +81,7 @@ pub fn leave(s: &Station, group: IpAddr) -> Vec<u8> {
 }
 
 /// A message about a group, of type `igmp` or `mld`, with the router alert that both ask for.
-fn membership(s: &Station, to: IpAddr, group: IpAddr, (igmp, mld): (u8, u8)) -> Vec<u8> {
+fn membership(s: &VtepState, to: IpAddr, group: IpAddr, (igmp, mld): (u8, u8)) -> Vec<u8> {
     match (s.address.addr(), to, group) {
         (IpAddr::V4(own), IpAddr::V4(to), IpAddr::V4(group)) => {
             let mut body = [&[igmp, 0, 0, 0][..], &group.octets()].concat();
@@ -135,14 +135,14 @@ fn query(p: &[u8]) -> Option<Option<IpAddr>> {
     Some((!group.is_unspecified()).then_some(group))
 }
 
-/// The address of its link that a station makes of its address of layer 2: RFC 4291, appendix A.
+/// The address of its link that a station makes of its MAC address: RFC 4291, appendix A.
 fn link_local(mac: MacAddr) -> Ipv6Addr {
     let o = mac.octets();
     let word = |a, b| u16::from_be_bytes([a, b]);
     Ipv6Addr::new(0xfe80, 0, 0, 0, word(o[0] ^ 2, o[1]), word(o[2], 0xff), word(0xfe, o[3]), word(o[4], o[5]))
 }
 
-fn arp_request(s: &Station, own: Ipv4Addr, to: Ipv4Addr, frame_to: MacAddr) -> Vec<u8> {
+fn arp_request(s: &VtepState, own: Ipv4Addr, to: Ipv4Addr, frame_to: MacAddr) -> Vec<u8> {
     // Ethernet and IPv4, addresses of 6 and 4 octets; a request.
     let head = [0, 1, 8, 0, 6, 4, 0, 1];
     let body = [&head[..], &s.mac.octets(), &own.octets(), &[0; 6], &to.octets()].concat();
@@ -159,34 +159,34 @@ fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, hops: u8, mut body: Vec<u8>) -> Vec<u8> 
 }
 
 /// Understands a frame for the VTEP, with or without a tag.
-pub fn hear(s: &Station, frame: &[u8]) -> Heard {
+pub fn parse(s: &VtepState, frame: &[u8]) -> PacketEvent {
     let tagged = matches!(octets::<2>(frame, 12), Some([0x81, 0] | [0x88, 0xa8]));
     let l3 = if tagged { 18 } else { 14 };
     let own = s.address.addr();
     match arp_nd::read(frame, l3) {
         // Who claims the VTEP's own address is no neighbour.
-        Some(Said::Asks(q)) if q.asker != own => {
+        Some(ArpNd::Solicitation(q)) if q.asker != own => {
             let answer = (q.target == own).then(|| arp_nd::answer(&q, s.mac, false).octets().to_vec());
-            return Heard::Neighbor { address: q.asker, mac: q.mac, answer };
+            return PacketEvent::Neighbor { address: q.asker, mac: q.mac, answer };
         }
-        Some(Said::Tells { address, mac, .. }) if address != own => {
-            return Heard::Neighbor { address, mac, answer: None };
+        Some(ArpNd::Advertisement { address, mac, .. }) if address != own => {
+            return PacketEvent::Neighbor { address, mac, answer: None };
         }
-        Some(_) => return Heard::Nothing,
+        Some(_) => return PacketEvent::Nothing,
         None => {}
     }
     if let Some(group) = frame.get(l3..).and_then(query) {
-        return Heard::Query(group);
+        return PacketEvent::Query(group);
     }
     if let Some((remote, mtu)) = frame.get(l3..).and_then(|p| path_mtu::read(s, p)) {
-        return Heard::TooBig { remote, mtu };
+        return PacketEvent::TooBig { remote, mtu };
     }
     let echo = octets(frame, l3 - 2).and_then(|e| match (u16::from_be_bytes(e), own) {
         (IPV4, IpAddr::V4(own)) => echo_v4(s, own, frame, frame.get(l3..)?),
         (IPV6, IpAddr::V6(own)) => echo_v6(s, own, frame, frame.get(l3..)?),
         _ => None,
     });
-    echo.map_or(Heard::Nothing, Heard::Answer)
+    echo.map_or(PacketEvent::Nothing, PacketEvent::Answer)
 }
 
 fn station(mac: [u8; 6]) -> Option<MacAddr> {
@@ -194,7 +194,7 @@ fn station(mac: [u8; 6]) -> Option<MacAddr> {
     (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
 }
 
-fn echo_v4(s: &Station, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
+fn echo_v4(s: &VtepState, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
     let h: [u8; 20] = octets(p, 0)?;
     let len = usize::from(u16::from_be_bytes([h[2], h[3]]));
     // Echo requests to this address alone, whole, and without options.
@@ -217,7 +217,7 @@ fn echo_v4(s: &Station, own: Ipv4Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>
     Some(ethernet(station(octets(frame, 6)?)?, s.mac, IPV4, &[&head[..], &reply].concat()))
 }
 
-fn echo_v6(s: &Station, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
+fn echo_v6(s: &VtepState, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>> {
     let len = usize::from(u16::from_be_bytes(octets(p, 4)?));
     let (from, to) = (Ipv6Addr::from(octets::<16>(p, 8)?), Ipv6Addr::from(octets::<16>(p, 24)?));
     let body = p.get(40..40 + len)?;
@@ -231,7 +231,7 @@ fn echo_v6(s: &Station, own: Ipv6Addr, frame: &[u8], p: &[u8]) -> Option<Vec<u8>
 
 /// What tells the sender of a packet that it is too large: "fragmentation needed" (RFC 1191) or "packet too
 /// big" (RFC 4443, 3.2), from the station it was for, as the kernel's tunnels do it: the switch has no
-/// address of its own there. `None` where nobody may be told.
+/// address of its own there. `None` where no sender may be notified.
 pub fn too_big(frame: &[u8], l3: usize, mtu: u32) -> Option<Vec<u8>> {
     let (to, from) = (MacAddr::from_octets(octets(frame, 0)?), station(octets(frame, 6)?)?);
     let packet = frame.get(l3..)?;
@@ -248,7 +248,7 @@ pub fn too_big(frame: &[u8], l3: usize, mtu: u32) -> Option<Vec<u8>> {
 
 fn fragmentation_needed(packet: &[u8], mtu: u32) -> Option<Vec<u8>> {
     const DF: u8 = 0x40;
-    /// ICMP's errors: nobody is told of those.
+    /// ICMP's errors: they are not answered.
     const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
     let h: [u8; 20] = octets(packet, 0)?;
     let header = usize::from(h[0] & 15) * 4;

@@ -10,7 +10,7 @@ use std::{
 use dunlin_engine::packet::{checksum, icmpv6_checksum};
 
 use super::{
-    Station,
+    VtepState,
     packets::{ICMPV6, octets},
 };
 
@@ -51,7 +51,7 @@ impl PathMtus {
 }
 
 /// The remote and the MTU of a message, in the packet `p`, that a packet of this VTEP's was too large.
-pub(super) fn read(s: &Station, p: &[u8]) -> Option<(IpAddr, u32)> {
+pub(super) fn read(s: &VtepState, p: &[u8]) -> Option<(IpAddr, u32)> {
     let (quoted, mtu, least) = match s.address.addr() {
         IpAddr::V4(own) => fragmentation_needed(own, p)?,
         IpAddr::V6(own) => packet_too_big(own, p)?,

@@ -19,7 +19,7 @@ use dunlin_engine::{
     PortIdx, SegmentId,
     packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     snapshot::rate_limits::RateLimit,
-    vlan::Class,
+    vlan::VlanTagInfo,
 };
 
 /// Octets of a punted frame; larger ones, as large pings, are not taken.
@@ -33,10 +33,10 @@ pub enum Cause {
     /// It is for this VTEP itself, and came by this port.
     Vtep(PortIdx, PortIdx),
     /// It is too large for the tunnel to `remote`: see [`dunlin_engine::output::Punt::too_big`].
-    TooBig { remote: PortIdx, inside: (Class, SegmentId), l3: usize, mtu: u32 },
+    TooBig { remote: PortIdx, inside: (VlanTagInfo, SegmentId), l3: usize, mtu: u32 },
     /// A reply to a sender behind a tunnel, whose frame was rejected: see
     /// [`dunlin_engine::output::Punt::answer_inside`].
-    Reject { port: PortIdx, inside: (Class, SegmentId) },
+    Reject { port: PortIdx, inside: (VlanTagInfo, SegmentId) },
 }
 
 /// The kinds of punted frames, each with a ring.

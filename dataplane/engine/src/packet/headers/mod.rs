@@ -2,10 +2,10 @@
 //! headers, ports, ICMP type, TCP flags. Everything is a number in a row of words, so that rules are ranges
 //! of words and one classifier serves all of them.
 //!
-//! Every octet is a stranger's: what is cut short, or says lengths that it does not have, reads as a frame
+//! Every octet is untrusted: what is cut short, or says lengths that it does not have, reads as a frame
 //! without the fields that are missing, which only rules that don't ask for them match.
 
-mod columns;
+mod batch;
 pub mod state;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ use crate::{
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     vlan::is_tag,
 };
-pub(crate) use columns::{Columns, Heads, inside, parts, set};
+pub(crate) use batch::{HeaderBatch, Heads, inside, parts, set};
 
 /// Words of [`Headers`].
 pub(crate) const WORDS: usize = 20;
@@ -34,7 +34,7 @@ pub(crate) const STATE: usize = 7;
 /// The other three words of an IPv6 source, and of a destination.
 pub(crate) const SRC6: usize = 8;
 pub(crate) const DST6: usize = 11;
-/// The upper 32 bits of the source's address of layer 2, its lower 16; the same of the destination.
+/// The upper 32 bits of the source's MAC address, its lower 16; the same of the destination.
 pub(crate) const SRC_MAC: usize = 14;
 pub(crate) const DST_MAC: usize = 16;
 /// TCP flags; [`NO_PORT`] where there are none.
@@ -81,7 +81,7 @@ pub struct Headers {
     /// Identification of an IP fragment.
     pub(crate) fragment_id: u32,
     /// An echo's identifier that a later fragment was lent by its first one.
-    pub(crate) lent_id: u16,
+    pub(crate) inherited_id: u16,
     /// Where the packet begins, where its layer 4 begins, and where the packet ends by its own words.
     pub(crate) l3: u16,
     pub(crate) l4: u16,
@@ -96,7 +96,7 @@ impl Headers {
     pub(crate) const EMPTY: Headers = Headers {
         words: [0; WORDS],
         fragment_id: 0,
-        lent_id: 0,
+        inherited_id: 0,
         l3: 0,
         l4: 0,
         end: 0,

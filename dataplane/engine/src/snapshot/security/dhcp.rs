@@ -75,7 +75,7 @@ impl ClientMessage {
 /// What options begin with: RFC 2132, 2.
 const DHCP_COOKIE: [u8; 4] = [0x63, 0x82, 0x53, 0x63];
 
-/// Tells of each option; whether there is an end of them. `None` if one is cut.
+/// Reports each option; whether there is an end of them. `None` if one is cut.
 fn options_v4(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) -> Option<bool> {
     loop {
         match options {

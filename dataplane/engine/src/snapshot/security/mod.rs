@@ -1,6 +1,6 @@
 //! Port security: as whom the station behind a port may speak.
 //!
-//! Which addresses of layer 2 and 3 it has is configured, or, for the latter, seen in what a DHCP server
+//! Which MAC and IP addresses it has is configured, or, for the latter, seen in what a DHCP server
 //! gives it ([`Snooped`]). What it sends as somebody else, or as a DHCP server or a router, is dropped, each
 //! for its own reason. Headers that hide what a packet is (extension headers that don't end, fragments of
 //! neighbour discovery, a second VLAN tag) are taken for the worst that they could be: RFC 6980, RFC 7113.
@@ -70,7 +70,7 @@ impl V4 {
 }
 
 impl Security {
-    /// What is looked at, the station's addresses of layer 2 and 3, however many (no bit behind a prefix's length is set),
+    /// What is looked at, the station's MAC and IP addresses, however many (no bit behind a prefix's length is set),
     /// and those of layer 3 that DHCP gave it, if they are to be learned.
     pub fn new(checks: Checks, mut macs: Vec<MacAddr>, mut ips: Vec<Prefix>, snooped: Option<Arc<Snooped>>) -> Self {
         macs.sort_unstable();
@@ -244,7 +244,7 @@ impl Security {
             135 | 136 => (24, kind == 136),
             _ => return Ok(()),
         };
-        // From nobody's address: is the one asked for free (RFC 4862)? That must be for itself.
+        // From the unspecified address: is the one asked for free (RFC 4862)? That must be for itself.
         let probes = kind == 135 && is_from_nobody(h);
         if tells || probes {
             let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
@@ -253,7 +253,7 @@ impl Security {
                 return bad;
             }
         }
-        // Both kinds of addresses of layer 2, of the sender and of the target, are its own.
+        // Both kinds of MAC addresses, of the sender and of the target, are its own.
         let end = (h.end as usize).saturating_sub(usize::from(h.l4)).min(m.len());
         let Some(mut rest) = m.get(options..end) else { return bad };
         while let [kind, len, ..] = rest {
@@ -271,7 +271,7 @@ impl Security {
         let bad = Err(DropReason::SpoofedArp);
         let Some(p) = head.get(l3..).and_then(<[u8]>::first_chunk::<28>) else { return bad };
         let sender = Ipv4Addr::new(p[14], p[15], p[16], p[17]);
-        // From nobody's address: is the one asked for free (RFC 5227)? That must be for itself.
+        // From the unspecified address: is the one asked for free (RFC 5227)? That must be for itself.
         let claimed = if sender.is_unspecified() { Ipv4Addr::new(p[24], p[25], p[26], p[27]) } else { sender };
         let its_own = self.has(claimed.into(), now_s);
         if p[..6] == [0, 1, 8, 0, 6, 4] && p[8..14] == mac.octets() && its_own { Ok(()) } else { bad }

@@ -14,7 +14,7 @@ use crate::MacAddr;
 const REMEMBERED: usize = 16;
 
 #[derive(Default)]
-struct Remembered {
+struct SnoopedBinding {
     high: AtomicU64,
     low: AtomicU64,
     /// The MAC address that it was given to; 0 if that is not known.
@@ -46,7 +46,7 @@ struct Probed {
 /// What DHCP gave a port's station. Written by whichever worker sees it, read by that of the port.
 #[derive(Default)]
 pub struct Snooped {
-    leases: [Remembered; REMEMBERED],
+    leases: [SnoopedBinding; REMEMBERED],
     probed: [Probed; LINK_LOCAL],
     changed: AtomicBool,
 }
@@ -69,7 +69,7 @@ impl Lease {
 }
 
 impl Snooped {
-    fn bits(address: IpAddr) -> u128 {
+    fn iter_bits(address: IpAddr) -> u128 {
         match address {
             IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
             IpAddr::V6(a) => a.to_bits(),
@@ -88,8 +88,9 @@ impl Snooped {
     }
 
     fn note_as(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>, given: u64) {
-        let bits = Self::bits(address);
-        let same = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        let bits = Self::iter_bits(address);
+        let same =
+            |r: &&SnoopedBinding| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
         let oldest = || self.leases.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
         let r = self.leases.iter().find(same).unwrap_or_else(oldest);
         r.until_s.store(0, Release);
@@ -102,15 +103,16 @@ impl Snooped {
 
     /// The address is not the station's any more; whether it was.
     pub(in crate::snapshot) fn forget(&self, address: IpAddr) -> bool {
-        let bits = Self::bits(address);
-        let is = |r: &&Remembered| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
+        let bits = Self::iter_bits(address);
+        let is =
+            |r: &&SnoopedBinding| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
         self.note_ended(self.leases.iter().filter(is))
     }
 
     /// The IPv4 addresses of a client are not its any more, or, if it is the `only` one, all are not; whether there were some.
     pub(super) fn forget_client(&self, client: MacAddr, only: bool) -> bool {
         const V4_MAPPED: u64 = 0xffff;
-        let is_its = |r: &&Remembered| {
+        let is_its = |r: &&SnoopedBinding| {
             let is_v4 = r.high.load(Relaxed) == 0 && r.low.load(Relaxed) >> 32 == V4_MAPPED;
             is_v4 && (only || r.client.load(Relaxed) == client.bits())
         };
@@ -118,7 +120,7 @@ impl Snooped {
     }
 
     /// Ends these, and says whether there was one.
-    fn note_ended<'a>(&self, leases: impl Iterator<Item = &'a Remembered>) -> bool {
+    fn note_ended<'a>(&self, leases: impl Iterator<Item = &'a SnoopedBinding>) -> bool {
         let ended = leases.filter(|r| r.until_s.swap(0, Release) != 0).count() > 0;
         self.changed.fetch_or(ended, Release);
         ended
@@ -157,7 +159,7 @@ impl Snooped {
         for p in &self.probed {
             let _ = p.low.compare_exchange(low, 0, Relaxed, Relaxed);
         }
-        let just = |r: &&Remembered| {
+        let just = |r: &&SnoopedBinding| {
             let is_it = r.high.load(Relaxed) == FE80 && r.low.load(Relaxed) == low;
             is_it && r.until_s.load(Relaxed) >= now_s.saturating_add(LINK_LOCAL_S - ANSWERED_S)
         };
@@ -175,8 +177,8 @@ impl Snooped {
         for p in &self.probed {
             let low = p.low.load(Acquire);
             if low != 0 && p.at_s.load(Relaxed) < now_s {
-                let until = |r: &&Remembered| r.until_s.load(Relaxed);
-                let has = |r: &&Remembered| r.high.load(Relaxed) == FE80 && r.until_s.load(Relaxed) > now_s;
+                let until = |r: &&SnoopedBinding| r.until_s.load(Relaxed);
+                let has = |r: &&SnoopedBinding| r.high.load(Relaxed) == FE80 && r.until_s.load(Relaxed) > now_s;
                 if self.leases.iter().filter(has).count() >= LINK_LOCAL
                     && let Some(oldest) = self.leases.iter().filter(has).min_by_key(until)
                 {
@@ -190,7 +192,7 @@ impl Snooped {
     }
 
     pub(super) fn has(&self, address: IpAddr, now_s: u32) -> bool {
-        let bits = Self::bits(address);
+        let bits = Self::iter_bits(address);
         self.leases.iter().any(|r| {
             r.until_s.load(Acquire) > now_s
                 && r.low.load(Relaxed) == bits as u64
@@ -200,7 +202,7 @@ impl Snooped {
 
     /// All that are remembered, those that were ended before their time too.
     pub fn all(&self, now_s: u32) -> Vec<Lease> {
-        let lease = |r: &Remembered| {
+        let lease = |r: &SnoopedBinding| {
             let until_s = r.until_s.load(Acquire);
             let bits = u128::from(r.high.load(Relaxed)) << 64 | u128::from(r.low.load(Relaxed));
             let address = Ipv6Addr::from_bits(bits).to_canonical();

@@ -26,7 +26,7 @@ impl Topology {
         self.filters.acls.insert(acl.name.to_string(), Arc::new(acl));
     }
 
-    /// Removes a list. That nobody has it any more is known when the snapshot is made.
+    /// Removes a list. That no port has it any more is known when the snapshot is made.
     pub fn remove_acl(&mut self, name: &str) {
         self.lists_change();
         self.filters.acls.remove(name);

@@ -18,7 +18,7 @@ use crate::{
     snapshot::{Forwarding, Port, Segment, SegmentMap, rate_limits::RateLimits, untagged},
     tables::bindings::{BindingTable, Proxy},
     tunnel::{Kind, Networks, NextHop, Outer, OuterSpec, Remote, Role, Vtep, group_mac},
-    vlan::{Class, PortVlans, TPID_8021Q, Tag, VlanMode},
+    vlan::{PortVlans, TPID_8021Q, Tag, VlanMode, VlanTagInfo},
 };
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ struct RemoteState {
     next_hop: Arc<NextHop>,
 }
 
-/// A VTEP with its remotes, for whoever resolves their next hops.
+/// A VTEP with its remotes, for the resolution of their next hops.
 pub struct VtepView<'a> {
     /// Its name.
     pub name: &'a str,
@@ -304,7 +304,7 @@ impl Topology {
                 learned: self.bindings.clone(),
                 answered: n.answered.clone(),
             });
-            let class = Class::new(Tag::NONE, TPID_8021Q, n.place.1.get());
+            let class = VlanTagInfo::new(Tag::NONE, TPID_8021Q, n.place.1.get());
             if let Some(of_vtep) = known.get_mut(&o.vtep) {
                 of_vtep.insert((o.kind, o.vni.get()), (class, id));
             }
@@ -352,7 +352,7 @@ impl Topology {
         ports: &mut [Option<Arc<Port>>; MAX_PORTS],
     ) {
         let s = &v.spec;
-        // What leaves by the uplink, leaves whole: nobody on the way may fragment it.
+        // What leaves by the uplink, leaves whole: no router may fragment it.
         let mtu = self.ports.get(&s.uplink).map_or(0, |p| p.spec.mtu.get());
         let vtep = Vtep {
             mac: s.mac,

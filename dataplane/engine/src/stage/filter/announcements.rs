@@ -6,7 +6,7 @@
 
 use crate::{
     Frame,
-    burst::{ChunkMask as Mask, bits, those},
+    burst::{ChunkMask as Mask, filter_mask, iter_bits},
     context::Context,
     packet::{
         ETHERTYPE_ARP, ETHERTYPE_RARP,
@@ -19,7 +19,7 @@ use crate::{
 #[inline(never)]
 pub(super) fn of<F: Frame>(cx: &Context<'_>, filter: &Filter, of: Mask, heads: &Heads<'_, F>) -> Mask {
     let knows_addresses = filter.security.as_ref().is_some_and(|s| s.checks_arp());
-    let announced = those(of, |i| {
+    let announced = filter_mask(of, |i| {
         let ethertype = heads.columns.word(ETHERTYPE)[i] as u16;
         if ethertype != ETHERTYPE_RARP && !(ethertype == ETHERTYPE_ARP && knows_addresses) {
             return false;
@@ -28,7 +28,7 @@ pub(super) fn of<F: Frame>(cx: &Context<'_>, filter: &Filter, of: Mask, heads: &
         let packet = heads.frames()[i].head().get(l3..).and_then(<[u8]>::first_chunk::<28>);
         packet.is_some_and(|p| is_of_itself(p, ethertype, heads.meta()[i].src.mac().octets()))
     });
-    bits(announced).for_each(|_| cx.note("ingress acl", || "it announces its own address: not asked".to_owned()));
+    iter_bits(announced).for_each(|_| cx.note("ingress acl", || "it announces its own address: not asked".to_owned()));
     announced
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::{
     DropReason, Frame, Output, SegmentId,
-    burst::{CHUNK, ChunkMask as Mask, Fate, Meta, Refused, bits, lanes, those},
+    burst::{CHUNK, ChunkMask as Mask, Fate, Meta, Refused, filter_mask, iter_bits, low_bits},
     context::Context,
     output::Logged,
     packet::{
@@ -31,30 +31,30 @@ use crate::{
     stage::emit::Hop,
     tables::{
         acl::{Acl, Action, Best, Decision, NONE, Words},
-        conntrack::{Followed, Zone},
+        conntrack::{Inherited, Zone},
     },
     tunnel::Role,
 };
 
 /// Which way a frame passes the port that filters it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     In,
     Out,
 }
 
-impl Way {
+impl Direction {
     fn of(self, lists: &Lists) -> &[Arc<Acl>] {
         match self {
-            Way::In => &lists.ingress,
-            Way::Out => &lists.egress,
+            Direction::In => &lists.ingress,
+            Direction::Out => &lists.egress,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Way::In => "ingress acl",
-            Way::Out => "egress acl",
+            Direction::In => "ingress acl",
+            Direction::Out => "egress acl",
         }
     }
 }
@@ -63,7 +63,7 @@ impl Way {
 struct Outcome {
     refused: Mask,
     reasons: [DropReason; CHUNK],
-    /// Those whose sender is to be told.
+    /// Those whose sender is to be notified.
     rejected: Mask,
 }
 
@@ -100,8 +100,8 @@ pub(crate) fn ingress<F: Frame>(
         let mut outcome = Outcome::NONE;
         let mut heads = Heads::new(burst, meta);
         heads.read();
-        run(cx, (port, filter, Way::In), lanes(burst.len()), &mut heads, &mut outcome, out);
-        for i in bits(outcome.refused) {
+        run(cx, (port, filter, Direction::In), low_bits(burst.len()), &mut heads, &mut outcome, out);
+        for i in iter_bits(outcome.refused) {
             // What waits for its first fragment is taken out of the burst by the pipeline.
             if outcome.is_rejected(i) {
                 send_reject(cx, (port, port), &burst[i], &meta[i], out);
@@ -150,13 +150,13 @@ fn egress_chunk<F: Frame>(
     (chunk, refused): (usize, &mut EgressRefused),
     out: &mut impl Output<F>,
 ) {
-    let of = lanes(heads.frames().len()) & !refused.all.chunk(chunk);
+    let of = low_bits(heads.frames().len()) & !refused.all.chunk(chunk);
     if of == 0 {
         return;
     }
     let mut outcome = Outcome::NONE;
-    run(cx, (hop.to, filter, Way::Out), of, heads, &mut outcome, out);
-    for i in bits(outcome.refused) {
+    run(cx, (hop.to, filter, Direction::Out), of, heads, &mut outcome, out);
+    for i in iter_bits(outcome.refused) {
         if outcome.reasons[i] == DropReason::EarlyFragment && !hop.flooded {
             refused.early.add(chunk * CHUNK + i);
             continue;
@@ -183,8 +183,8 @@ impl EgressRefused {
     pub const NONE: EgressRefused = EgressRefused { all: Refused::NONE, early: Refused::NONE };
 }
 
-/// Tells the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
-/// the station there had answered. Not told is, for want of buffers, who could be told of the next one.
+/// Notifies the sender of a frame that was rejected on its way `from` one port `to` another; who is behind a tunnel as if
+/// the station there had answered. Without a buffer the sender is not notified; it may be of the next one.
 #[cold]
 fn send_reject<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F, m: &Meta, out: &mut impl Output<F>) {
     let Some(headers) = reject::answerable(frame.head(), m.class.header_len() as usize) else { return };
@@ -211,29 +211,29 @@ fn send_reject<F: Frame>(cx: &Context<'_>, (from, to): (&Port, &Port), frame: &F
 #[inline(always)]
 fn run<F: Frame>(
     cx: &Context<'_>,
-    its: (&Port, &Filter, Way),
+    its: (&Port, &Filter, Direction),
     of: Mask,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
 ) {
-    let (port, filter, way) = its;
+    let (port, filter, direction) = its;
     if filter.asks_macs {
         heads.with_macs();
     }
     let mut from_clients = 0;
-    if let (Some(security), Way::In) = (&filter.security, way) {
-        from_clients = secure(cx, security, of, heads, outcome);
+    if let (Some(security), Direction::In) = (&filter.security, direction) {
+        from_clients = check_port_security(cx, security, of, heads, outcome);
     }
-    if heads.odd {
-        sort_out(cx, its, of, heads, outcome);
+    if heads.needs_slow_path {
+        handle_irregular(cx, its, of, heads, outcome);
     }
     let no_ip = of
         & !outcome.refused
         & !heads.columns.of_family(Family::V4 as usize)
         & !heads.columns.of_family(Family::V6 as usize);
-    let of = match way {
-        Way::In if no_ip != 0 && !port.forwarding.filters_announcements => {
+    let of = match direction {
+        Direction::In if no_ip != 0 && !port.forwarding.filters_announcements => {
             of & !announcements::of(cx, filter, no_ip, heads)
         }
         _ => of,
@@ -242,18 +242,18 @@ fn run<F: Frame>(
         let mut found = sessions::Found::default();
         sessions::track(cx, its, of, heads, &mut found, outcome.refused);
         decide_all(cx, its, of, heads, outcome, out);
-        sessions::go_on(cx, its, heads, &found, outcome);
+        sessions::commit(cx, its, heads, &found, outcome);
     } else {
         decide_all(cx, its, of, heads, outcome, out);
     }
     let Some(security) = filter.security.as_ref().filter(|_| cx.trace.is_none()) else { return };
-    for i in bits(from_clients & !outcome.refused) {
+    for i in iter_bits(from_clients & !outcome.refused) {
         if security.note_sent(&heads.row(i), heads.frames()[i].head(), cx.now.s) {
             out.leased();
         }
     }
-    if way == Way::Out {
-        for i in bits(of & !outcome.refused) {
+    if direction == Direction::Out {
+        for i in iter_bits(of & !outcome.refused) {
             let (protocol, port) = (heads.columns.word(PROTOCOL)[i] as u8, heads.columns.word(SPORT)[i]);
             // From DHCP servers, and neighbor discovery.
             if matches!((protocol, port), (UDP, DHCP_SERVER | DHCPV6_SERVER) | (ICMPV6, 135 | 136))
@@ -267,7 +267,7 @@ fn run<F: Frame>(
 
 /// Refuses what the station may not send. The messages of DHCP clients, where snooping looks at them.
 #[inline(always)]
-fn secure<F: Frame>(
+fn check_port_security<F: Frame>(
     cx: &Context<'_>,
     security: &Security,
     of: Mask,
@@ -279,7 +279,7 @@ fn secure<F: Frame>(
     let (v4, v6) = (plain(Family::V4), plain(Family::V6));
     let (mut passed, mut passed_v6) = (None, None);
     let mut from_clients = 0;
-    for i in bits(of) {
+    for i in iter_bits(of) {
         let (mac, word) = (meta[i].src.mac(), |w: usize| columns.word(w)[i]);
         let (protocol, sport, dport) = (word(PROTOCOL) as u8, word(SPORT), word(DPORT));
         let plain = match v4 >> i & 1 {
@@ -313,77 +313,77 @@ fn secure<F: Frame>(
 /// Lends fragments their ports, and refuses what learning would refuse (nothing is to begin with that) and what
 /// can't be read to its end where a list asks for more: no other rule may let that pass instead.
 #[cold]
-fn sort_out<F: Frame>(
+fn handle_irregular<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     of: Mask,
     heads: &mut Heads<'_, F>,
     outcome: &mut Outcome,
 ) {
-    for i in bits(of) {
+    for i in iter_bits(of) {
         let m = &heads.meta()[i];
         let zone = Zone { port: port.idx, segment: m.dst.segment() };
-        let (mut followed, mut is_fragment, mut hides_protocol) = (Followed::Yes, false, false);
+        let (mut followed, mut is_fragment, mut hides_protocol) = (Inherited::Yes, false, false);
         let lend = |h: &mut Headers, head: &[u8]| {
             is_fragment = h.words[FRAGMENT] != 0;
             if is_fragment {
-                followed = cx.sessions.follow_fragment(h, head, zone, cx.now.s, cx.trace.is_none());
+                followed = cx.sessions.inherit_ports(h, head, zone, cx.now.s, cx.trace.is_none());
                 hides_protocol = !h.knows_protocol();
             }
         };
         let broken = heads.change(i, lend);
         let asks = filter.asks_ports || (filter.asks_layer4 && hides_protocol);
-        let reason = |ingress, egress| if way == Way::In { ingress } else { egress };
-        if way == Way::In && m.src.segment() == SegmentId::NONE {
+        let reason = |ingress, egress| if direction == Direction::In { ingress } else { egress };
+        if direction == Direction::In && m.src.segment() == SegmentId::NONE {
             outcome.refuse(i, DropReason::IngressVlan);
-        } else if way == Way::In && m.src.is_invalid_source() {
+        } else if direction == Direction::In && m.src.is_invalid_source() {
             outcome.refuse(i, DropReason::InvalidSource);
         } else if outcome.is_refused(i) {
             continue;
-        } else if (is_fragment && broken && filter.asks_layer4) || (followed == Followed::Overlaps && asks) {
-            cx.note(way.name(), || "it is a fragment that is too short, or writes over the first one".to_owned());
+        } else if (is_fragment && broken && filter.asks_layer4) || (followed == Inherited::Overlaps && asks) {
+            cx.note(direction.name(), || "it is a fragment that is too short, or writes over the first one".to_owned());
             outcome.refuse(i, reason(DropReason::BadFragment, DropReason::EgressBadFragment));
         } else if broken && filter.asks_layer4 {
-            cx.note(way.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
+            cx.note(direction.name(), || "its headers can't be read to the end, and a list asks for more".to_owned());
             outcome.refuse(i, reason(DropReason::Unreadable, DropReason::EgressUnreadable));
-        } else if followed == Followed::Early && asks {
-            cx.note(way.name(), || "its first fragment, which has its ports, has not come yet".to_owned());
+        } else if followed == Inherited::Early && asks {
+            cx.note(direction.name(), || "its first fragment, which has its ports, has not come yet".to_owned());
             outcome.refuse(i, DropReason::EarlyFragment);
         }
     }
 }
 
-/// Asks all lists: the port's, then those of the networks that the frames are in.
+/// Evaluates all lists: the port's, then those of the networks that the frames are in.
 #[inline(always)]
 fn decide_all<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     of: Mask,
     heads: &Heads<'_, F>,
     outcome: &mut Outcome,
     out: &mut impl Output<F>,
 ) {
-    for acl in way.of(&filter.lists) {
-        decide(cx, (acl, way, port), of, heads, outcome, out);
+    for acl in direction.of(&filter.lists) {
+        decide(cx, (acl, direction, port), of, heads, outcome, out);
     }
     let mut left = if filter.by_segment { of } else { 0 };
     while left != 0 {
         // Those of one segment together.
         let segment = heads.meta()[left.trailing_zeros() as usize].dst.segment();
-        let of = those(left, |i| heads.meta()[i].dst.segment() == segment);
+        let of = filter_mask(left, |i| heads.meta()[i].dst.segment() == segment);
         left &= !of;
         let lists = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
-        for acl in lists.map_or(&[][..], |l| way.of(l)) {
-            decide(cx, (acl, way, port), of, heads, outcome, out);
+        for acl in lists.map_or(&[][..], |l| direction.of(l)) {
+            decide(cx, (acl, direction, port), of, heads, outcome, out);
         }
     }
 }
 
-/// Asks one list about those of the frames whose bits are in `of` that were not refused before.
+/// Evaluates one list for those of the frames whose bits are in `of` that were not refused before.
 #[inline(never)]
 fn decide<F: Frame>(
     cx: &Context<'_>,
-    (acl, way, port): (&Arc<Acl>, Way, &Port),
+    (acl, direction, port): (&Arc<Acl>, Direction, &Port),
     of: Mask,
     heads: &Heads<'_, F>,
     outcome: &mut Outcome,
@@ -400,7 +400,7 @@ fn decide<F: Frame>(
     }
     // Most chunks are let pass whole by one rule.
     let first = acl.decision(best[of.trailing_zeros() as usize % CHUNK]);
-    let alike = of == lanes(frames.len()) && best[..frames.len()].iter().fold(0, |d, b| d | (b ^ best[0])) == 0;
+    let alike = of == low_bits(frames.len()) && best[..frames.len()].iter().fold(0, |d, b| d | (b ^ best[0])) == 0;
     let nothing_to_tell = first.log_every == 0 && cx.trace.is_none() && !acl.counts_some();
     if alike && nothing_to_tell && first.action == Action::Allow {
         let c = acl.count(cx.worker, first.number);
@@ -408,29 +408,33 @@ fn decide<F: Frame>(
         c.bytes.add(frames.iter().map(|f| u64::from(f.len())).sum());
         return;
     }
-    for i in bits(of) {
+    for i in iter_bits(of) {
         let frame = &frames[i];
         if acl.counts_some() {
             acl.counted_before(read, i, best[i], |d| {
                 let n = count(cx, acl, d, frame);
-                tell(cx, (acl, way, port), d, n, (heads, i), out);
+                tell(cx, (acl, direction, port), d, n, (heads, i), out);
             });
         }
         let decision = acl.decision(best[i]);
         let n = count(cx, acl, &decision, frame);
         if decision.log_every != 0 || cx.trace.is_some() {
-            tell(cx, (acl, way, port), &decision, n, (heads, i), out);
+            tell(cx, (acl, direction, port), &decision, n, (heads, i), out);
         }
-        match (decision.action, way) {
+        match (decision.action, direction) {
             (Action::Allow | Action::Count, _) => {}
-            (Action::Deny, Way::In) => outcome.refuse(i, DropReason::AclDenied),
-            (Action::Deny, Way::Out) => outcome.refuse(i, DropReason::EgressAclDenied),
+            (Action::Deny, Direction::In) => outcome.refuse(i, DropReason::AclDenied),
+            (Action::Deny, Direction::Out) => outcome.refuse(i, DropReason::EgressAclDenied),
             // A reset would end a connection that the switch has only forgotten.
             (Action::Reject, _) if cx.sessions.is_in_grace(cx.now.s) && sessions::is_midstream(&heads.row(i)) => {
-                outcome.refuse(i, if way == Way::In { DropReason::AclDenied } else { DropReason::EgressAclDenied });
+                outcome.refuse(
+                    i,
+                    if direction == Direction::In { DropReason::AclDenied } else { DropReason::EgressAclDenied },
+                );
             }
             (Action::Reject, _) => {
-                let reason = if way == Way::In { DropReason::AclRejected } else { DropReason::EgressAclRejected };
+                let reason =
+                    if direction == Direction::In { DropReason::AclRejected } else { DropReason::EgressAclRejected };
                 outcome.refuse(i, reason);
                 outcome.rejected |= 1 << i;
             }
@@ -447,17 +451,17 @@ fn count<F: Frame>(cx: &Context<'_>, acl: &Acl, decision: &Decision, frame: &F) 
     c.frames.get()
 }
 
-/// Tells of a rule's decision about frame `i` whoever wants to know.
+/// Reports a rule's decision about frame `i` to the log and the trace.
 #[cold]
 fn tell<F: Frame>(
     cx: &Context<'_>,
-    (acl, way, port): (&Arc<Acl>, Way, &Port),
+    (acl, direction, port): (&Arc<Acl>, Direction, &Port),
     decision: &Decision,
     n: u64,
     (heads, i): (&Heads<'_, F>, usize),
     out: &mut impl Output<F>,
 ) {
-    cx.note(way.name(), || {
+    cx.note(direction.name(), || {
         let rule = match decision.number as usize {
             number if number < acl.number_of_rules() => format!("rule {}", number + 1),
             _ => "default".to_owned(),
@@ -467,6 +471,6 @@ fn tell<F: Frame>(
     if cx.trace.is_none() && acl.may_log(decision, n, cx.now.ns) {
         let (acl, headers) = (acl.clone(), heads.row(i));
         let (rule, action, port) = (decision.number, decision.action, port.idx);
-        out.logged(Logged { acl, rule, action, port, ingress: way == Way::In, headers });
+        out.logged(Logged { acl, rule, action, port, ingress: direction == Direction::In, headers });
     }
 }

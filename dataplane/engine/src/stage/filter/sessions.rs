@@ -10,23 +10,23 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::{Outcome, Way};
+use super::{Direction, Outcome};
 use crate::{
     DropReason, Frame, SegmentId,
-    burst::{CHUNK, ChunkMask as Mask, Meta, bits},
+    burst::{CHUNK, ChunkMask as Mask, Meta, iter_bits},
     context::Context,
     packet::headers::{FLAGS, Family, Headers, Heads, ICMP, ICMPV6, NO_PORT, SPORT, STATE, TCP},
     snapshot::{Port, port_filter::Filter},
     tables::{
         acl::{Acl, Action, state},
-        conntrack::{self, Full, Going, Probe, Tracked, Wanted, Zone},
+        conntrack::{self, Established, Full, Probe, Tracked, Wanted, Zone},
     },
 };
 
 /// What was found of the frames of a chunk.
 #[derive(Default)]
 pub(super) struct Found {
-    going: ArrayVec<Going, CHUNK>,
+    going: ArrayVec<Established, CHUNK>,
     others: ArrayVec<Other, CHUNK>,
 }
 
@@ -45,22 +45,22 @@ struct Other {
 #[inline(always)]
 pub(super) fn track<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     of: Mask,
     heads: &mut Heads<'_, F>,
     found: &mut Found,
     refused: Mask,
 ) {
-    let goes_on = (filter.lets_go_on[way as usize] && cx.trace.is_none()).then_some(cx.now.s);
+    let commit_at = (filter.permits_established[direction as usize] && cx.trace.is_none()).then_some(cx.now.s);
     let mut known = 0;
-    // Traces are told of each.
+    // Traces note each.
     if cx.trace.is_none() {
-        let wanted = Wanted { heads, of: of & !refused, port: port.idx, filter: filter.id, goes_on };
+        let wanted = Wanted { heads, of: of & !refused, port: port.idx, filter: filter.id, commit_at };
         known = cx.sessions.find_all(&wanted, &mut found.going);
         heads.columns.set_established(known);
     }
     if of != known {
-        track_others(cx, (port, filter, way), of & !known, heads, &mut found.others, (goes_on, refused));
+        track_others(cx, (port, filter, direction), of & !known, heads, &mut found.others, (commit_at, refused));
     }
 }
 
@@ -68,15 +68,15 @@ pub(super) fn track<F: Frame>(
 #[inline(never)]
 fn track_others<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     left: Mask,
     heads: &mut Heads<'_, F>,
     others: &mut ArrayVec<Other, CHUNK>,
-    (goes_on, refused): (Option<u32>, Mask),
+    (commit_at, refused): (Option<u32>, Mask),
 ) {
     let (burst, meta) = (heads.frames(), heads.meta());
     let zone = |m: &Meta| Zone { port: port.idx, segment: m.dst.segment() };
-    for i in bits(left) {
+    for i in iter_bits(left) {
         others.push(Other { i, headers: heads.row(i), probe: Probe::NONE, tracked: Tracked::No, answers: false });
         let Some(Other { headers, probe, .. }) = others.last_mut() else { return };
         cx.sessions.probe(headers, || burst[i].head(), zone(&meta[i]), probe);
@@ -86,22 +86,22 @@ fn track_others<F: Frame>(
     let settings = &cx.snapshot.sessions;
     for Other { i, headers: h, probe, tracked, answers } in others {
         let i = *i;
-        let goes_on = goes_on.filter(|_| refused >> i & 1 == 0);
-        let t = cx.sessions.track(h, probe, &burst[i], (zone(&meta[i]), filter.id), settings, goes_on);
+        let commit_at = commit_at.filter(|_| refused >> i & 1 == 0);
+        let t = cx.sessions.track(h, probe, &burst[i], (zone(&meta[i]), filter.id), settings, commit_at);
         let f = &mut probe.found;
         if t == Tracked::Known && f.filter != filter.id {
-            judge_again(cx, (port, filter, way), f, h, meta[i].dst.segment());
+            revalidate(cx, (port, filter, direction), f, h, meta[i].dst.segment());
         }
         *answers = t == Tracked::New
             && cx.sessions.is_in_grace(cx.now.s)
-            && would_answer(cx, (port, filter, way), h, meta[i].dst.segment());
+            && would_answer(cx, (port, filter, direction), h, meta[i].dst.segment());
         h.words[STATE] = state::number(match t {
             Tracked::New if *answers => state::ESTABLISHED,
             Tracked::No | Tracked::New if h.family == Family::Other => 0,
             // Neighbour discovery and the like begin nothing, but are let pass as what begins something.
             Tracked::No | Tracked::New => state::NEW,
             // Refused by the rules of now: only those can let it begin anew.
-            Tracked::Known if f.refused && begins(f, h, way) => state::NEW,
+            Tracked::Known if f.refused && begins(f, h, direction) => state::NEW,
             Tracked::Known if f.refused => state::INVALID,
             Tracked::Known | Tracked::Taken => state::ESTABLISHED,
             Tracked::Related => state::RELATED,
@@ -117,19 +117,20 @@ fn track_others<F: Frame>(
 }
 
 /// Whether a frame would begin the connection in the direction in which it was begun before.
-fn begins(f: &conntrack::Found, h: &Headers, way: Way) -> bool {
+fn begins(f: &conntrack::Found, h: &Headers, direction: Direction) -> bool {
     const SYN_AND_ACK: u32 = 0x12;
-    f.from_port == (way == Way::In) && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
+    f.from_port == (direction == Direction::In)
+        && (h.protocol() != TCP || h.words[FLAGS] & (SYN_AND_ACK | NO_PORT) == 2)
 }
 
 /// The lists that ask about what begins in this direction, in a segment.
 fn lists<'a>(
     cx: &Context<'a>,
     filter: &'a Filter,
-    (way, segment): (Way, SegmentId),
+    (direction, segment): (Direction, SegmentId),
 ) -> impl Iterator<Item = &'a Arc<Acl>> {
     let of_segment = cx.snapshot.segment(segment).and_then(|s| s.lists.as_deref());
-    way.of(&filter.lists).iter().chain(of_segment.map_or(&[][..], |l| way.of(l)))
+    direction.of(&filter.lists).iter().chain(of_segment.map_or(&[][..], |l| direction.of(l)))
 }
 
 /// Whether rules let all that is alike begin.
@@ -146,8 +147,13 @@ pub(super) fn is_midstream(h: &Headers) -> bool {
 /// Whether a frame, which the rules of its direction do not permit to begin a connection, may belong to one that the other
 /// end began before the switch was started: the rules of the other direction permit it.
 #[cold]
-fn would_answer(cx: &Context<'_>, (_, filter, way): (&Port, &Filter, Way), h: &Headers, segment: SegmentId) -> bool {
-    let other = if way == Way::In { Way::Out } else { Way::In };
+fn would_answer(
+    cx: &Context<'_>,
+    (_, filter, direction): (&Port, &Filter, Direction),
+    h: &Headers,
+    segment: SegmentId,
+) -> bool {
+    let other = if direction == Direction::In { Direction::Out } else { Direction::In };
     let [mut own, mut first] = [*h, h.reversed()];
     for h in [&mut own, &mut first] {
         h.words[STATE] = state::number(state::NEW);
@@ -155,21 +161,21 @@ fn would_answer(cx: &Context<'_>, (_, filter, way): (&Port, &Filter, Way), h: &H
     first.words[FLAGS] = 2;
     // Other protocols go on with the next frame of the end that began.
     is_midstream(h)
-        && !let_begin(lists(cx, filter, (way, segment)), &own)
+        && !let_begin(lists(cx, filter, (direction, segment)), &own)
         && let_begin(lists(cx, filter, (other, segment)), &first)
 }
 
 /// The rules changed since the connection was let pass: would they let it begin now?
 #[cold]
-fn judge_again(
+fn revalidate(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     f: &mut conntrack::Found,
     h: &Headers,
     segment: SegmentId,
 ) {
-    let begun = if f.from_port { Way::In } else { Way::Out };
-    let mut first = if begun == way { *h } else { h.reversed() };
+    let begun = if f.from_port { Direction::In } else { Direction::Out };
+    let mut first = if begun == direction { *h } else { h.reversed() };
     first.words[STATE] = state::number(state::NEW);
     match (h.protocol(), first.words[SPORT]) {
         (TCP, _) => first.words[FLAGS] = 2,
@@ -180,7 +186,11 @@ fn judge_again(
     let passes = let_begin(lists(cx, filter, (begun, segment)), &first);
     (f.refused, f.filter) = (!passes, filter.id);
     cx.note("sessions", || {
-        format!("port '{}': the rules changed: it {} go on", port.name, if passes { "may" } else { "may not" })
+        format!(
+            "port '{}': the rules changed: it is {}",
+            port.name,
+            if passes { "still permitted" } else { "not permitted any more" }
+        )
     });
     if cx.trace.is_none() {
         cx.sessions.judge(f, passes, filter.id);
@@ -189,9 +199,9 @@ fn judge_again(
 
 /// Begins connections, and takes those on whose frames passed.
 #[inline(always)]
-pub(super) fn go_on<F: Frame>(
+pub(super) fn commit<F: Frame>(
     cx: &Context<'_>,
-    (port, filter, way): (&Port, &Filter, Way),
+    (port, filter, direction): (&Port, &Filter, Direction),
     heads: &Heads<'_, F>,
     found: &Found,
     outcome: &mut Outcome,
@@ -219,24 +229,24 @@ pub(super) fn go_on<F: Frame>(
                 let would = cx.sessions.would_begin(probe, port.idx, limits);
                 cx.note("sessions", || match would {
                     Ok(false) => "it would begin one".to_owned(),
-                    Ok(true) => "it would begin one, and another that nobody has answered would go".to_owned(),
+                    Ok(true) => "it would begin one, and another that has no reply yet would be evicted".to_owned(),
                     Err(_) => "there are too many to begin one".to_owned(),
                 });
                 would.map(|_| ())
             }
             Tracked::New => {
                 let zone = Zone { port: port.idx, segment: meta[i].dst.segment() };
-                let how = (zone, way == Way::In, filter.id, *answers);
+                let how = (zone, direction == Direction::In, filter.id, *answers);
                 cx.sessions.begin(probe, h, frame.head(), how, limits, cx.now.s)
             }
             Tracked::No | Tracked::Taken | Tracked::Related | Tracked::Invalid => Ok(()),
         };
         if let Err(full) = begun {
-            let reason = match (full, way) {
-                (Full::Connections, Way::In) => DropReason::SessionLimit,
-                (Full::Connections, Way::Out) => DropReason::EgressSessionLimit,
-                (Full::Unanswered, Way::In) => DropReason::UnansweredLimit,
-                (Full::Unanswered, Way::Out) => DropReason::EgressUnansweredLimit,
+            let reason = match (full, direction) {
+                (Full::Connections, Direction::In) => DropReason::SessionLimit,
+                (Full::Connections, Direction::Out) => DropReason::EgressSessionLimit,
+                (Full::Unanswered, Direction::In) => DropReason::UnansweredLimit,
+                (Full::Unanswered, Direction::Out) => DropReason::EgressUnansweredLimit,
             };
             outcome.refuse(i, reason);
         }

@@ -14,7 +14,7 @@ use crate::{
         Format, Kind, Role, Vtep,
         ip::{self, Datagram, ETHERNET, Packet},
     },
-    vlan::{Class, TPID_8021AD, TPID_8021Q, Tag},
+    vlan::{TPID_8021AD, TPID_8021Q, Tag, VlanTagInfo},
 };
 
 /// A tunnel's frame, as far as its headers say.
@@ -135,7 +135,7 @@ fn untag<F: Frame>(frame: &mut F, last: &DecapCache) -> RecircContext {
         && tag.tci() & Tag::VID == last.entry.class.vid()
     {
         frame.pop_tag();
-        return RecircContext { class: Class::new(Tag::NONE, tag.tpid(), tag.tci()), ..last.entry };
+        return RecircContext { class: VlanTagInfo::new(Tag::NONE, tag.tpid(), tag.tci()), ..last.entry };
     }
     last.entry
 }

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use arrayvec::ArrayVec;
 
 use super::{
-    few::Few,
+    linear::Linear,
     tree::{EXTRA, Group, LAST, NONE, Node, Row, To, Tree},
 };
 use crate::{
@@ -107,7 +107,7 @@ pub(super) fn group(items: &[Item], first: bool) -> Group {
         last = is_done;
     }
     let mut group = best.expect("the last try takes what comes").group;
-    group.few = if first { Few::new(items) } else { None };
+    group.few = if first { Linear::new(items) } else { None };
     group
 }
 

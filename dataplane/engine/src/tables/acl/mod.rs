@@ -12,7 +12,7 @@
 //! tried ([`Acl::counts`]).
 
 mod build;
-mod few;
+mod linear;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
@@ -34,7 +34,7 @@ use crate::{
     packet::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6,
         headers::{
-            Columns, DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, Headers, ICMP, ICMPV6, NO_PORT,
+            DPORT, DST, DST_MAC, DST6, ETHERTYPE, FLAGS, FRAGMENT, Family, HeaderBatch, Headers, ICMP, ICMPV6, NO_PORT,
             PROTOCOL, SPORT, SRC, SRC_MAC, SRC6, STATE, VLAN,
         },
     },
@@ -248,7 +248,7 @@ pub enum Action {
     Allow,
     /// It is dropped.
     Deny,
-    /// It is dropped, and its sender told: by a TCP reset, or that the destination is unreachable.
+    /// It is dropped, and its sender notified: by a TCP reset, or that the destination is unreachable.
     Reject,
     /// It is counted, and the rules behind are asked.
     Count,
@@ -276,7 +276,7 @@ pub struct Rule {
     pub ask: Match,
     /// What follows.
     pub action: Action,
-    /// Every how many frames one is told of; 0 for none.
+    /// One in so many frames is logged; 0 for none.
     pub log_every: u32,
 }
 
@@ -291,11 +291,11 @@ pub struct RuleCounts {
 
 /// How many lists were compiled.
 static VERSIONS: AtomicU64 = AtomicU64::new(0);
-/// Between two frames of one list that are told of, in nanoseconds: at most 100 a second.
+/// Between two frames of one list that are logged, in nanoseconds: at most 100 a second.
 const LOG_PAUSE_NS: u64 = 10_000_000;
 
 /// What was read of a chunk: by words, and, which is rarely needed, all of one frame.
-pub(crate) type Words<'a> = (&'a Columns, &'a dyn Fn(usize) -> Headers);
+pub(crate) type Words<'a> = (&'a HeaderBatch, &'a dyn Fn(usize) -> Headers);
 
 /// A list, ready for use.
 pub struct Acl {
@@ -305,7 +305,7 @@ pub struct Acl {
     pub default: Action,
     /// Whether any rule asks for a state.
     pub stateful: bool,
-    /// Whether any rule asks for addresses of layer 2.
+    /// Whether any rule asks for MAC addresses.
     pub(crate) asks_macs: bool,
     /// Whether any rule asks for what is behind the IP header.
     pub(crate) asks_layer4: bool,
@@ -319,9 +319,9 @@ pub struct Acl {
     extras: Vec<Match>,
     deciding: [Group; 3],
     counting: Option<[Group; 3]>,
-    /// Of each worker, then of nobody: each rule's, then the default's.
+    /// Of each worker, then of no worker: each rule's, then the default's.
     counts: Box<[Box<[RuleCounts]>]>,
-    /// When something was told of last, in nanoseconds: see [`Acl::may_log`].
+    /// When something was logged last, in nanoseconds: see [`Acl::may_log`].
     logged_ns: AtomicU64,
     number_of_rules: usize,
 }
@@ -380,7 +380,7 @@ impl Acl {
     /// The same for one frame.
     pub(crate) fn classify_one(&self, h: &Headers) -> u32 {
         let mut best: Best = [NONE; CHUNK];
-        self.classify((&Columns::of(std::slice::from_ref(h)), &|_| *h), 1, &mut best);
+        self.classify((&HeaderBatch::of(std::slice::from_ref(h)), &|_| *h), 1, &mut best);
         best[0]
     }
 
@@ -392,7 +392,7 @@ impl Acl {
     }
 
     /// Whether what goes on passes, whatever it is.
-    pub(crate) fn lets_go_on(&self) -> bool {
+    pub(crate) fn permits_established(&self) -> bool {
         self.established.is_some_and(|rule| self.decision(rule).action == Action::Allow)
     }
 
@@ -424,7 +424,7 @@ impl Acl {
         &self.counts[worker][(number as usize).min(self.number_of_rules)]
     }
 
-    /// Whether the `n`-th frame that a rule decides is told of: one in so many as it says, and not more than
+    /// Whether the `n`-th frame that a rule decides is logged: one in so many as it says, and not more than
     /// the list may tell of in a second.
     pub(crate) fn may_log(&self, decision: &Decision, n: u64, now_ns: u64) -> bool {
         if decision.log_every == 0 || !n.is_multiple_of(u64::from(decision.log_every)) {

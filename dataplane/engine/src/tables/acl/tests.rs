@@ -152,8 +152,8 @@ fn agrees(mut rules: Vec<Rule>, frames: Vec<Headers>) -> Result<(), TestCaseErro
     let acl = Acl::new("test", &rules, rules.len(), Action::Allow, 1);
     for burst in frames.chunks(crate::burst::CHUNK) {
         let mut best = [0; crate::burst::CHUNK];
-        let read: Words<'_> = (&Columns::of(burst), &|i| burst[i]);
-        acl.classify(read, crate::burst::lanes(burst.len()), &mut best);
+        let read: Words<'_> = (&HeaderBatch::of(burst), &|i| burst[i]);
+        acl.classify(read, crate::burst::low_bits(burst.len()), &mut best);
         for (i, (h, best)) in burst.iter().zip(best).enumerate() {
             let (first, counted) = by_reading(&rules, h);
             let mut counts = Vec::new();

@@ -24,11 +24,11 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Match, build::TREES, few::Few};
+use super::{Match, build::TREES, linear::Linear};
 use crate::{
-    burst::{CHUNK, ChunkMask as Mask, bits},
-    intrinsics::{Job, LANES, Lanes, widest},
-    packet::headers::{COLUMNS, Columns, Headers},
+    burst::{CHUNK, ChunkMask as Mask, iter_bits},
+    intrinsics::{LANES, Lanes, SimdKernel, dispatch_simd},
+    packet::headers::{COLUMNS, HeaderBatch, Headers},
 };
 
 /// No rule.
@@ -91,7 +91,7 @@ pub(super) struct Group {
     /// there is none; [`EXTRA`] is set for those that ask for more, [`LAST`] for the first of a leaf's last block.
     pub rows: Vec<Row>,
     /// The same for bursts, if the rules are few.
-    pub few: Option<Few>,
+    pub few: Option<Linear>,
 }
 
 /// The rule asks for more than ranges.
@@ -104,7 +104,7 @@ pub(crate) type Best = [u32; CHUNK];
 
 /// Frames that rules are found for.
 pub(crate) struct Asked<'a> {
-    pub columns: &'a Columns,
+    pub columns: &'a HeaderBatch,
     /// All that was read of one of them: rarely needed.
     pub row: &'a dyn Fn(usize) -> Headers,
     /// What each rule asks for beyond ranges.
@@ -157,8 +157,8 @@ impl Group {
         for tree in &self.trees {
             let mut at = [tree.root; CHUNK];
             // Each by itself: together they had too few registers.
-            widest(Descend { group: self, asked, of, at: &mut at });
-            widest(Scan { group: self, asked, of, at: &at, tree, best });
+            dispatch_simd(Descend { group: self, asked, of, at: &mut at });
+            dispatch_simd(Scan { group: self, asked, of, at: &at, tree, best });
         }
     }
 
@@ -176,7 +176,7 @@ impl Group {
         node.children[reached.count_ones() as usize & (LANES - 1)]
     }
 
-    /// Tells of the rules of a leaf, from a row on, that match frame `i`, in their order, for as long as it is wanted.
+    /// Reports the rules of a leaf, from a row on, that match frame `i`, in their order, for as long as it is wanted.
     #[inline(always)]
     fn scan<L: Lanes>(
         &self,
@@ -211,7 +211,7 @@ impl Group {
 
     /// Every rule that matches frame `i`, in no order.
     pub fn all(&self, asked: &Asked<'_>, i: usize, each: impl FnMut(u32)) {
-        widest(All { group: self, asked, i, each });
+        dispatch_simd(All { group: self, asked, i, each });
     }
 
     pub fn memory(&self) -> usize {
@@ -227,7 +227,7 @@ struct Descend<'a, 'b> {
     at: &'a mut [To; CHUNK],
 }
 
-impl Job for Descend<'_, '_> {
+impl SimdKernel for Descend<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Descend { group, asked, of, at } = self;
@@ -244,7 +244,7 @@ impl Job for Descend<'_, '_> {
         for (at, reached) in at.iter_mut().zip(&reached) {
             *at = node.children[*reached as usize % LANES];
         }
-        for i in bits(of) {
+        for i in iter_bits(of) {
             while at[i].is_node() {
                 at[i] = group.step::<L>(at[i], asked, i);
             }
@@ -262,7 +262,7 @@ struct Scan<'a, 'b> {
     best: &'a mut Best,
 }
 
-impl Job for Scan<'_, '_> {
+impl SimdKernel for Scan<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let columns = self.tree.columns(self.asked);
@@ -279,7 +279,7 @@ impl Job for Scan<'_, '_> {
 impl Scan<'_, '_> {
     #[inline(always)]
     fn compare<L: Lanes>(self, columns: &[&[u32; CHUNK]]) {
-        for i in bits(self.of) {
+        for i in iter_bits(self.of) {
             if let Some(row) = self.at[i].leaf() {
                 self.group.scan::<L>((row, columns), self.asked, i, |id| {
                     self.best[i] = id.min(self.best[i]);
@@ -297,7 +297,7 @@ struct All<'a, 'b, F> {
     each: F,
 }
 
-impl<F: FnMut(u32)> Job for All<'_, '_, F> {
+impl<F: FnMut(u32)> SimdKernel for All<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         for tree in &self.group.trees {

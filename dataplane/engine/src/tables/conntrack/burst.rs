@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     Frame, PortIdx,
-    burst::{CHUNK, ChunkMask as Mask, bits, those},
-    intrinsics::{Job, LANES, Lanes, widest},
+    burst::{CHUNK, ChunkMask as Mask, filter_mask, iter_bits},
+    intrinsics::{LANES, Lanes, SimdKernel, dispatch_simd},
     packet::headers::{DPORT, DST, DST6, Family, Heads, ICMP, ICMPV6, PROTOCOL, SPORT, SRC, SRC6, TCP, parts},
     tables::conntrack::{
         table::{Slot, Table},
@@ -38,11 +38,11 @@ pub(crate) struct Wanted<'a, 'b, F> {
     /// It let them pass.
     pub filter: u32,
     /// They go on whatever the lists say of them, at this second.
-    pub goes_on: Option<u32>,
+    pub commit_at: Option<u32>,
 }
 
 /// A frame of a connection that goes on.
-pub(crate) struct Going {
+pub(crate) struct Established {
     /// Its place in the chunk.
     i: usize,
     found: Found,
@@ -52,19 +52,23 @@ impl Conntrack {
     /// Finds the connections of plain frames that go on, and says which frames those are. What goes on whatever the lists
     /// say is taken in at once; otherwise that is left to [`Conntrack::advance_all`].
     #[inline(always)]
-    pub(crate) fn find_all<F: Frame>(&self, wanted: &Wanted<'_, '_, F>, going: &mut ArrayVec<Going, CHUNK>) -> Mask {
+    pub(crate) fn find_all<F: Frame>(
+        &self,
+        wanted: &Wanted<'_, '_, F>,
+        going: &mut ArrayVec<Established, CHUNK>,
+    ) -> Mask {
         let mut known = 0;
         for family in [Family::V4, Family::V6] {
             if wanted.of & wanted.heads.columns.of_family(family as usize) != 0 {
-                widest(Find { all: self, wanted, family, going, known: &mut known });
+                dispatch_simd(Find { all: self, wanted, family, going, known: &mut known });
             }
         }
         known
     }
 
     /// Takes in those of the frames whose bits are in `of`, which were let pass.
-    pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Going], of: Mask, now_s: u32) {
-        for Going { i, found } in going.iter().filter(|g| of >> g.i & 1 != 0) {
+    pub(crate) fn advance_all<F: Frame>(&self, heads: &Heads<'_, F>, going: &[Established], of: Mask, now_s: u32) {
+        for Established { i, found } in going.iter().filter(|g| of >> g.i & 1 != 0) {
             let protocol = heads.columns.word(PROTOCOL)[*i] as u8;
             let segment = if protocol == TCP { plain_segment(found.family, heads, *i) } else { None };
             self.take_if_still(found, protocol, segment.as_ref(), now_s);
@@ -77,11 +81,11 @@ struct Find<'a, 'b, 'c, F> {
     all: &'a Conntrack,
     wanted: &'a Wanted<'b, 'c, F>,
     family: Family,
-    going: &'a mut ArrayVec<Going, CHUNK>,
+    going: &'a mut ArrayVec<Established, CHUNK>,
     known: &'a mut Mask,
 }
 
-impl<F: Frame> Job for Find<'_, '_, '_, F> {
+impl<F: Frame> SimdKernel for Find<'_, '_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         let all = self.all;
@@ -100,8 +104,8 @@ impl<F: Frame> Find<'_, '_, '_, F> {
         let is_plain = self.wanted.heads.columns.plain();
         // Type and code of ICMP are no ports.
         let mut plain = of & is_plain & !self.with::<L>(ICMP) & !self.with::<L>(ICMPV6);
-        for i in bits(of & !is_plain) {
-            plain &= !those(plain & from(i), |j| hashes[j] == hashes[i]);
+        for i in iter_bits(of & !is_plain) {
+            plain &= !filter_mask(plain & from(i), |j| hashes[j] == hashes[i]);
         }
         plain
     }
@@ -119,7 +123,7 @@ impl<F: Frame> Find<'_, '_, '_, F> {
     #[inline(always)]
     fn keys_v4<L: Lanes>(&self, of: Mask) -> Keys<3> {
         let mut whose = [0; CHUNK];
-        for i in bits(of) {
+        for i in iter_bits(of) {
             whose[i] = self.zone(i).bits();
         }
         let mut keys = Keys::ZERO;
@@ -130,7 +134,7 @@ impl<F: Frame> Find<'_, '_, '_, F> {
     #[inline(always)]
     fn keys_v6(&self, of: Mask) -> Keys<6> {
         let mut keys = Keys::ZERO;
-        for i in bits(of) {
+        for i in iter_bits(of) {
             let word = |word: usize| u64::from(self.wanted.heads.columns.word(word)[i]);
             let two = |a, b| word(a) << 32 | word(b);
             let a = [two(SRC, SRC6), two(SRC6 + 1, SRC6 + 2), word(SPORT) & 0xffff];
@@ -143,19 +147,19 @@ impl<F: Frame> Find<'_, '_, '_, F> {
 
     #[inline(always)]
     fn find<L: Lanes, const K: usize>(&mut self, table: &Table<K>, of: Mask, keys: &Keys<K>) -> Mask {
-        let Wanted { heads, filter, goes_on, .. } = *self.wanted;
+        let Wanted { heads, filter, commit_at, .. } = *self.wanted;
         let of = self.plain::<L>(of, &keys.hashes);
         let at = ask::<L, K>(table, of, keys);
         let (mut slots, mut flags) = ([Slot::NONE; CHUNK], [0; CHUNK]);
         let (mut known, mut news) = (0, 0);
-        for i in bits(of) {
+        for i in iter_bits(of) {
             let (slot, what, is_there) = table.look(at[i], |w| keys.words[w][i]);
             (slots[i], flags[i]) = (slot, what.flags);
             if !(is_there & what.passes(filter)) {
                 continue;
             }
             known |= 1 << i;
-            if goes_on.is_none_or(|now_s| what.is_news(now_s)) {
+            if commit_at.is_none_or(|now_s| what.is_news(now_s)) {
                 news |= 1 << i;
             }
         }
@@ -166,28 +170,28 @@ impl<F: Frame> Find<'_, '_, '_, F> {
         };
         let segments = self.with::<L>(TCP);
         let mut left = known & segments;
-        while let Some(i) = bits(left).next() {
+        while let Some(i) = iter_bits(left).next() {
             left &= left - 1;
             let found = found(i);
             let fits = |t: &Segment| tcp::fits(table.state(found.slot), found.end, t) == Fit::Yes;
             match plain_segment(family, heads, i).filter(fits) {
-                Some(t) => self.go_on(i, found, Some(&t)),
+                Some(t) => self.commit(i, found, Some(&t)),
                 None => {
-                    let alone = those(known & from(i), |j| slots[j].is_same_place(slots[i]));
+                    let alone = filter_mask(known & from(i), |j| slots[j].is_same_place(slots[i]));
                     (known, left) = (known & !alone, left & !alone);
                 }
             }
         }
-        for i in bits(known & news & !segments) {
-            self.go_on(i, found(i), None);
+        for i in iter_bits(known & news & !segments) {
+            self.commit(i, found(i), None);
         }
         known
     }
 
     #[inline(always)]
-    fn go_on(&mut self, i: usize, found: Found, segment: Option<&Segment>) {
-        match self.wanted.goes_on {
-            None => self.going.push(Going { i, found }),
+    fn commit(&mut self, i: usize, found: Found, segment: Option<&Segment>) {
+        match self.wanted.commit_at {
+            None => self.going.push(Established { i, found }),
             Some(now_s) => {
                 let protocol = self.wanted.heads.columns.word(PROTOCOL)[i] as u8;
                 self.all.take_if_still(&found, protocol, segment, now_s);
@@ -211,8 +215,8 @@ fn ask<L: Lanes, const K: usize>(table: &Table<K>, of: Mask, keys: &Keys<K>) -> 
             (at[i], signatures[i]) = table.likely(keys.hashes[i]);
         }
     }
-    let mut behind = bits(of);
-    for (n, i) in bits(of).enumerate() {
+    let mut behind = iter_bits(of);
+    for (n, i) in iter_bits(of).enumerate() {
         table.prefetch(at[i]);
         if n >= LAG
             && let Some(i) = behind.next()

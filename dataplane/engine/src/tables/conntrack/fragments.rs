@@ -40,7 +40,7 @@ struct Kept {
 
 /// What is known of a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Followed {
+pub(crate) enum Inherited {
     /// Its ports.
     Yes,
     /// Nothing yet: its first one did not come.
@@ -81,14 +81,14 @@ impl Fragments {
 
     /// What is known of a fragment now; it is lent its ports. `echo_id` is the first one's, if it is an echo; it is noted if it is to be kept.
     #[cold]
-    pub fn follow(
+    pub fn inherit(
         &self,
         h: &mut Headers,
         (port, whose): (PortIdx, u64),
         echo_id: u16,
         now_s: u32,
         keeps: bool,
-    ) -> Followed {
+    ) -> Inherited {
         let whose = whose | 1;
         let set = self.set(port, whose);
         let kept = set.iter().find(|k| k.whose.load(Relaxed) == whose);
@@ -107,9 +107,9 @@ impl Fragments {
                 kept.version.store(version.wrapping_add(2), Release);
                 self.noted.fetch_add(1, Relaxed);
             }
-            return Followed::Yes;
+            return Inherited::Yes;
         }
-        let Some(kept) = kept.filter(|k| k.is_young(now_s)) else { return Followed::Early };
+        let Some(kept) = kept.filter(|k| k.is_young(now_s)) else { return Inherited::Early };
         let version = kept.version.load(Acquire);
         let is_its = kept.whose.load(Relaxed) == whose;
         let (ports, echo_and_end) = (kept.ports.load(Relaxed), kept.echo_and_end.load(Relaxed));
@@ -117,17 +117,17 @@ impl Fragments {
         // Another worker may be writing, or have written, another's.
         fence(Acquire);
         if !is_its || version % 2 == 1 || kept.version.load(Relaxed) != version {
-            return Followed::Early;
+            return Inherited::Early;
         }
         if h.fragment_edge() < echo_and_end as u16 {
-            return Followed::Overlaps;
+            return Inherited::Overlaps;
         }
-        h.lent_id = (echo_and_end >> 16) as u16;
+        h.inherited_id = (echo_and_end >> 16) as u16;
         if !has_ports {
-            return Followed::Yes;
+            return Inherited::Yes;
         }
         (h.words[SPORT], h.words[DPORT], h.words[FLAGS]) = (ports >> 16, ports & 0xffff, NO_PORT);
-        Followed::Yes
+        Inherited::Yes
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn echo_id(h: &Headers, head: &[u8]) -> Option<u16> {
         return None;
     }
     if h.is_later_fragment() {
-        return Some(h.lent_id);
+        return Some(h.inherited_id);
     }
     head.get(usize::from(h.l4) + 4..)?.first_chunk::<2>().map(|id| u16::from_be_bytes(*id))
 }

@@ -8,7 +8,7 @@ use std::{
 use shuttle::thread;
 
 use super::{
-    fragments::{Followed, Fragments},
+    fragments::{Fragments, Inherited},
     table::{STATE, Table},
     *,
 };
@@ -161,11 +161,11 @@ fn fragments_get_ports_of_their_own_datagram() {
                 for datagram in [worker as u64, 3, 4, 5] {
                     let ports = datagram as u32 + 100;
                     let whose = (port(), datagram * 2);
-                    all.follow(&mut fragment(0, ports), whose, ports as u16, 1, true);
+                    all.inherit(&mut fragment(0, ports), whose, ports as u16, 1, true);
                     let mut later = fragment(3, 0);
-                    if all.follow(&mut later, whose, 0, 1, true) == Followed::Yes {
+                    if all.inherit(&mut later, whose, 0, 1, true) == Inherited::Yes {
                         assert_eq!((later.words[SPORT], later.words[DPORT]), (ports, ports));
-                        assert_eq!(u32::from(later.lent_id), ports);
+                        assert_eq!(u32::from(later.inherited_id), ports);
                     }
                 }
             })

@@ -8,7 +8,7 @@ use super::Zone;
 use crate::{
     burst::{CHUNK, ChunkMask as Mask},
     intrinsics::{LANES, Lanes},
-    packet::headers::{Columns, DPORT, DST, PROTOCOL, SPORT, SRC},
+    packet::headers::{DPORT, DST, HeaderBatch, PROTOCOL, SPORT, SRC},
 };
 
 /// The keys of the frames of a chunk, word by word.
@@ -34,7 +34,7 @@ impl<const K: usize> Keys<K> {
 impl Keys<3> {
     /// Of so many [`LANES`] frames of plain IPv4, of whom `whose` says of each.
     #[inline(always)]
-    pub fn make<L: Lanes>(&mut self, parts: usize, columns: &Columns, whose: &[u32; CHUNK], secrets: &[u64; 2]) {
+    pub fn make<L: Lanes>(&mut self, parts: usize, columns: &HeaderBatch, whose: &[u32; CHUNK], secrets: &[u64; 2]) {
         let word = |w: usize| columns.word(w).as_chunks::<LANES>().0;
         let [src, dst, sport, dport, protocol] = [SRC, DST, SPORT, DPORT, PROTOCOL].map(word);
         let [a, b, c] = &mut self.words;
@@ -61,7 +61,7 @@ pub(super) fn hash4(key: &[u64; 3], secrets: &[u64; 2]) -> u64 {
     const LOWER: u64 = u32::MAX as u64;
     let plus = |word: u64, secret: u64| word.wrapping_add(secret) & LOWER;
     let ends = plus(key[1], secrets[0]) * plus(key[1] >> 32, secrets[0] >> 32);
-    // The protocol over some bits of the port of the switch, of which nobody chooses many: 16 keys at most are alike.
+    // The protocol over some bits of the port of the switch, of which there are few: 16 keys at most are alike.
     let others = plus(key[0], secrets[1]) * plus(key[0] >> 32 ^ key[2] << 24, secrets[1] >> 32);
     let mut h = ends.wrapping_add(others);
     // As MurmurHash3 ends.

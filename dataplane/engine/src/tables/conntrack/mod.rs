@@ -10,18 +10,18 @@
 //! `fragments.rs` lends later fragments the ports of their first one.
 //!
 //! **When there are many.** A port may have so many, and so many of them unanswered. Above that, and when no
-//! slot is free, a new one takes the place of an unanswered one of the same port that it meets, or that is
-//! noted (`room.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
-//! and nobody an old one.
+//! slot is free, a new one takes the place of an unanswered one of the same port that stands in its buckets, or that is
+//! noted (`admission.rs`); answered ones are never driven out. So a flood of first packets costs the port that it comes by new connections,
+//! and no port an old one.
 
+mod admission;
 mod burst;
-mod census;
 mod fragments;
 mod icmp;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
+mod iteration;
 mod key;
-mod room;
 mod table;
 mod tcp;
 
@@ -34,15 +34,15 @@ use crate::{
     atomic::{AtomicU32, AtomicU64},
     packet::headers::{DPORT, DST, DST6, Family, Headers, ICMP, ICMPV6, SPORT, SRC, SRC6, TCP},
 };
-pub(crate) use burst::{Going, Wanted};
-pub(crate) use fragments::Followed;
+use admission::HalfOpen;
+pub(crate) use burst::{Established, Wanted};
 use fragments::Fragments;
+pub(crate) use fragments::Inherited;
 use icmp::{echo_id, is_answer};
 use key::{Ends4, between6, hash4, key4};
-use room::Tried;
 use table::{Slot, State, Table};
 use tcp::{
-    ANSWERED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_S, SETTLED, Segment, UNCONFIRMED, What, put,
+    ASSURED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_REPLY, SEEN_S, Segment, UNCONFIRMED, What, put,
 };
 
 /// For how long connections are kept, in seconds since their last frame, and how many.
@@ -54,10 +54,10 @@ pub struct Settings {
     pub max: u32,
     /// The most of one port that has no [`SessionLimits`].
     pub port_max: u32,
-    /// The most of it that nobody has answered.
+    /// The most of it without a reply.
     pub unanswered_max: u32,
     /// Whether TCP connections that were begun unseen are taken up where they are met.
-    pub meets: bool,
+    pub midstream: bool,
 }
 
 impl Default for Settings {
@@ -67,7 +67,7 @@ impl Default for Settings {
             max: u32::MAX,
             port_max: u32::MAX,
             unanswered_max: u32::MAX,
-            meets: true,
+            midstream: true,
         }
     }
 }
@@ -261,7 +261,7 @@ pub struct Conntrack {
     secrets: [u64; 2],
     capacity: u32,
     all: AtomicU32,
-    tried: Tried,
+    half_open: HalfOpen,
     /// Of each port: all, and the unanswered.
     ports: Box<[(AtomicU32, AtomicU32)]>,
     begun: AtomicU64,
@@ -279,7 +279,7 @@ impl Conntrack {
             fragments: Fragments::default(),
             quiescence: Box::new(quiescence),
             grace_until_s: AtomicU32::new(0),
-            tried: Tried::default(),
+            half_open: HalfOpen::default(),
             secrets,
             capacity,
             all: AtomicU32::new(0),
@@ -291,7 +291,7 @@ impl Conntrack {
         }
     }
 
-    /// Where the tables are: for whoever can ask for larger pages there.
+    /// Where the tables are: for a caller that can ask for larger pages there.
     pub fn memory(&self) -> impl Iterator<Item = (*const u8, usize)> {
         self.v4.memory().into_iter().chain(self.v6.memory())
     }
@@ -323,17 +323,10 @@ impl Conntrack {
     }
 
     /// Lends a later fragment the ports of its first one, and notes those of a first one.
-    pub(crate) fn follow_fragment(
-        &self,
-        h: &mut Headers,
-        head: &[u8],
-        zone: Zone,
-        now_s: u32,
-        keeps: bool,
-    ) -> Followed {
+    pub(crate) fn inherit_ports(&self, h: &mut Headers, head: &[u8], zone: Zone, now_s: u32, keeps: bool) -> Inherited {
         let whose = (zone.port, self.fragment_key(h, zone));
         let id = echo_id(h, head).unwrap_or(0);
-        self.fragments.follow(h, whose, id, now_s, keeps)
+        self.fragments.inherit(h, whose, id, now_s, keeps)
     }
 
     fn fragment_key(&self, h: &Headers, zone: Zone) -> u64 {
@@ -420,7 +413,7 @@ impl Conntrack {
         }
     }
 
-    /// What a frame is to the connections of its zone. If it `goes_on` whatever the lists say of it, its connection
+    /// What a frame is to the connections of its zone. With `commit_at`, whatever the lists say of it, its connection
     /// takes it in at once, at that second; nothing is changed otherwise.
     pub(crate) fn track<F: Frame>(
         &self,
@@ -429,7 +422,7 @@ impl Conntrack {
         frame: &F,
         (zone, filter): (Zone, u32),
         s: &Settings,
-        goes_on: Option<u32>,
+        commit_at: Option<u32>,
     ) -> Tracked {
         if !p.is_some() {
             return self.without_probe(h, frame.head(), (zone, filter));
@@ -445,7 +438,7 @@ impl Conntrack {
         };
         let Some((f, state)) = found else {
             return match segment {
-                Some(t) if t.begins(s.meets) && !t.is_nonsense() => Tracked::New,
+                Some(t) if t.begins(s.midstream) && !t.is_nonsense() => Tracked::New,
                 None if !is_answer(h) => Tracked::New,
                 _ => Tracked::Invalid,
             };
@@ -454,10 +447,10 @@ impl Conntrack {
             match tcp::fits(state, f.end, t) {
                 Fit::Yes | Fit::Resync => {}
                 Fit::No => return Tracked::Invalid,
-                Fit::Anew => return Tracked::New,
+                Fit::Reopen => return Tracked::New,
             }
         }
-        if let Some(now_s) = goes_on
+        if let Some(now_s) = commit_at
             && !f.refused
             && f.filter == filter
         {
@@ -521,7 +514,7 @@ impl Conntrack {
             };
             if let Some(slot) = entered {
                 self.begun.fetch_add(1, Relaxed);
-                self.tried.note(zone.port, p.family, slot, p.hash);
+                self.half_open.note(zone.port, p.family, slot, p.hash);
                 return Ok(());
             }
             if !self.displace_there(p) {
@@ -582,14 +575,14 @@ impl Conntrack {
         if let Some(t) = segment {
             tcp::advance(state, f.end, t);
         }
-        if state[FLAGS].load(Relaxed) & SETTLED == 0 {
-            self.settle((f.slot, f.family, f.end), protocol);
+        if state[FLAGS].load(Relaxed) & ASSURED == 0 {
+            self.assure((f.slot, f.family, f.end), protocol);
         }
     }
 
     /// Notes of a connection that is only tried that it was answered, and goes on, if this frame says so.
     #[cold]
-    fn settle(&self, (slot, family, end): (Slot, Family, usize), protocol: u8) {
+    fn assure(&self, (slot, family, end): (Slot, Family, usize), protocol: u8) {
         let flags = &self.state_of(family, slot)[FLAGS];
         let is_unconfirmed = flags.load(Relaxed) & UNCONFIRMED != 0;
         if is_unconfirmed && end == 0 {
@@ -597,8 +590,8 @@ impl Conntrack {
         }
         // What both ends said counts as answered; of one that was taken up at an answer, the other end is asked for.
         let is_answer = is_unconfirmed == (end == 0);
-        let now = if is_answer { flags.fetch_or(ANSWERED, Relaxed) | ANSWERED } else { flags.load(Relaxed) };
-        if !tcp::is_settled(protocol, now) {
+        let now = if is_answer { flags.fetch_or(SEEN_REPLY, Relaxed) | SEEN_REPLY } else { flags.load(Relaxed) };
+        if !tcp::is_assured(protocol, now) {
             return;
         }
         let answered = match family {
@@ -606,7 +599,7 @@ impl Conntrack {
             _ => self.v4.answered(slot),
         };
         if let Ok(news) = answered {
-            flags.fetch_or(SETTLED, Relaxed);
+            flags.fetch_or(ASSURED, Relaxed);
             if let Some(port) = news {
                 self.ports[port.get()].1.fetch_sub(1, Relaxed);
             }

@@ -33,7 +33,7 @@ use super::{Quiescence, tcp::What};
 use crate::{
     PortIdx,
     atomic::{AtomicU32, AtomicU64},
-    intrinsics::{Eight, Lines, prefetch, zeroed},
+    intrinsics::{CacheAligned, U16x8, prefetch, zeroed},
     packet::headers::Family,
 };
 
@@ -63,7 +63,7 @@ pub(super) type State = [AtomicU32; STATE];
 
 /// What is known of one connection: `K` words that say which one it is, and its state. The upper half of the last
 /// word of the key is its stamp, or 0.
-type Entry<const K: usize> = Lines<[AtomicU64; K], State>;
+type Entry<const K: usize> = CacheAligned<[AtomicU64; K], State>;
 
 /// A slot, and the mark it had: of what was found by its key, only the stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(super) struct Gone;
 /// See the module.
 pub(super) struct Table<const K: usize> {
     /// Of each bucket.
-    signatures: Box<[Eight]>,
+    signatures: Box<[U16x8]>,
     /// Of each bucket.
     marks: Box<[[AtomicU32; WAYS]]>,
     /// Of each bucket, one behind the other.
@@ -194,7 +194,7 @@ impl<const K: usize> Table<K> {
     /// What is in a slot, and whether it is this connection. Without a branch.
     #[inline(always)]
     pub fn look(&self, at: u32, key: impl Fn(usize) -> u64) -> (Slot, What, bool) {
-        let Lines(words, state) = &self.entries[at as usize];
+        let CacheAligned(words, state) = &self.entries[at as usize];
         let last = words[K - 1].load(Acquire);
         let differs = (0..K - 1).fold((last ^ key(K - 1)) & LOWER, |d, i| d | (words[i].load(Relaxed) ^ key(i)));
         let what = What::of(state);
@@ -302,7 +302,7 @@ impl<const K: usize> Table<K> {
         mark.compare_exchange(now, now & !UNANSWERED, AcqRel, Relaxed).map_or(Err(Gone), |_| Ok(Some(holder(now).0)))
     }
 
-    /// Whether it still holds the connection of a port that it did, and nobody has answered that.
+    /// Whether it still holds the connection of a port that it did, and that has no reply.
     pub fn is_unanswered(&self, slot: Slot, port: PortIdx) -> bool {
         let mark = self.mark(slot).load(Relaxed);
         (mark ^ slot.mark) & STAMP == 0 && holder(mark) == (port, true)

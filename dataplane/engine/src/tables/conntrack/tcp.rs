@@ -36,13 +36,13 @@ pub(super) const LOW_BEGAN: u32 = 1 << 8;
 /// The station behind the port began it.
 pub(super) const FROM_PORT: u32 = 1 << 9;
 /// Both ends were heard of.
-pub(super) const ANSWERED: u32 = 1 << 10;
+pub(super) const SEEN_REPLY: u32 = 1 << 10;
 /// The rules changed since, and do not let it pass any more.
 pub(super) const REFUSED: u32 = 1 << 11;
 /// Met in the middle: its windows' scales are not known.
-const MET: u32 = 1 << 12;
-/// See [`is_settled`]: nobody need ask again.
-pub(super) const SETTLED: u32 = 1 << 13;
+const MIDSTREAM: u32 = 1 << 12;
+/// See [`is_assured`]: it need not be asked again.
+pub(super) const ASSURED: u32 = 1 << 13;
 /// Each end's window scale, 4 bits each.
 const SCALE: u32 = 16;
 /// Each end said its scale.
@@ -82,7 +82,7 @@ impl What {
     /// Whether a frame that is no segment says anything about it.
     #[inline(always)]
     pub fn is_news(self, now_s: u32) -> bool {
-        (self.seen_s != now_s) | (self.flags & SETTLED == 0)
+        (self.seen_s != now_s) | (self.flags & ASSURED == 0)
     }
 
     /// Which end a frame is from: 0 is the one that began it.
@@ -154,10 +154,10 @@ impl Segment {
 
     /// Whether it can begin a connection; one that was begun before we looked can be met by any segment with
     /// an acknowledgement, if that is allowed.
-    pub fn begins(&self, meets: bool) -> bool {
+    pub fn begins(&self, midstream: bool) -> bool {
         match self.flags & (SYN | ACK | FIN | RST) {
             SYN => true,
-            f => meets && f & (ACK | SYN | RST) == ACK,
+            f => midstream && f & (ACK | SYN | RST) == ACK,
         }
     }
 
@@ -192,7 +192,7 @@ pub(super) fn begun(segment: Option<&Segment>, now_s: u32, flags: u32, filter: u
     } else {
         // Both ends were open before: what this end may send, the other end says with its first segment.
         let sender = if t.flags & FIN != 0 { End::Closing } else { End::Open };
-        s[FLAGS] = with_end(with_end(s[FLAGS], 1 - i, End::Open), i, sender) | MET;
+        s[FLAGS] = with_end(with_end(s[FLAGS], 1 - i, End::Open), i, sender) | MIDSTREAM;
         let window = t.window.max(1) << 14;
         (s[WINDOW + i], s[LIMIT + i]) = (window, s[SENT + i].wrapping_add(UNKNOWN_WINDOW));
         (s[SENT + 1 - i], s[LIMIT + 1 - i], s[WINDOW + 1 - i]) = (t.ack, t.ack.wrapping_add(window), UNKNOWN_WINDOW);
@@ -211,7 +211,7 @@ pub(super) enum Fit {
     /// Out of its windows, or of no use in its state.
     No,
     /// It begins another one between the same ends, after the last was closed.
-    Anew,
+    Reopen,
 }
 
 /// Whether a segment of end `i` fits; changes nothing.
@@ -225,12 +225,12 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
     if t.flags & (SYN | ACK) == SYN {
         let over = mine >= End::Closing && other >= End::Closing || mine == End::Reset;
         return match (over, mine) {
-            (true, _) => Fit::Anew,
+            (true, _) => Fit::Reopen,
             // Both at once.
             (_, End::Silent) => Fit::Yes,
             // Perhaps taken up at an answer: the answering end must not open a connection by it.
             (_, End::Open) if i == 1 && flags & UNCONFIRMED != 0 => Fit::No,
-            // Sent again, or by an end that has forgotten, and will be told so by the other.
+            // Sent again, or by an end that has forgotten, and will learn that from the other.
             (_, End::Open) => Fit::Resync,
             // The same after its FIN, which the other end has not answered with its own.
             (_, End::Closing | End::Closed) if i == 0 => Fit::Resync,
@@ -253,7 +253,7 @@ pub(super) fn fits(state: &State, i: usize, t: &Segment) -> Fit {
     let (sent, limit, heard) =
         (state[SENT + i].load(Relaxed), state[LIMIT + i].load(Relaxed), state[SENT + 1 - i].load(Relaxed));
     // Of a connection that was met in the middle, what was sent before is not known, but that this end would take it.
-    let acked = if flags & MET != 0 { heard.wrapping_add(my_window) } else { heard };
+    let acked = if flags & MIDSTREAM != 0 { heard.wrapping_add(my_window) } else { heard };
     // Until the other end was heard of, an acknowledgement must be of what it sent.
     let ack_fits = t.flags & ACK == 0
         || (t.ack == 0 && t.flags & RST != 0)
@@ -332,7 +332,7 @@ fn reopen(state: &State, t: &Segment) {
     }
     let ends = (1 << (2 * END_BITS)) - 1;
     let stays = !(ends | SYN_AGAIN | SYN_ACK_BITS << SYN_ACK);
-    let with = |f: u32| Some(with_end(with_end(f & stays, 0, End::Open), 1, End::Opening) | MET);
+    let with = |f: u32| Some(with_end(with_end(f & stays, 0, End::Open), 1, End::Opening) | MIDSTREAM);
     let _ = state[FLAGS].fetch_update(Relaxed, Relaxed, with);
 }
 
@@ -383,7 +383,7 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     // Scales count if both said theirs, and not in SYNs (RFC 7323, 2.2).
     let scale = match () {
         () if t.flags & SYN != 0 => 0,
-        () if flags & MET != 0 => 14,
+        () if flags & MIDSTREAM != 0 => 14,
         () if flags & SCALED != 0 && flags & SCALED << 1 != 0 => flags >> (SCALE + 4 * i as u32) & 15,
         () => 0,
     };
@@ -399,7 +399,7 @@ pub(super) fn advance(state: &State, i: usize, t: &Segment) {
     if t.flags & ACK != 0 {
         let may = t.ack.wrapping_add(window.max(1));
         put(&state[LIMIT + 1 - i], max(load(LIMIT + 1 - i), may));
-        if flags & MET != 0 {
+        if flags & MIDSTREAM != 0 {
             put(&state[SENT + 1 - i], max(load(SENT + 1 - i), t.ack));
         }
         if end(flags, 1 - i) == End::Opening {
@@ -433,7 +433,7 @@ fn max(a: u32, b: u32) -> u32 {
 }
 
 /// Whether it is known to go on, rather than to be tried: of TCP, that both ends are open.
-pub(super) fn is_settled(protocol: u8, flags: u32) -> bool {
+pub(super) fn is_assured(protocol: u8, flags: u32) -> bool {
     let is_open = |i| (End::Open..End::Reset).contains(&end(flags, i));
-    flags & ANSWERED != 0 && (protocol != TCP || (0..2).all(is_open))
+    flags & SEEN_REPLY != 0 && (protocol != TCP || (0..2).all(is_open))
 }

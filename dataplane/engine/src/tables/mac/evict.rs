@@ -41,7 +41,7 @@ impl MacTable {
             if w.is(State::Static) || (w.port() != port && holds <= own) {
                 continue;
             }
-            let seen = if w.is(State::Seen) { u32::MAX } else { self.stamps[slot].load(Relaxed) };
+            let seen = if w.is(State::Referenced) { u32::MAX } else { self.stamps[slot].load(Relaxed) };
             let rank = (holds, u32::MAX - seen);
             if worst.as_ref().is_none_or(|worst| rank > worst.0) {
                 worst = Some((rank, slot, w));

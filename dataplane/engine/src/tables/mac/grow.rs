@@ -35,13 +35,13 @@ pub(super) struct Growth {
     /// Entries that were moved: for this, to make room, or home by the sweep.
     moves: AtomicUsize,
     /// Somebody found no room since it was doubled last.
-    crowded: AtomicBool,
+    overflowed: AtomicBool,
 }
 
 /// The right to move entries, given back when dropped.
-pub(super) struct Mover<'a>(&'a AtomicBool);
+pub(super) struct ResizeGuard<'a>(&'a AtomicBool);
 
-impl Drop for Mover<'_> {
+impl Drop for ResizeGuard<'_> {
     fn drop(&mut self) {
         self.0.store(false, Release);
     }
@@ -55,7 +55,7 @@ impl Growth {
             moved: AtomicUsize::new(0),
             moving: AtomicBool::new(false),
             moves: AtomicUsize::new(0),
-            crowded: AtomicBool::new(false),
+            overflowed: AtomicBool::new(false),
         }
     }
 
@@ -65,8 +65,8 @@ impl Growth {
     }
 
     /// Somebody found no room: it is to be doubled, however few there are.
-    pub(super) fn is_crowded(&self) {
-        self.crowded.store(true, Relaxed);
+    pub(super) fn note_overflow(&self) {
+        self.overflowed.store(true, Relaxed);
     }
 
     /// An entry has a copy where it is moved to, and is about to go from where it was.
@@ -81,8 +81,8 @@ impl Growth {
     }
 
     /// `None` if another thread is at it.
-    fn become_mover(&self) -> Option<Mover<'_>> {
-        (!self.moving.swap(true, Acquire)).then_some(Mover(&self.moving))
+    fn try_lock_resize(&self) -> Option<ResizeGuard<'_>> {
+        (!self.moving.swap(true, Acquire)).then_some(ResizeGuard(&self.moving))
     }
 
     /// The number before, while entries of then may not have been moved.
@@ -99,13 +99,13 @@ impl MacTable {
         if !self.is_due() && g.in_use_before().is_none() {
             return;
         }
-        let Some(_mover) = g.become_mover() else { return };
-        // Asked again: only now nobody else changes it.
+        let Some(_guard) = g.try_lock_resize() else { return };
+        // Asked again: only now no other thread changes it.
         match g.in_use_before() {
             Some(before) => self.move_some(before, STEP),
             None if self.is_due() => {
                 g.moved.store(0, Relaxed);
-                g.crowded.store(false, Relaxed);
+                g.overflowed.store(false, Relaxed);
                 g.in_use.store(g.in_use() * 2, Release);
             }
             None => {}
@@ -115,13 +115,13 @@ impl MacTable {
     fn is_due(&self) -> bool {
         let in_use = self.growth.in_use();
         let is_full = self.total.load(Relaxed) as usize > LOAD * in_use;
-        (is_full || self.growth.crowded.load(Relaxed)) && in_use < self.stamps.len() / WAYS
+        (is_full || self.growth.overflowed.load(Relaxed)) && in_use < self.stamps.len() / WAYS
     }
 
     /// Nothing moves because of growth until the result is dropped. Not for workers: it waits.
-    pub(super) fn hold_still(&self) -> Mover<'_> {
+    pub(super) fn lock_resize(&self) -> ResizeGuard<'_> {
         loop {
-            match self.growth.become_mover() {
+            match self.growth.try_lock_resize() {
                 Some(mover) => return mover,
                 None => std::thread::yield_now(),
             }
@@ -130,7 +130,7 @@ impl MacTable {
 
     /// Moves all that is left, when addresses are not learned fast enough to do it.
     pub(super) fn finish_growing(&self) {
-        let _mover = self.hold_still();
+        let _guard = self.lock_resize();
         if let Some(before) = self.growth.in_use_before() {
             self.move_some(before, before);
         }
@@ -139,7 +139,7 @@ impl MacTable {
     fn move_some(&self, before: usize, step: usize) {
         let from = self.growth.moved.load(Relaxed);
         let to = (from + step).min(before);
-        (from..to).for_each(|bucket| self.move_strangers(bucket));
+        (from..to).for_each(|bucket| self.rehash_misplaced(bucket));
         self.growth.moved.store(to, Relaxed);
         if to == before {
             self.growth.before.store(self.growth.in_use(), Release);
@@ -147,7 +147,7 @@ impl MacTable {
     }
 
     /// Moves the entries of `bucket` that belong elsewhere now.
-    pub(super) fn move_strangers(&self, bucket: usize) {
+    pub(super) fn rehash_misplaced(&self, bucket: usize) {
         let n = self.growth.in_use();
         for slot in slots_of(bucket) {
             let Some(w) = self.entry(slot) else { continue };
@@ -156,7 +156,7 @@ impl MacTable {
                 continue;
             }
             match self.place(hash, w, self.stamp(slot)) {
-                Some(copy) => self.give_up(slot, w, copy),
+                Some(copy) => self.retire_source(slot, w, copy),
                 // There is no room for it anywhere: forgotten, like any that is evicted.
                 None if !w.is(State::Static) => drop(self.clear_if(slot, |now| now.is_of(w))),
                 None => self.move_static(slot, w),
@@ -168,13 +168,13 @@ impl MacTable {
     /// the sweep tries again.
     fn move_static(&self, slot: usize, w: Word) {
         let (hash, n) = (w.hash(slot / WAYS), self.growth.in_use());
-        for (bucket, who) in hash.homes(n) {
+        for (bucket, who) in hash.candidate_buckets(n) {
             for other in slots_of(bucket) {
-                let copied = w.about(who);
+                let copied = w.with_key(who);
                 if self.clear_if(other, |w| !w.is(State::Static))
                     && let Some(copy) = self.fill(bucket, copied, None)
                 {
-                    return self.give_up(slot, w, (copy, copied));
+                    return self.retire_source(slot, w, (copy, copied));
                 }
             }
         }

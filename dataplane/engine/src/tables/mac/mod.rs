@@ -51,7 +51,7 @@ pub use crate::types::{Hash, Key};
 use crate::{
     MAX_PORTS, PortIdx,
     atomic::{AtomicU32, AtomicU64},
-    intrinsics::{Line, zeroed},
+    intrinsics::{Bucket64, zeroed},
 };
 use grow::{Growth, START};
 pub use sweep::Entry;
@@ -112,7 +112,7 @@ fn slots_of(bucket: usize) -> Range<usize> {
 /// See the module.
 pub struct MacTable {
     /// The buckets from [`Self::aligned`] on.
-    lines: Box<[Line]>,
+    lines: Box<[Bucket64]>,
     aligned: usize,
     /// When the sweep last found the entry of a slot marked as seen. (Of two quiet entries that are moved to one empty slot at the
     /// same instant, the one that has it then may have the other's.)
@@ -146,7 +146,7 @@ impl MacTable {
         let capacity = capacity.clamp(Self::MIN_CAPACITY, Self::MAX_CAPACITY);
         let buckets = (capacity as usize * 2).div_ceil(WAYS).next_power_of_two().max(START);
         // From the beginning of a page on: as few of them as can be.
-        let lines = zeroed::<Line>(buckets + PAGE / size_of::<Line>());
+        let lines = zeroed::<Bucket64>(buckets + PAGE / size_of::<Bucket64>());
         // Even multipliers would lose the key's high bits.
         let seed = seed.map(|s| s | 1);
         MacTable {
@@ -169,7 +169,7 @@ impl MacTable {
         }
     }
 
-    /// Where its buckets are in memory, in octets: for whoever can ask for larger pages there.
+    /// Where its buckets are in memory, in octets: for a caller that can ask for larger pages there.
     pub fn memory(&self) -> (*const u8, usize) {
         let buckets = self.buckets(self.stamps.len() / WAYS);
         (buckets.as_ptr().cast(), size_of_val(buckets))
@@ -177,7 +177,7 @@ impl MacTable {
 
     /// The first `n` buckets.
     #[inline(always)]
-    fn buckets(&self, n: usize) -> &[Line] {
+    fn buckets(&self, n: usize) -> &[Bucket64] {
         &self.lines[self.aligned..][..n]
     }
 
@@ -209,7 +209,7 @@ impl MacTable {
     /// Notes that the key of `hash` sends from `port`. `limit`: the most addresses the port may have learned. At capacity,
     /// another entry is evicted only if `may_evict`: to find it costs as much as to forward many frames.
     pub fn learn(&self, hash: Hash, port: PortIdx, limit: Option<u32>, may_evict: bool) -> Learned {
-        let fresh = Word::anybody(port, State::Seen).about(Word::in_first(hash));
+        let fresh = Word::template(port, State::Referenced).with_key(Word::in_first(hash));
         let mut searches = 1..SEARCHES;
         while let Some((slot, w)) = self.find_anywhere(hash) {
             if w.is(State::Static) {
@@ -217,15 +217,15 @@ impl MacTable {
             }
             if w.port() == port {
                 // Whoever loses this race lost it to another worker, a move or a removal: all fine.
-                if !w.is(State::Seen) {
-                    self.change(slot, w, w.with(State::Seen));
+                if !w.is(State::Referenced) {
+                    self.change(slot, w, w.with(State::Referenced));
                 }
                 return Learned::Known;
             }
             if self.over_limit(port, limit) {
                 return Learned::Limited;
             }
-            if self.change(slot, w, fresh.about(w)) {
+            if self.change(slot, w, fresh.with_key(w)) {
                 self.moves.fetch_add(1, Relaxed);
                 return Learned::Moved { from: w.port() };
             }
@@ -278,10 +278,10 @@ impl MacTable {
     /// two of before while the table grows.
     fn candidates(&self, hash: Hash) -> impl Iterator<Item = (usize, Word)> {
         let numbers = [Some(self.growth.in_use()), self.growth.in_use_before()];
-        numbers.into_iter().flatten().flat_map(move |n| hash.homes(n))
+        numbers.into_iter().flatten().flat_map(move |n| hash.candidate_buckets(n))
     }
 
-    /// Searches the same, and again if an entry was moved meanwhile: it may have gone from where nobody had looked yet to
+    /// Searches the same, and again if an entry was moved meanwhile: it may have gone from where no search had been yet to
     /// where somebody just had.
     fn find_anywhere(&self, hash: Hash) -> Option<(usize, Word)> {
         for _ in 0..SEARCHES {
@@ -310,9 +310,9 @@ impl MacTable {
     /// Enters an address that neither ages nor moves, in place of what was learned of it; at no
     /// moment is it absent or learned instead. `false` if the table is full.
     pub fn set_static(&self, key: Key, port: PortIdx) -> bool {
-        let _still = self.hold_still();
+        let _guard = self.lock_resize();
         let hash = self.hash(key);
-        let wanted = Word::anybody(port, State::Static).about(Word::in_first(hash));
+        let wanted = Word::template(port, State::Static).with_key(Word::in_first(hash));
         loop {
             let Some((slot, w)) = self.find_anywhere(hash) else {
                 if !self.insert(hash, wanted) {
@@ -320,7 +320,7 @@ impl MacTable {
                 }
                 break;
             };
-            if self.change(slot, w, wanted.about(w)) {
+            if self.change(slot, w, wanted.with_key(w)) {
                 break;
             }
         }
@@ -331,7 +331,7 @@ impl MacTable {
 
     /// Removes one address; whether it was there.
     pub fn remove(&self, key: Key) -> bool {
-        let _still = self.hold_still();
+        let _guard = self.lock_resize();
         self.remove_if(self.hash(key), |_| true)
     }
 
@@ -398,15 +398,15 @@ impl MacTable {
         // Another worker may take the room that was made.
         for _ in 0..4 {
             let n = self.growth.in_use();
-            for (bucket, who) in hash.homes(n) {
-                if let Some(slot) = self.fill(bucket, word.about(who), stamp) {
-                    return Some((slot, word.about(who)));
+            for (bucket, who) in hash.candidate_buckets(n) {
+                if let Some(slot) = self.fill(bucket, word.with_key(who), stamp) {
+                    return Some((slot, word.with_key(who)));
                 }
             }
             if self.make_room(hash) {
                 continue;
             }
-            self.growth.is_crowded();
+            self.growth.note_overflow();
             if !self.evict_for_slot(hash, word.port()) {
                 return None;
             }
@@ -432,7 +432,7 @@ impl MacTable {
     /// Puts `to` in the place of `from`; `false` if another writer was faster.
     fn change(&self, slot: usize, from: Word, to: Word) -> bool {
         let moves = from.port() != to.port();
-        // Counted first: whoever changes it next finds it counted.
+        // Counted first: the next change finds it counted.
         if moves {
             self.per_port[to.port().get()].fetch_add(1, Relaxed);
         }
@@ -454,7 +454,7 @@ impl MacTable {
             if let Some(stamp) = stamp {
                 self.stamps[*slot].store(stamp, Relaxed);
             }
-            // Counted first: whoever clears it at once finds it counted.
+            // Counted first: an immediate removal finds it counted.
             self.total.fetch_add(1, Relaxed);
             self.per_port[word.port().get()].fetch_add(1, Relaxed);
             let filled = cell.compare_exchange(Word::NONE.0, word.0, AcqRel, Relaxed).is_ok();
@@ -491,7 +491,7 @@ impl MacTable {
 
     /// Ends a move: the entry `w` has a copy, entered there before it is taken out here, so that it is found at every
     /// moment. What happened to it in between happens to the copy.
-    fn give_up(&self, slot: usize, w: Word, (copy, copied): (usize, Word)) {
+    fn retire_source(&self, slot: usize, w: Word, (copy, copied): (usize, Word)) {
         self.growth.note_move();
         let mut last = w;
         let was_there = self.clear_if(slot, |now| {
@@ -503,11 +503,11 @@ impl MacTable {
         if !was_there {
             // Removed meanwhile.
             self.clear_if(copy, |now| now.is_of(copied) && (is_fixed(w) || !is_fixed(now)));
-        } else if last != w && last != w.with(State::Quiet) {
+        } else if last != w && last != w.with(State::Idle) {
             // Moved to another port, made static or seen again meanwhile. When the sweep came by only its own slot knows.
-            let last = if last.is(State::Quiet) { last.with(State::Seen) } else { last };
+            let last = if last.is(State::Idle) { last.with(State::Referenced) } else { last };
             let now = self.entry(copy).filter(|now| now.is_of(copied) && (is_fixed(last) || !is_fixed(*now)));
-            let followed = now.is_some_and(|now| self.change(copy, now, last.about(copied)));
+            let followed = now.is_some_and(|now| self.change(copy, now, last.with_key(copied)));
             if !followed && is_fixed(last) {
                 self.clear_if(copy, |now| now.is_of(copied));
                 self.place(last.hash(slot / WAYS), last, None);
@@ -525,12 +525,12 @@ impl MacTable {
     /// Moves the entry `w` of a slot to its other bucket, if that has a free slot.
     fn move_over(&self, slot: usize, w: Word) -> bool {
         let (bucket, n) = (slot / WAYS, self.growth.in_use());
-        let [first, second] = w.hash(bucket).homes(n);
+        let [first, second] = w.hash(bucket).candidate_buckets(n);
         let (other, who) = if w.is_in_second() { first } else { second };
-        let copied = w.about(who);
+        let copied = w.with_key(who);
         let copy = if other != bucket { self.fill(other, copied, self.stamp(slot)) } else { None };
         if let Some(copy) = copy {
-            self.give_up(slot, w, (copy, copied));
+            self.retire_source(slot, w, (copy, copied));
         }
         copy.is_some()
     }

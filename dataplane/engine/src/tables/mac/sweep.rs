@@ -30,7 +30,7 @@ impl MacTable {
 
     fn listed(&self, slot: usize, w: Word) -> Entry {
         let key = w.hash(slot / WAYS).key(self.inverse);
-        let seen_s = if w.is(State::Seen) { None } else { Some(self.stamps[slot].load(Relaxed)) };
+        let seen_s = if w.is(State::Referenced) { None } else { Some(self.stamps[slot].load(Relaxed)) };
         let (segment, mac) = (key.segment(), key.mac());
         Entry { segment, mac, port: w.port(), is_static: w.is(State::Static), seen_s }
     }
@@ -57,13 +57,13 @@ impl MacTable {
 
     /// Removes static and learned entries alike; how many there were. What is entered meanwhile may stay.
     pub fn purge(&self, mut matches: impl FnMut(&Entry) -> bool) -> u64 {
-        let _still = self.hold_still();
+        let _guard = self.lock_resize();
         self.until_nothing_moves(|| self.retain_part(0, 1, |e| !matches(e)))
     }
 
     /// One step of ageing: the next of `parts` parts of the table. An entry goes when it was not
     /// seen for `ageing_s(segment)` seconds, and when the same address stands in a slot that
-    /// lookups find first. `forgotten` is told of the former. `now_s`: the caller's clock; who was seen since the step
+    /// lookups find first. `forgotten` gets the former. `now_s`: the caller's clock; who was seen since the step
     /// before counts as seen now. Entries in their second buckets are moved to their first where there is room.
     pub fn sweep(
         &self,
@@ -78,10 +78,10 @@ impl MacTable {
         let mut aged = 0;
         for slot in self.slots(part, parts) {
             let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { continue };
-            if w.is(State::Seen) {
+            if w.is(State::Referenced) {
                 self.stamps[slot].store(now_s, Relaxed);
                 // Whoever was faster moved it to another port, or removed it: it has its mark still, or no age.
-                self.change(slot, w, w.with(State::Quiet));
+                self.change(slot, w, w.with(State::Idle));
                 continue;
             }
             let e = self.listed(slot, w);
@@ -92,7 +92,7 @@ impl MacTable {
             }
         }
         self.aged.fetch_add(aged, Relaxed);
-        self.tidy(part, parts);
+        self.compact(part, parts);
         aged
     }
 
@@ -103,19 +103,19 @@ impl MacTable {
 
     /// Removes entries that no lookup comes to, or that stand before a static one of their key: left by workers that met.
     /// Brings others home to their first buckets, where a glance finds them, as far as there is room by now.
-    fn tidy(&self, part: usize, parts: usize) {
-        let _still = self.hold_still();
+    fn compact(&self, part: usize, parts: usize) {
+        let _guard = self.lock_resize();
         if self.growth.in_use_before().is_some() {
             return;
         }
         for slot in self.slots(part, parts) {
             if let Some(w) = self.entry(slot).filter(|w| w.is(State::Static)) {
-                self.put_right(slot, w);
+                self.move_to_primary(slot, w);
             }
         }
-        let twins: Vec<usize> = self.slots(part, parts).filter(|slot| self.is_twin(*slot)).collect();
+        let duplicates: Vec<usize> = self.slots(part, parts).filter(|slot| self.is_duplicate(*slot)).collect();
         // Asked again: one that was just being moved had a copy.
-        for slot in twins.into_iter().filter(|slot| self.is_twin(*slot)) {
+        for slot in duplicates.into_iter().filter(|slot| self.is_duplicate(*slot)) {
             self.clear_if(slot, |w| !w.is(State::Static));
         }
         for slot in self.slots(part, parts) {
@@ -126,17 +126,17 @@ impl MacTable {
     }
 
     /// Brings a static entry to where it is looked for, and removes learned ones of its key.
-    fn put_right(&self, slot: usize, w: Word) {
+    fn move_to_primary(&self, slot: usize, w: Word) {
         let (bucket, n) = (slot / WAYS, self.growth.in_use());
         let hash = w.hash(bucket);
         if bucket != w.home(hash, n) {
-            self.move_strangers(bucket);
+            self.rehash_misplaced(bucket);
         }
         self.remove_if(hash, |w| !w.is(State::Static));
     }
 
     /// Whether a slot's entry is a learned one that is not where it is looked for, or not the first of its key.
-    fn is_twin(&self, slot: usize) -> bool {
+    fn is_duplicate(&self, slot: usize) -> bool {
         let (bucket, n) = (slot / WAYS, self.growth.in_use());
         let Some(w) = self.entry(slot).filter(|w| !w.is(State::Static)) else { return false };
         let hash = w.hash(bucket);

@@ -32,7 +32,7 @@ fn lookup(t: &MacTable, k: Key) -> Option<usize> {
 }
 
 /// Hashes of which both buckets are among the first eight.
-fn crowd() -> impl Iterator<Item = Hash> {
+fn overflowing() -> impl Iterator<Item = Hash> {
     let hashes = (1u64..).map(|i| Hash(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !0x7ff8));
     hashes.filter(|h| h.first(START) < 8 && h.second(START) < 8)
 }
@@ -118,7 +118,7 @@ fn growing_hides_nobody() {
     let mut glances = 0;
     for i in 0..300_000 {
         assert_eq!(lookup(&t, key(i)), Some((i % 7) as usize), "{i}");
-        let glance = t.view().glance::<LanesAnywhere>(&t.hash(key(i)));
+        let glance = t.view().first_probe::<LanesAnywhere>(&t.hash(key(i)));
         assert!(glance.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
         glances += u64::from(glance.is_some());
     }
@@ -199,7 +199,8 @@ impl Drop for Ends<'_> {
 #[test]
 fn coming_home_is_not_noticed() {
     let t = table(MacTable::MIN_CAPACITY);
-    let neighbours: Vec<Hash> = crowd().filter(|h| h.first(START) == 0 && h.second(START) != 0).take(8 + 100).collect();
+    let neighbours: Vec<Hash> =
+        overflowing().filter(|h| h.first(START) == 0 && h.second(START) != 0).take(8 + 100).collect();
     let (fillers, movers) = neighbours.split_at(8);
     let (now, turns) = (AtomicU64::new(0), AtomicU64::new(0));
     let done = AtomicBool::new(false);
@@ -223,11 +224,11 @@ fn coming_home_is_not_noticed() {
         for who in movers {
             fillers.iter().for_each(|h| assert_eq!(t.learn(*h, port(8), None, true), Learned::New));
             assert_eq!(t.learn(*who, port(9), None, true), Learned::New);
-            assert!(t.view().glance::<LanesAnywhere>(who).is_none());
+            assert!(t.view().first_probe::<LanesAnywhere>(who).is_none());
             now.store(who.0, Release);
             fillers.iter().for_each(|h| assert!(t.remove(h.key(t.inverse))));
             t.sweep(1, 1, |_| 300, |_| ());
-            assert!(t.view().glance::<LanesAnywhere>(who).is_some());
+            assert!(t.view().first_probe::<LanesAnywhere>(who).is_some());
             now.store(0, Release);
             // It is not learned once more.
             let turn = turns.load(Relaxed);
@@ -257,14 +258,14 @@ fn parts_are_the_whole() {
 #[test]
 fn a_crowd_is_held_or_pays() {
     let t = table(MacTable::MIN_CAPACITY);
-    let known: Vec<Hash> = crowd().take(60).collect();
+    let known: Vec<Hash> = overflowing().take(60).collect();
     for (i, h) in known.iter().enumerate() {
         assert_eq!(t.learn(*h, port(i % 7), None, true), Learned::New, "{i}");
     }
     known.iter().enumerate().for_each(|(i, h)| assert_eq!(t.lookup(*h), Some(port(i % 7)), "{i}"));
     assert_eq!(t.statistics().evictions, 0);
     // No more than 64 have room; port 1 comes to hold most, and pays.
-    for h in crowd().skip(60).take(200) {
+    for h in overflowing().skip(60).take(200) {
         t.learn(h, port(1), None, true);
     }
     let s = t.statistics();
@@ -274,11 +275,11 @@ fn a_crowd_is_held_or_pays() {
     }
     // A table that may become larger does, and then all have room.
     let t = table(400_000);
-    let round = || crowd().take(100).filter(|h| t.learn(*h, port(1), None, true) != Learned::Known).count();
+    let round = || overflowing().take(100).filter(|h| t.learn(*h, port(1), None, true) != Learned::Known).count();
     let rounds: Vec<usize> = (0..5).map(|_| round()).collect();
     assert!(rounds[0] == 100 && rounds[4] == 0, "{rounds:?}");
     assert!(t.view().buckets.len() > START);
-    crowd().take(100).for_each(|h| assert_eq!(t.lookup(h), Some(port(1))));
+    overflowing().take(100).for_each(|h| assert_eq!(t.lookup(h), Some(port(1))));
 }
 
 #[test]
@@ -351,12 +352,12 @@ fn readers_never_see_a_mixed_entry() {
     // No two pairs differ in the same bits: a change that hits another's entry leads out of its pair.
     const PAIRS: [[usize; 2]; 4] = [[0, 1], [2, 4], [3, 7], [5, 6]];
     let t = table(MacTable::MIN_CAPACITY);
-    let crowd: Vec<Hash> = crowd().take(512).collect();
+    let overflowing: Vec<Hash> = overflowing().take(512).collect();
     let (steps, end) = (AtomicU64::new(0), AtomicBool::new(false));
-    let mut found_at = vec![[0u32; 2]; crowd.len()];
+    let mut found_at = vec![[0u32; 2]; overflowing.len()];
     std::thread::scope(|s| {
         for w in 0..2usize {
-            let (t, crowd, steps, end) = (&t, &crowd, &steps, &end);
+            let (t, overflowing, steps, end) = (&t, &overflowing, &steps, &end);
             s.spawn(move || {
                 let _ends = Ends(end);
                 for n in (0usize..).take_while(|_| !end.load(Relaxed)) {
@@ -364,13 +365,13 @@ fn readers_never_see_a_mixed_entry() {
                     // Once at one of its ports, then at the other, where it stays until its next turn.
                     let last = n / 512 % 2;
                     for which in [1 - last, last] {
-                        let learned = t.learn(crowd[k], port(PAIRS[k % 4][which]), None, true);
+                        let learned = t.learn(overflowing[k], port(PAIRS[k % 4][which]), None, true);
                         if let Learned::Moved { from } = learned {
                             assert!(PAIRS[k % 4].contains(&from.get()), "address {k} was at port {}", from.get());
                         }
                     }
                     if n % 64 == 0 {
-                        t.remove(crowd[k].key(t.inverse));
+                        t.remove(overflowing[k].key(t.inverse));
                     }
                     if n % 4_096 == 0 {
                         t.sweep(4, (n / 1_000) as u32, |_| 30, |_| ());
@@ -388,7 +389,7 @@ fn readers_never_see_a_mixed_entry() {
             while steps.load(Relaxed) < before + 64 && !end.load(Relaxed) {
                 std::thread::yield_now();
             }
-            for (k, h) in crowd.iter().enumerate() {
+            for (k, h) in overflowing.iter().enumerate() {
                 let Some(p) = t.lookup(*h) else { continue };
                 let which = PAIRS[k % 4].iter().position(|own| *own == p.get());
                 found_at[k][which.unwrap_or_else(|| panic!("address {k} at port {}", p.get()))] += 1;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     PortIdx, SegmentId,
-    intrinsics::{Lanes, Line, prefetch},
+    intrinsics::{Bucket64, Lanes, prefetch},
 };
 
 /// The part of the table that a frame needs, by value: its words stay in registers, where the
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Those in use, a power of two.
-    pub(super) buckets: &'a [Line],
+    pub(super) buckets: &'a [Bucket64],
     pub(super) seed: [u64; 2],
 }
 
@@ -55,14 +55,14 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn first(self, hash: Hash) -> &'a Line {
+    fn first(self, hash: Hash) -> &'a Bucket64 {
         &self.buckets[hash.first(self.buckets.len())]
     }
 
     /// The port that the key of `hash` is behind, if one look finds it, as it nearly always does; `None` says that
     /// [`super::MacTable::lookup`] has to search.
     #[inline(always)]
-    pub(crate) fn glance<L: Lanes>(self, hash: &Hash) -> Option<PortIdx> {
+    pub(crate) fn first_probe<L: Lanes>(self, hash: &Hash) -> Option<PortIdx> {
         let word = Word(L::pick(self.first(*hash), &hash.0, Word::OF_HASH, Word::IDENTITY));
         if word == Word::NONE { None } else { Some(word.port()) }
     }
@@ -71,7 +71,7 @@ impl<'a> View<'a> {
     /// [`View::is_known`].
     #[inline(always)]
     pub(crate) fn known_at(self, port: PortIdx) -> Known {
-        Known { seen: Word::anybody(port, State::Seen), fixed: Word::anybody(port, State::Static) }
+        Known { seen: Word::template(port, State::Referenced), fixed: Word::template(port, State::Static) }
     }
 
     /// Whether the key of `hash` is one of them, by one look. Nearly always the answer for a station that talks; `false`
@@ -86,7 +86,7 @@ impl<'a> View<'a> {
 
 /// The entry of `who` in one bucket: which word it is, and the word.
 #[inline(always)]
-pub(super) fn find(bucket: &Line, who: Word) -> Option<(usize, Word)> {
+pub(super) fn find(bucket: &Bucket64, who: Word) -> Option<(usize, Word)> {
     let mut ways = bucket.agree(who.0, Word::IDENTITY);
     while ways != 0 {
         let way = ways.trailing_zeros() as usize & 7;

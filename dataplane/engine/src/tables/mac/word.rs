@@ -23,9 +23,9 @@ const _: () = assert!(MAX_PORTS.is_power_of_two() && MAX_PORTS << PORT == 1 << L
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     /// Learned, and not seen since the sweep came by.
-    Quiet = 1,
+    Idle = 1,
     /// Learned, and seen since.
-    Seen = 2,
+    Referenced = 2,
     /// Entered by configuration.
     Static = 3,
 }
@@ -51,20 +51,20 @@ impl Hash {
     /// Its second one. May be the first again: then there is one.
     #[inline(always)]
     pub(super) fn second(self, n: usize) -> usize {
-        (self.0 as usize ^ apart(self.0 & !PLACE)) & (n - 1)
+        (self.0 as usize ^ alt_bucket_offset(self.0 & !PLACE)) & (n - 1)
     }
 
     /// Both buckets of `n`, in the order in which they are searched, and what its entries there have in common.
     #[inline(always)]
-    pub(super) fn homes(self, n: usize) -> [(usize, Word); 2] {
+    pub(super) fn candidate_buckets(self, n: usize) -> [(usize, Word); 2] {
         [(self.first(n), Word::in_first(self)), (self.second(n), Word::in_second(self))]
     }
 }
 
 /// By how much both buckets differ, for those bits of a hash that an entry's word has.
 #[inline(always)]
-fn apart(rest: u64) -> usize {
-    // The golden ratio's bits; the product's upper ones depend on nearly all of `rest`, which nobody can foretell.
+fn alt_bucket_offset(rest: u64) -> usize {
+    // The golden ratio's bits; the product's upper ones depend on nearly all of `rest`, which can't be foretold.
     (rest.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 
@@ -104,14 +104,14 @@ impl Word {
         Word(hash.0 & Self::OF_HASH | SECOND)
     }
 
-    /// Who is at `port`, whoever that is, to be filled in by [`Word::about`].
+    /// An entry of `port` without a key, which is filled in by [`Word::with_key`].
     #[inline(always)]
-    pub(super) fn anybody(port: PortIdx, state: State) -> Self {
+    pub(super) fn template(port: PortIdx, state: State) -> Self {
         Word((port.get() as u64) << PORT | (state as u64) << STATE)
     }
 
     /// The entry of whom `who` is, with port and state of this one.
-    pub(super) fn about(self, who: Word) -> Self {
+    pub(super) fn with_key(self, who: Word) -> Self {
         Word(self.0 & !Self::IDENTITY | who.0 & Self::IDENTITY)
     }
 
@@ -128,7 +128,7 @@ impl Word {
     /// The hash of an entry that is in `bucket`.
     pub(super) fn hash(self, bucket: usize) -> Hash {
         let rest = self.0 & !PLACE;
-        let name = bucket ^ if self.is_in_second() { apart(rest) } else { 0 };
+        let name = bucket ^ if self.is_in_second() { alt_bucket_offset(rest) } else { 0 };
         Hash(rest | name as u64 & PLACE)
     }
 
@@ -164,9 +164,9 @@ mod tests {
             let seed = seed.map(|s| s | 1);
             let (hash, n) = (Hash::of(Key(key), seed), 1 << bits);
             let port = PortIdx::new(port).unwrap();
-            let word = Word::anybody(port, State::Seen).about(Word::in_first(hash)).with(State::Static);
-            let second = word.about(Word::in_second(hash));
-            for (word, (bucket, who)) in [word, second].into_iter().zip(hash.homes(n)) {
+            let word = Word::template(port, State::Referenced).with_key(Word::in_first(hash)).with(State::Static);
+            let second = word.with_key(Word::in_second(hash));
+            for (word, (bucket, who)) in [word, second].into_iter().zip(hash.candidate_buckets(n)) {
                 prop_assert!(word.is_of(who) && word.is(State::Static) && word.port() == port);
                 prop_assert_eq!(word.hash(bucket), hash);
                 prop_assert_eq!(word.hash(bucket).key(seed.map(inverse)), Key(key));

@@ -11,8 +11,8 @@ use super::{
     tree::{Asked, Best, EXTRA},
 };
 use crate::{
-    burst::{ChunkMask as Mask, those},
-    intrinsics::{Job, Lanes, widest},
+    burst::{ChunkMask as Mask, filter_mask},
+    intrinsics::{Lanes, SimdKernel, dispatch_simd},
     packet::headers::{COLUMNS, DPORT, ETHERTYPE, PROTOCOL, SPORT, STATE, VLAN, inside, parts, set},
 };
 
@@ -30,7 +30,7 @@ struct Range {
 }
 
 /// See the module.
-pub(super) struct Few {
+pub(super) struct Linear {
     /// Each rule's place, with [`EXTRA`] if it asks for more than ranges, and where its ranges end.
     rules: Vec<(u32, usize)>,
     ranges: Vec<Range>,
@@ -51,13 +51,13 @@ impl Range {
     }
 }
 
-impl Few {
+impl Linear {
     /// For these rules, which are in their order, if they are few.
-    pub fn new(items: &[Item]) -> Option<Few> {
+    pub fn new(items: &[Item]) -> Option<Linear> {
         if items.len() > RULES {
             return None;
         }
-        let mut few = Few { rules: Vec::new(), ranges: Vec::new() };
+        let mut few = Linear { rules: Vec::new(), ranges: Vec::new() };
         for item in items {
             let from = few.ranges.len();
             for word in 0..COLUMNS {
@@ -81,18 +81,18 @@ impl Few {
 
     /// Fills `best` for the frames whose bits are in `of`.
     pub fn first(&self, asked: &Asked<'_>, of: Mask, best: &mut Best) {
-        widest(First { few: self, asked, of, best });
+        dispatch_simd(First { few: self, asked, of, best });
     }
 }
 
 struct First<'a, 'b> {
-    few: &'a Few,
+    few: &'a Linear,
     asked: &'a Asked<'b>,
     of: Mask,
     best: &'a mut Best,
 }
 
-impl Job for First<'_, '_> {
+impl SimdKernel for First<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let First { few, asked, of: mut left, best } = self;
@@ -124,5 +124,5 @@ impl Job for First<'_, '_> {
 /// Those of `hits` that match the rest too.
 #[inline(never)]
 fn with_extra(hits: Mask, asked: &Asked<'_>, rule: u32) -> Mask {
-    those(hits, |i| asked.matches(rule, i))
+    filter_mask(hits, |i| asked.matches(rule, i))
 }

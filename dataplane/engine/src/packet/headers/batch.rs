@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     Frame, SegmentId,
-    burst::{CHUNK, ChunkMask as Mask, Meta, bits, lanes},
-    intrinsics::{Job, LANES, Lanes, ROW, widest},
+    burst::{CHUNK, ChunkMask as Mask, Meta, iter_bits, low_bits},
+    intrinsics::{LANES, Lanes, ROW, SimdKernel, dispatch_simd},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
@@ -36,8 +36,8 @@ impl Column {
 const PLAIN: usize = SRC6;
 
 /// See the module.
-pub(crate) struct Columns {
-    /// Only [`PLAIN`] of them as long as nobody has others: to clear those as well took a twentieth of all filtering.
+pub(crate) struct HeaderBatch {
+    /// Only [`PLAIN`] of them as long as no list has others: to clear those as well took a twentieth of all filtering.
     words: ArrayVec<Column, COLUMNS>,
     /// Of each [`Family`], a bit for each frame.
     families: [Mask; 3],
@@ -50,12 +50,12 @@ pub(crate) struct Columns {
     places: [u8; CHUNK],
 }
 
-impl Columns {
+impl HeaderBatch {
     #[inline(always)]
     fn new() -> Self {
         let mut words = ArrayVec::new();
         (0..PLAIN).for_each(|_| words.push(Column::ZERO));
-        Columns { words, families: [0; 3], plain: 0, established: 0, rows: ArrayVec::new(), places: [0; CHUNK] }
+        HeaderBatch { words, families: [0; 3], plain: 0, established: 0, rows: ArrayVec::new(), places: [0; CHUNK] }
     }
 
     /// Has all words.
@@ -65,7 +65,7 @@ impl Columns {
 
     /// Of at most [`CHUNK`] frames whose headers were read before.
     pub fn of(headers: &[Headers]) -> Self {
-        let mut c = Columns::new();
+        let mut c = HeaderBatch::new();
         for (i, h) in headers.iter().enumerate().take(CHUNK) {
             c.put(i, h);
         }
@@ -131,8 +131,8 @@ impl Columns {
     /// What connection tracking says of frame `i`.
     #[inline(always)]
     pub fn set_state(&mut self, i: usize, state: u32) {
-        let goes_on = Mask::from(state == state::number(state::ESTABLISHED));
-        self.established = self.established & !(1 << i) | goes_on << i;
+        let commit_at = Mask::from(state == state::number(state::ESTABLISHED));
+        self.established = self.established & !(1 << i) | commit_at << i;
         self.words[STATE].0[i] = state;
     }
 
@@ -208,10 +208,10 @@ type Rows = [[u32; LANES]; ROW / 4];
 pub(crate) struct Heads<'a, F> {
     burst: &'a [F],
     meta: &'a [Meta],
-    pub columns: Columns,
+    pub columns: HeaderBatch,
     has_macs: bool,
-    /// Whether any is a fragment, or can't be read to its end, or has a sender that nobody may be.
-    pub odd: bool,
+    /// Whether any is a fragment, or can't be read to its end, or has an invalid source.
+    pub needs_slow_path: bool,
 }
 
 impl<'a, F: Frame> Heads<'a, F> {
@@ -219,15 +219,15 @@ impl<'a, F: Frame> Heads<'a, F> {
     #[inline(always)]
     pub fn new(burst: &'a [F], meta: &'a [Meta]) -> Self {
         debug_assert_eq!(burst.len(), meta.len());
-        Heads { burst, meta, columns: Columns::new(), has_macs: false, odd: false }
+        Heads { burst, meta, columns: HeaderBatch::new(), has_macs: false, needs_slow_path: false }
     }
 
-    /// Reads them where they are to stay, but for addresses of layer 2.
+    /// Reads them where they are to stay, but for MAC addresses.
     #[inline(always)]
     pub fn read(&mut self) {
-        widest(Read { heads: self });
+        dispatch_simd(Read { heads: self });
         let c = &mut self.columns;
-        for i in bits(lanes(self.burst.len()) & !c.plain) {
+        for i in iter_bits(low_bits(self.burst.len()) & !c.plain) {
             self.read_other(i);
         }
     }
@@ -235,7 +235,7 @@ impl<'a, F: Frame> Heads<'a, F> {
     #[inline(never)]
     fn read_other(&mut self, i: usize) {
         let h = self.read_one(i);
-        self.odd |= h.broken | (h.words[super::FRAGMENT] != 0);
+        self.needs_slow_path |= h.broken | (h.words[super::FRAGMENT] != 0);
         self.columns.put(i, &h);
     }
 
@@ -245,7 +245,7 @@ impl<'a, F: Frame> Heads<'a, F> {
         Headers::read(self.burst[i].head(), m.class.header_len() as usize, m.class.vid(), m.dst.mac(), m.src.mac())
     }
 
-    /// Adds addresses of layer 2, if they are not there.
+    /// Adds MAC addresses, if they are not there.
     pub fn with_macs(&mut self) {
         if std::mem::replace(&mut self.has_macs, true) {
             return;
@@ -298,10 +298,10 @@ struct Read<'a, 'b, F> {
     heads: &'a mut Heads<'b, F>,
 }
 
-impl<F: Frame> Job for Read<'_, '_, F> {
+impl<F: Frame> SimdKernel for Read<'_, '_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Heads { burst, meta, columns, odd, .. } = self.heads;
+        let Heads { burst, meta, columns, needs_slow_path, .. } = self.heads;
         columns.words[ETHERTYPE] = Column([u32::from(ETHERTYPE_IPV4); CHUNK]);
         let mut vlans = Column::ZERO;
         let n = burst.len().min(meta.len()).min(CHUNK);
@@ -312,7 +312,7 @@ impl<F: Frame> Job for Read<'_, '_, F> {
                 let (m, head) = (&meta[i], burst[i].head());
                 let l3 = m.class.header_len() as usize;
                 vlans.0[i] = u32::from(m.class.vid());
-                *odd |= (m.src.segment() == SegmentId::NONE) | m.src.is_invalid_source();
+                *needs_slow_path |= (m.src.segment() == SegmentId::NONE) | m.src.is_invalid_source();
                 // As much as IPv4's header and TCP's take.
                 if let Some(at) = head.get(l3 - 4..)
                     && at.len() >= 44
@@ -328,12 +328,12 @@ impl<F: Frame> Job for Read<'_, '_, F> {
                     }
                 }
             }
-            let rows = L::turned(&rows);
+            let rows = L::transpose(&rows);
             let plain = Mask::from(columns.put_v4::<L>(from, &rows)) << from;
             columns.families[Family::V4 as usize] |= plain;
             columns.plain |= plain;
             if v6 != 0 {
-                let plain = Mask::from(columns.put_v6::<L>(from, v6, &rows, &L::turned(&more))) << from;
+                let plain = Mask::from(columns.put_v6::<L>(from, v6, &rows, &L::transpose(&more))) << from;
                 columns.families[Family::V6 as usize] |= plain;
                 columns.plain |= plain;
             }
@@ -382,7 +382,7 @@ mod tests {
         packet::headers::WORDS,
         tables::acl::tests::frame,
         tables::mac::Key,
-        vlan::{Class, TPID_8021Q, Tag},
+        vlan::{TPID_8021Q, Tag, VlanTagInfo},
     };
 
     /// A frame as it may come: with a tag or none, some octets changed, longer than its packet.
@@ -401,7 +401,7 @@ mod tests {
                     let [a, b] = tci.to_be_bytes();
                     octets.splice(12..12, [0x81, 0, a, b]);
                 }
-                let class = Class::new(tag.map_or(Tag::NONE, |tci| Tag::new(TPID_8021Q, tci)), TPID_8021Q, vid);
+                let class = VlanTagInfo::new(tag.map_or(Tag::NONE, |tci| Tag::new(TPID_8021Q, tci)), TPID_8021Q, vid);
                 let key = |mac: MacAddr| Key::new(mac, SegmentId(1));
                 (HeapFrame::new(octets), Meta { dst: key(dst), src: key(src), class, ..Meta::EMPTY })
             },

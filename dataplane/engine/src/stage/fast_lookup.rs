@@ -6,12 +6,12 @@ use crate::{
     DropReason, PortIdx,
     burst::{Fate, Mask, Meta},
     context::Context,
-    intrinsics::{Job, Lanes, widest},
+    intrinsics::{Lanes, SimdKernel, dispatch_simd},
 };
 
 /// What one look found out, of frames by their bits.
 #[derive(Clone, Copy)]
-pub(crate) struct Seen {
+pub(crate) struct Probed {
     /// Those whose source is not known at their port, or was not seen lately.
     pub unknown: Mask,
     /// Those whose destination was not found; the fates of the others are decided.
@@ -21,7 +21,7 @@ pub(crate) struct Seen {
     common_bits: u32,
 }
 
-impl Seen {
+impl Probed {
     /// Takes in the fate of one that was missing.
     pub(crate) fn add(&mut self, fate: Fate) {
         self.any_bits |= fate.bits();
@@ -36,9 +36,9 @@ impl Seen {
 
 /// Looks once for every frame.
 #[inline(always)]
-pub(crate) fn run(cx: &Context<'_>, port: PortIdx, meta: &mut [Meta]) -> Seen {
-    let mut seen = Seen { unknown: 0, missing: 0, any_bits: 0, common_bits: u32::MAX };
-    widest(Glance { cx, port, meta, seen: &mut seen });
+pub(crate) fn run(cx: &Context<'_>, port: PortIdx, meta: &mut [Meta]) -> Probed {
+    let mut seen = Probed { unknown: 0, missing: 0, any_bits: 0, common_bits: u32::MAX };
+    dispatch_simd(Glance { cx, port, meta, seen: &mut seen });
     seen
 }
 
@@ -46,10 +46,10 @@ struct Glance<'a> {
     cx: &'a Context<'a>,
     port: PortIdx,
     meta: &'a mut [Meta],
-    seen: &'a mut Seen,
+    seen: &'a mut Probed,
 }
 
-impl Job for Glance<'_> {
+impl SimdKernel for Glance<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let macs = self.cx.macs.view();
@@ -60,7 +60,7 @@ impl Job for Glance<'_> {
                 macs.prefetch_second(m.src_hash);
                 seen.unknown |= 1 << i;
             }
-            let Some(to) = macs.glance::<L>(&m.dst_hash) else {
+            let Some(to) = macs.first_probe::<L>(&m.dst_hash) else {
                 macs.prefetch_second(m.dst_hash);
                 seen.missing |= 1 << i;
                 continue;

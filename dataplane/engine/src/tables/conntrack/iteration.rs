@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{
     Conntrack, Session, Settings, Statistics, Zone,
     table::{STATE, Slot, Table},
-    tcp::{ANSWERED, BEGUN_S, End, FLAGS, FROM_PORT, LOW_BEGAN, REFUSED, SEEN_S, end},
+    tcp::{BEGUN_S, End, FLAGS, FROM_PORT, LOW_BEGAN, REFUSED, SEEN_REPLY, SEEN_S, end},
 };
 use crate::{
     PortIdx, SegmentId,
@@ -29,7 +29,7 @@ fn ends6(key: &[u64; 6]) -> Ends {
 /// What a connection is in, in a word, and for how many seconds it is kept there.
 fn phase(protocol: u8, flags: u32, s: &Settings) -> (&'static str, u32) {
     let (a, b) = (end(flags, 0), end(flags, 1));
-    let answered = flags & ANSWERED != 0;
+    let answered = flags & SEEN_REPLY != 0;
     match protocol {
         _ if flags & REFUSED != 0 => ("refused", s.timeouts.tcp_closing_s),
         TCP if a == End::Reset
@@ -90,7 +90,7 @@ impl Conntrack {
         }
     }
 
-    /// Tells of the connections of one part of the tables.
+    /// Reports the connections of one part of the tables.
     pub fn sessions(&self, part: (usize, usize), s: &Settings, now_s: u32, mut each: impl FnMut(Session)) {
         self.each(part, s, now_s, |session, _, _| each(session));
     }
@@ -129,7 +129,7 @@ impl Conntrack {
         }
     }
 
-    /// Connections of a port: all, and those that nobody has answered.
+    /// Connections of a port: all, and those without a reply.
     pub fn of_port(&self, port: PortIdx) -> (u32, u32) {
         let (all, unanswered) = &self.ports[port.get()];
         (all.load(Relaxed), unanswered.load(Relaxed))

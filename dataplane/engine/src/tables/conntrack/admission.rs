@@ -1,6 +1,6 @@
 //! Room for new connections: how many there may be, and which one goes when there are more.
 //!
-//! Some hundred that nobody has answered are noted of each port: where to find one, in a table that may be a
+//! Some hundred without a reply are noted of each port: where to find one, in a table that may be a
 //! thousand times as large.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{
     Conntrack, Full, Probe, SessionLimits, Settings,
     table::{Slot, State},
-    tcp::{FLAGS, SETTLED},
+    tcp::{ASSURED, FLAGS},
 };
 use crate::{
     MAX_PORTS, PortIdx,
@@ -27,20 +27,20 @@ const OF_PORT: usize = 256;
 const PLACES: usize = 8;
 
 /// Those that are noted.
-pub(super) struct Tried(Box<[AtomicU64]>);
+pub(super) struct HalfOpen(Box<[AtomicU64]>);
 
-impl Default for Tried {
+impl Default for HalfOpen {
     fn default() -> Self {
-        Tried(zeroed(MAX_PORTS * OF_PORT))
+        HalfOpen(zeroed(MAX_PORTS * OF_PORT))
     }
 }
 
-impl Tried {
+impl HalfOpen {
     fn of(&self, port: PortIdx) -> &[AtomicU64] {
         &self.0[port.get() * OF_PORT..][..OF_PORT]
     }
 
-    /// Notes a connection that was begun; `random` is any number that strangers can't choose.
+    /// Notes a connection that was begun; `random` is any number that senders can't choose.
     pub fn note(&self, port: PortIdx, family: Family, slot: Slot, random: u64) {
         let at = |i: usize| &self.of(port)[(random as usize).wrapping_add(i) % OF_PORT];
         let free = (0..PLACES).map(at).find(|w| w.load(Relaxed) == 0);
@@ -117,13 +117,13 @@ impl Conntrack {
         };
         let other = if p.family == Family::V6 { Family::V4 } else { Family::V6 };
         found(p.family)
-            .or_else(|| self.tried.find(port, p.hash >> 24, is_there))
+            .or_else(|| self.half_open.find(port, p.hash >> 24, is_there))
             .or_else(|| if any { found(other) } else { None })
     }
 
     /// Whether a connection more is too much for its port, or for all ports, and why; and then also, whether one of
     /// any port may make room. What a port has too much of, it makes room for itself. `going` are about to go from it: how
-    /// many, and how many of them nobody has answered.
+    /// many, and how many of them have no reply.
     pub(super) fn is_too_much(
         &self,
         port: PortIdx,
@@ -150,7 +150,7 @@ impl Conntrack {
     ) -> Result<bool, Full> {
         // A closed one between the same ends would go first.
         let before = self.find(p);
-        let unanswered = |state: &State| u32::from(state[FLAGS].load(Relaxed) & SETTLED == 0);
+        let unanswered = |state: &State| u32::from(state[FLAGS].load(Relaxed) & ASSURED == 0);
         let going = before.as_ref().map_or((0, 0), |(_, state)| (1, unanswered(state)));
         let its_slot = before.as_ref().map(|(f, _)| (f.family, f.slot));
         match self.is_too_much(port, limits, going) {
