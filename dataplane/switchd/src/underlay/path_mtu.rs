@@ -3,16 +3,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use dunlin_engine::packet::{checksum, icmpv6_checksum};
-
-use super::{
-    VtepState,
-    packets::{ICMPV6, octets},
+use etherparse::{
+    Icmpv4Type, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice,
+    icmpv4::DestUnreachableHeader::FragmentationNeeded,
 };
+
+use super::{VtepState, packets::IpPacket};
 
 /// After so long without another message, a larger MTU is tried again (RFC 1191, 6.3; RFC 8201, 4).
 const AGE: Duration = Duration::from_secs(600);
@@ -50,58 +50,62 @@ impl PathMtus {
     }
 }
 
-/// The remote and the MTU of a message, in the packet `p`, that a packet of this VTEP's was too large.
-pub(super) fn read(s: &VtepState, p: &[u8]) -> Option<(IpAddr, u32)> {
-    let (quoted, mtu, least) = match s.address.addr() {
-        IpAddr::V4(own) => fragmentation_needed(own, p)?,
-        IpAddr::V6(own) => packet_too_big(own, p)?,
-    };
-    let (from, to, protocol, len, behind) = quoted;
-    let is_ours = from == s.address.addr() && s.remotes.iter().any(|(remote, _)| *remote == to);
+/// The remote and the MTU of a message that a packet of this VTEP's was too large.
+pub(super) fn read(s: &VtepState, p: &IpPacket<'_>) -> Option<(IpAddr, u32)> {
+    if p.to != s.address.addr() {
+        return None;
+    }
+    let Quoted { ends, protocol, len, behind, mtu } = fragmentation_needed(p).or_else(|| packet_too_big(p))?;
+    let is_ours = ends.0 == s.address.addr() && s.remotes.iter().any(|(remote, _)| *remote == ends.1);
     const GENEVE: u16 = 6081;
     /// What outer packets are sent from (RFC 7348, 5; RFC 6335, 6).
     const DYNAMIC: u16 = 49_152;
-    let port = |at: usize| octets::<2>(behind, at).map(u16::from_be_bytes);
+    let port = |at: usize| behind.get(at..)?.first_chunk().map(|o| u16::from_be_bytes(*o));
     let is_tunnels = match protocol {
-        17 => [s.udp_port, GENEVE].contains(&port(2)?) && port(0)? >= DYNAMIC,
-        47 => true,
+        IpNumber::UDP => [s.udp_port, GENEVE].contains(&port(2)?) && port(0)? >= DYNAMIC,
+        IpNumber::GRE => true,
         _ => false,
     };
-    (is_ours && is_tunnels && len > mtu).then_some((to, mtu.max(least)))
+    let least = if ends.1.is_ipv4() { LEAST_V4 } else { LEAST_V6 };
+    (is_ours && is_tunnels && len > mtu).then_some((ends.1, mtu.max(least)))
 }
 
-/// Source, destination, protocol, length, and what is behind the header of a packet that is quoted.
-type Quoted<'a> = (IpAddr, IpAddr, u8, u32, &'a [u8]);
-
-fn fragmentation_needed(own: Ipv4Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32)> {
-    let h: [u8; 20] = octets(p, 0)?;
-    let (header, len) = (usize::from(h[0] & 15) * 4, usize::from(u16::from_be_bytes([h[2], h[3]])));
-    let icmp = p.get(header..len)?;
-    let is_whole = h[0] >> 4 == 4 && header >= 20 && h[6] & 0x3f == 0 && h[7] == 0 && h[16..20] == own.octets();
-    if !is_whole || h[9] != 1 || icmp.get(..2)? != [3, 4] || checksum(icmp) != 0 {
-        return None;
-    }
-    let quoted = icmp.get(8..)?;
-    let q: [u8; 20] = octets(quoted, 0)?;
-    let behind = quoted.get(usize::from(q[0] & 15) * 4..)?;
-    let said = u32::from(u16::from_be_bytes(octets(icmp, 6)?));
-    let was = u32::from(u16::from_be_bytes([q[2], q[3]]));
-    let mtu = if said == 0 { *PLATEAUS.iter().find(|p| **p < was).unwrap_or(&LEAST_V4) } else { said };
-    let address = |at: usize| Some(Ipv4Addr::from(octets::<4>(&q, at)?).into());
-    Some(((address(12)?, address(16)?, q[9], was, behind), mtu, LEAST_V4))
+/// The packet that a message is about, as far as it is quoted, and the MTU of the next hop.
+struct Quoted<'a> {
+    ends: (IpAddr, IpAddr),
+    protocol: IpNumber,
+    len: u32,
+    /// What is behind its header.
+    behind: &'a [u8],
+    mtu: u32,
 }
 
-fn packet_too_big(own: Ipv6Addr, p: &[u8]) -> Option<(Quoted<'_>, u32, u32)> {
-    let address = |p: &[u8], at: usize| Some(Ipv6Addr::from(octets::<16>(p, at)?));
-    let (from, to) = (address(p, 8)?, address(p, 24)?);
-    let len = usize::from(u16::from_be_bytes(octets(p, 4)?));
-    let icmp = p.get(40..40 + len)?;
-    if p[6] != ICMPV6 || to != own || icmp.first() != Some(&2) || icmpv6_checksum(from, to, icmp) != 0 {
+fn fragmentation_needed<'a>(p: &IpPacket<'a>) -> Option<Quoted<'a>> {
+    let icmp = p.icmpv4()?;
+    let Icmpv4Type::DestinationUnreachable(FragmentationNeeded { next_hop_mtu }) = icmp.icmp_type() else {
         return None;
-    }
-    let quoted = icmp.get(8..)?;
-    let behind = quoted.get(40..)?;
-    let mtu = u32::from_be_bytes(octets(icmp, 4)?);
-    let len = 40 + u32::from(u16::from_be_bytes(octets(quoted, 4)?));
-    Some(((address(quoted, 8)?.into(), address(quoted, 24)?.into(), quoted[6], len, behind), mtu, LEAST_V6))
+    };
+    let h = Ipv4HeaderSlice::from_slice(icmp.payload()).ok()?;
+    let len = u32::from(h.total_len());
+    let plateau = || *PLATEAUS.iter().find(|p| **p < len).unwrap_or(&LEAST_V4);
+    Some(Quoted {
+        ends: (h.source_addr().into(), h.destination_addr().into()),
+        protocol: h.protocol(),
+        len,
+        behind: icmp.payload().get(h.slice().len()..)?,
+        mtu: if next_hop_mtu == 0 { plateau() } else { next_hop_mtu.into() },
+    })
+}
+
+fn packet_too_big<'a>(p: &IpPacket<'a>) -> Option<Quoted<'a>> {
+    let icmp = p.icmpv6()?;
+    let Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else { return None };
+    let h = Ipv6HeaderSlice::from_slice(icmp.payload()).ok()?;
+    Some(Quoted {
+        ends: (h.source_addr().into(), h.destination_addr().into()),
+        protocol: h.next_header(),
+        len: 40 + u32::from(h.payload_length()),
+        behind: icmp.payload().get(40..)?,
+        mtu,
+    })
 }
