@@ -300,9 +300,7 @@ impl Device {
     pub fn up(&self) -> bool {
         match &self.kind {
             // The drivers of kernel interfaces don't follow their carrier.
-            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => {
-                i.is_there() && Interface::read(&i.name, "carrier").is_some_and(|c| c == "1")
-            }
+            Kind::Eth { interface: Some(i), .. } | Kind::Packet { interface: i, .. } => i.has_carrier(),
             Kind::Eth { port, .. } => port.link_up(),
             Kind::Tap { tap, .. } => tap.up() == Some(true),
             Kind::Vhost(v) => v.state().running,

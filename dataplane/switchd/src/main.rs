@@ -15,6 +15,7 @@ mod acl;
 mod api;
 mod device;
 mod events;
+mod links;
 mod numa;
 mod packet;
 mod pending;
@@ -219,7 +220,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         sessions,
         clock,
         events: events.clone(),
-        changed,
+        changed: changed.clone(),
         underlay,
         instance: random()?,
     })));
@@ -246,6 +247,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     })?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.spawn(links::watch(changed));
     let served = runtime.block_on(api::serve(
         &args.socket,
         args.group.as_deref(),

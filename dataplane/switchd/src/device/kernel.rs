@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{Device, Kind, Opened, Opener, Start, refuse, start_eth};
 use crate::{
-    numa,
+    links, numa,
     queues::{RxKind, TxHandle},
 };
 
@@ -49,7 +49,13 @@ impl Interface {
     }
 
     pub fn is_there(&self) -> bool {
-        Self::read(&self.name, "ifindex").as_ref() == Some(&self.index)
+        links::carrier(self.number(), &self.name).is_some()
+            || Self::read(&self.name, "ifindex").as_ref() == Some(&self.index)
+    }
+
+    pub fn has_carrier(&self) -> bool {
+        links::carrier(self.number(), &self.name)
+            .unwrap_or_else(|| self.is_there() && Self::read(&self.name, "carrier").is_some_and(|c| c == "1"))
     }
 }
 
