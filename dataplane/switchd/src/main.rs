@@ -23,6 +23,7 @@ mod permit;
 mod pools;
 mod queues;
 
+mod share;
 mod steering;
 mod switch;
 mod underlay;

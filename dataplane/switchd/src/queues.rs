@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use crate::{
     packet::Packet,
     pending::{ForRemote, Fragment, Inside, Pending},
+    share::TimeShare,
     underlay::punt::Cause,
     worker::WorkerShared,
 };
@@ -57,6 +58,8 @@ pub struct RxHandle {
     pub of_one_guest: bool,
     /// Frames received by it; the worker's that has it to count, and anyone's to read.
     pub frames: Arc<LoneCount>,
+    /// Of its worker's time.
+    pub share: TimeShare,
 }
 
 pub enum RxKind {

@@ -45,6 +45,7 @@ use rtrb::Consumer;
 use crate::{
     packet::Packet,
     queues::{Round, RxHandle, Transmitter, TxHandle},
+    share::Contention,
     steering::{Link, Links, Owners, Passed},
     underlay::punt::PuntRings,
 };
@@ -255,6 +256,7 @@ pub struct Worker {
     snapshot: Arc<Snapshot>,
     version: u64,
     rounds: u32,
+    contention: Contention,
     idle: Idle,
     links: Links,
     drains: Vec<(u32, mpsc::Sender<()>)>,
@@ -307,6 +309,7 @@ impl Worker {
             snapshot: Arc::new(Snapshot::empty()),
             version: 0,
             rounds: 0,
+            contention: Contention::NONE,
             idle: Idle::default(),
             links: Links::default(),
             drains: Vec::new(),
@@ -385,8 +388,14 @@ impl Worker {
         let (tables, own) = ((&*self.macs, &*self.sessions), (self.shared.number, &self.shared.counters));
         let cx = Context { cycles: clock.as_ref(), ..Context::new(&self.snapshot, tables, own, now) };
         let (mut frames, mut bursts) = (0, 0);
+        let mut contention = Contention::NONE;
         for rx in &mut self.rx {
+            if rx.share.waits(&self.contention, &mut contention) {
+                continue;
+            }
+            let began = clock.as_ref().map(|_| eal::tsc());
             let n = rx.receive(guard, burst, &self.shared.counters);
+            rx.share.took(n, &mut contention);
             if n > 0 {
                 if let Some(clock) = &clock {
                     clock.end(Stage::Receive);
@@ -401,8 +410,12 @@ impl Worker {
                     }
                 }
                 pipeline.run(cx, rx.port, burst, &mut out);
+                if let Some(began) = began {
+                    rx.share.measured(n, eal::tsc() - began);
+                }
             }
         }
+        self.contention = contention;
         self.links.take(burst, |port, burst| {
             frames += burst.len() as u64;
             bursts += 1;

@@ -11,6 +11,7 @@ use dunlin_dataplane_api::v1;
 use super::{PortRuntime, Switch, WorkerHandle, ask};
 use crate::{
     queues::{LoneCount, RxHandle, RxKind},
+    share::TimeShare,
     worker::Command,
 };
 
@@ -98,7 +99,14 @@ impl Switch {
         let PortRuntime { idx, complete_checksums, .. } = self.ports[name];
         let (number, frames) = (queue.number(), Arc::new(LoneCount::default()));
         let of_one_guest = self.ports[name].is_for_guests(number);
-        let rx = RxHandle { port: idx, queue, complete_checksums, of_one_guest, frames: frames.clone() };
+        let rx = RxHandle {
+            port: idx,
+            queue,
+            complete_checksums,
+            of_one_guest,
+            frames: frames.clone(),
+            share: TimeShare::default(),
+        };
         let side = QueueSide { port: name.to_owned(), number, frames, sampled: 0, share: 0.0, mean_share: 0.0 };
         self.workers[to].queues.push(side);
         self.workers[to].shared.post(None, [Command::AddRx(rx)]);
