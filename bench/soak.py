@@ -9,6 +9,7 @@ kinds come and go, lists change, and guests that break the rules of virtio are k
 the dataplane holds. At the end all traffic stops, and these must hold:
 
 * received + cloned = transmitted + dropped + held, exactly;
+* no worker has allocated memory while it forwarded;
 * as many buffers in use as before the traffic, and as many descriptors open, but for a few;
 * resident memory no more than 16 MiB above what it was after a tenth of the time.
 """
@@ -91,7 +92,12 @@ class Switch:
         return done.stdout
 
     def state(self):
-        return json.loads(self("--json status", check=False))["dataplane"]
+        """What the dataplane says of itself; on a machine that does other things too, perhaps not at once."""
+        for _ in range(60):
+            if state := json.loads(self("--json status", check=False))["dataplane"]:
+                return state
+            time.sleep(1)
+        sys.exit("the dataplane has not answered for a minute")
 
     def configure(self):
         for name in ("c", "s", "g"):
@@ -206,7 +212,7 @@ def soak(args, folder):
     traffic, failures = Traffic(), []
     try:
         d.configure()
-        before, began, warm, told, n = d.holds(), time.monotonic(), None, 0, 0
+        before, began, warm, reported, n = d.holds(), time.monotonic(), None, 0, 0
         print("   time      frames  KiB resident  buffers  descriptors", flush=True)
         while (now := time.monotonic() - began) < args.seconds:
             traffic.tend()
@@ -214,9 +220,9 @@ def soak(args, folder):
             n += 1
             if warm is None and now > args.seconds / 10:
                 warm = d.holds()
-            if now >= told:
+            if now >= reported:
                 print(f"{now:6.0f} s {d.books()[1]:11,} {d.holds()[0]:13,} {d.holds()[1]:8,} {d.holds()[2]:12}", flush=True)
-                told += 30
+                reported += 30
         traffic.stop()
         # As it was in the beginning.
         d("port del c")
@@ -227,6 +233,9 @@ def soak(args, folder):
         after, (lost, frames) = d.holds(), d.books()
         print(f"{frames:,} frames, {n} rounds of ports that came and went; in no book: {lost}")
         print(f"KiB, buffers, descriptors: before {before}, warm {warm}, after {after}")
+        allocated = sum(w["allocations"] for w in d.state()["workers"])
+        if allocated != 0:
+            failures.append(f"workers allocated {allocated} times")
         if lost != 0:
             failures.append(f"{lost} frames are in no book")
         if after[1] > before[1] + 1000:

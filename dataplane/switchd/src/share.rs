@@ -11,10 +11,9 @@ const BUSY: usize = BURST / 4;
 /// Bursts of fewer frames are not measured.
 const LEAST: usize = 8;
 
-/// What a queue may take, in bursts of the cheapest busy one: a little more than all its frames, so that queues of equal costs
-/// never wait.
+/// Cycles that a queue may take in a round: what a burst of the cheapest busy one costs.
 const fn quantum(cheapest: u32) -> i64 {
-    cheapest as i64 * BURST as i64 * 5 / 4
+    cheapest as i64 * BURST as i64
 }
 
 /// The busy queues of one round.
@@ -98,11 +97,11 @@ mod tests {
 
     #[test]
     fn a_queue_pays_for_what_its_frames_cost() {
-        assert_eq!(polled(&[100, 110, 100], 1_000), [1_000; 3], "nearly the same");
+        assert_eq!(polled(&[100, 100, 100], 1_000), [1_000; 3]);
         assert_eq!(polled(&[1_000], 1_000), [1_000], "alone");
         let p = polled(&[100, 1_000, 100], 1_000);
         assert_eq!((p[0], p[2]), (1_000, 1_000));
-        assert!((110..140).contains(&p[1]), "{p:?}");
+        assert!((90..110).contains(&p[1]), "{p:?}");
     }
 
     #[test]

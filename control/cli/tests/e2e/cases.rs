@@ -493,51 +493,6 @@ fn a_download_survives_a_restart() {
     }
 }
 
-/// A guest whose link-local address is not made of its MAC address (RFC 7217) has it once it has probed it, and gets its
-/// address by DHCPv6 (https://github.com/okd-project/okd/issues/817). It can't take another station's.
-#[test]
-fn a_random_link_local_address_works_with_snooping() {
-    let (server, client) = (Netns::with_address("10.22.0.1/24"), Netns::new());
-    let mut host = Host::start();
-    host.add_host("server", &server, "");
-    host.add_host("client", &client, &format!("--security all,dhcp-snooping --macs {}", client.mac()));
-    for ns in [&server, &client] {
-        ns.run("sysctl -qw net.ipv6.conf.eth0.addr_gen_mode=3 net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0");
-    }
-    let link_local = |ns: &Netns| {
-        let all = ns.run("ip -6 -o addr show dev eth0 scope link");
-        let address = all.split_whitespace().skip_while(|w| *w != "inet6").nth(1)?.split('/').next()?.to_owned();
-        (!all.contains("tentative")).then_some(address)
-    };
-    eventually("both have link-local addresses", 20.0, || {
-        link_local(&server).is_some() && link_local(&client).is_some()
-    });
-    let (of_server, of_client) = (link_local(&server).unwrap(), link_local(&client).unwrap());
-    eventually("it is reached by it", 10.0, || client.reaches(&format!("{of_server}%eth0"), 1));
-    server.run("ip addr add fd22::1/64 dev eth0 nodad");
-    let _dnsmasq = server.serve_dhcp("fd22::50,fd22::50,64", &host.path(""));
-    let files = format!("-lf {} -pf {}", host.path("client.leases"), host.path("client.pid"));
-    eventually("a lease", 30.0, || {
-        client.try_run(&format!("timeout 8 dhclient -6 -1 -sf /bin/true {files} eth0")).status.success()
-    });
-    let shown = || host.dunlin("port show client");
-    assert!(shown().contains("fd22::50 for 3") && shown().contains(&of_client), "{}", shown());
-    // Another station's is defended, and taking it without asking is dropped.
-    client.run(&format!("ip addr add {of_server}/64 dev eth0"));
-    eventually("it is not free", 10.0, || client.run("ip -6 addr show dev eth0").contains("dadfailed"));
-    let spoofed = host.drops("client", "spoofed_nd") + host.drops("client", "spoofed_ip");
-    client.scapy(&format!("Ether(src='{}')/IPv6(src='{of_server}',dst='ff02::1')/ICMPv6EchoRequest()", client.mac()));
-    eventually("it is dropped", 5.0, || {
-        host.drops("client", "spoofed_nd") + host.drops("client", "spoofed_ip") > spoofed
-    });
-    assert!(!shown().contains(&of_server), "{}", shown());
-    // It is known after a restart, when nothing is probed.
-    host.kill_dataplane();
-    host.start_dataplane();
-    host.wait_until_filled();
-    eventually("its link-local address is still its", 20.0, || client.reaches(&format!("{of_server}%eth0"), 1));
-}
-
 /// Lists that let connections of this kind begin at the port "s", and nothing begin there that it sends.
 fn stateful(host: &Host, new: &str) {
     for acl in ["to-s", "from-s"] {

@@ -11,4 +11,5 @@ mod harness;
 mod oracle;
 mod overlay;
 mod reasons;
+mod security;
 mod suppress;

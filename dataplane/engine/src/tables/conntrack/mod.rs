@@ -22,6 +22,7 @@ mod icmp;
 mod interleavings;
 mod iteration;
 mod key;
+mod quiescence;
 mod table;
 mod tcp;
 
@@ -40,6 +41,7 @@ use fragments::Fragments;
 pub(crate) use fragments::Inherited;
 use icmp::{echo_id, is_answer};
 use key::{Ends4, between6, hash4, key4};
+pub use quiescence::{OneThread, Quiescence};
 use table::{Slot, State, Table};
 use tcp::{
     ASSURED, FILTER, FLAGS, FROM_PORT, Fit, LOW_BEGAN, REFUSED, SEEN_REPLY, SEEN_S, Segment, UNCONFIRMED, What, put,
@@ -106,27 +108,6 @@ pub(crate) enum Full {
     Connections,
     /// As many unanswered ones as the port may have.
     Unanswered,
-}
-
-/// When what was taken out of a table may be overwritten: no worker uses it any more.
-pub trait Quiescence: Send + Sync {
-    /// Says that something was taken out, and with which number to ask about it: never 0.
-    fn retire(&self) -> u64;
-    /// Whether every worker has begun another round since; true for 0.
-    fn is_past(&self, retired: u64) -> bool;
-}
-
-/// Of one thread, which knows what it holds.
-pub struct OneThread;
-
-impl Quiescence for OneThread {
-    fn retire(&self) -> u64 {
-        1
-    }
-
-    fn is_past(&self, _: u64) -> bool {
-        true
-    }
 }
 
 /// Which connection a frame is of, and from which end.
