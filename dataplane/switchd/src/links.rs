@@ -33,12 +33,13 @@ pub fn carrier(index: u32, name: &str) -> Option<bool> {
 /// Follows the kernel's reports, and calls `changed` after each that changes something.
 pub async fn watch(changed: Arc<dyn Fn() + Send + Sync>) {
     loop {
-        if let Err(e) = follow(&*changed).await {
+        let followed = follow(&*changed).await;
+        // Reports were lost, or there are none any more.
+        *KNOWN.lock() = None;
+        if let Err(e) = followed {
             tracing::warn!("rtnetlink: {e}; interfaces are polled");
             return;
         }
-        // Reports were lost.
-        *KNOWN.lock() = None;
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use arrayvec::ArrayVec;
+
 use crate::MacAddr;
 
 /// Addresses of one port that are remembered at once: a station that is given more loses the oldest.
@@ -23,6 +25,15 @@ struct SnoopedBinding {
     given: AtomicU64,
     /// 0 while there is none, it has ended, or it is written.
     until_s: AtomicU32,
+    /// One thread writes the rest.
+    is_written: AtomicBool,
+}
+
+impl SnoopedBinding {
+    #[inline(always)]
+    fn is(&self, bits: u128) -> bool {
+        self.low.load(Relaxed) == bits as u64 && self.high.load(Relaxed) == (bits >> 64) as u64
+    }
 }
 
 /// Link-local addresses that a station may have: others are forgotten.
@@ -69,7 +80,7 @@ impl Lease {
 }
 
 impl Snooped {
-    fn iter_bits(address: IpAddr) -> u128 {
+    fn bits(address: IpAddr) -> u128 {
         match address {
             IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
             IpAddr::V6(a) => a.to_bits(),
@@ -88,25 +99,28 @@ impl Snooped {
     }
 
     fn note_as(&self, address: IpAddr, until_s: u32, client: Option<MacAddr>, given: u64) {
-        let bits = Self::iter_bits(address);
-        let same =
-            |r: &&SnoopedBinding| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        let oldest = || self.leases.iter().min_by_key(|r| r.until_s.load(Relaxed)).expect("there are some");
-        let r = self.leases.iter().find(same).unwrap_or_else(oldest);
+        let bits = Self::bits(address);
+        let is_mine = |r: &&SnoopedBinding| !r.is_written.swap(true, Acquire);
+        let oldest = || {
+            let mut all: ArrayVec<&SnoopedBinding, REMEMBERED> = self.leases.iter().collect();
+            all.sort_unstable_by_key(|r| r.until_s.load(Relaxed));
+            all.into_iter().find(is_mine)
+        };
+        // Of so many writers at once, the last notes nothing.
+        let Some(r) = self.leases.iter().filter(|r| r.is(bits)).find(is_mine).or_else(oldest) else { return };
         r.until_s.store(0, Release);
         r.high.store((bits >> 64) as u64, Relaxed);
         r.low.store(bits as u64, Relaxed);
         r.client.store(client.map_or(0, MacAddr::bits), Relaxed);
         r.given.store(given, Relaxed);
         r.until_s.store(until_s.max(1), Release);
+        r.is_written.store(false, Release);
     }
 
     /// The address is not the station's any more; whether it was.
     pub(in crate::snapshot) fn forget(&self, address: IpAddr) -> bool {
-        let bits = Self::iter_bits(address);
-        let is =
-            |r: &&SnoopedBinding| r.high.load(Relaxed) == (bits >> 64) as u64 && r.low.load(Relaxed) == bits as u64;
-        self.note_ended(self.leases.iter().filter(is))
+        let bits = Self::bits(address);
+        self.note_ended(self.leases.iter().filter(|r| r.is(bits)))
     }
 
     /// The IPv4 addresses of a client are not its any more, or, if it is the `only` one, all are not; whether there were some.
@@ -160,8 +174,7 @@ impl Snooped {
             let _ = p.low.compare_exchange(low, 0, Relaxed, Relaxed);
         }
         let just = |r: &&SnoopedBinding| {
-            let is_it = r.high.load(Relaxed) == FE80 && r.low.load(Relaxed) == low;
-            is_it && r.until_s.load(Relaxed) >= now_s.saturating_add(LINK_LOCAL_S - ANSWERED_S)
+            r.is(address.to_bits()) && r.until_s.load(Relaxed) >= now_s.saturating_add(LINK_LOCAL_S - ANSWERED_S)
         };
         self.note_ended(self.leases.iter().filter(just));
     }
@@ -172,7 +185,7 @@ impl Snooped {
         (bits >> 64) as u64 == FE80 && self.probed.iter().any(is_it)
     }
 
-    /// Takes in what was free. Not for workers: others must not probe at the same instant.
+    /// Takes in what was free.
     pub(in crate::snapshot) fn take_free(&self, now_s: u32) {
         for p in &self.probed {
             let low = p.low.load(Acquire);
@@ -192,12 +205,8 @@ impl Snooped {
     }
 
     pub(super) fn has(&self, address: IpAddr, now_s: u32) -> bool {
-        let bits = Self::iter_bits(address);
-        self.leases.iter().any(|r| {
-            r.until_s.load(Acquire) > now_s
-                && r.low.load(Relaxed) == bits as u64
-                && r.high.load(Relaxed) == (bits >> 64) as u64
-        }) || self.was_free(bits, now_s)
+        let bits = Self::bits(address);
+        self.leases.iter().any(|r| r.until_s.load(Acquire) > now_s && r.is(bits)) || self.was_free(bits, now_s)
     }
 
     /// All that are remembered, those that were ended before their time too.
