@@ -1,9 +1,9 @@
 //! The way of a frame: every stage, in its order.
 //!
 //! ```text
-//! receive → parse → ingress VLAN → filter → glance → learn → lookup → police → (unicast | flood | drop)
-//!              ↑                                                                      ↓
-//!              └─── once, for a frame that enters or leaves a tunnel ─────────────── emit
+//! receive → parse → ingress VLAN → filter → fast lookup → learn → lookup → police → (unicast | flood | drop)
+//!              ↑                                                                           ↓
+//!              └─── once, for a frame that enters or leaves a tunnel ──────────────────── emit
 //! ```
 //!
 //! A worker receives a burst from one queue, so the ingress port and all it configures are the

@@ -1,4 +1,4 @@
-//! Glance: one look into the mac table for both addresses of every frame, which answers nearly all: the source is
+//! Fast lookup: one probe of the mac table for both addresses of every frame, which answers nearly all: the source is
 //! known where it is, the destination at its port. What [`learn`](super::learn) and [`lookup`](super::lookup) have
 //! left to do is then for few frames, and its memory has been asked for.
 
@@ -38,18 +38,18 @@ impl Probed {
 #[inline(always)]
 pub(crate) fn run(cx: &Context<'_>, port: PortIdx, meta: &mut [Meta]) -> Probed {
     let mut seen = Probed { unknown: 0, missing: 0, any_bits: 0, common_bits: u32::MAX };
-    dispatch_simd(Glance { cx, port, meta, seen: &mut seen });
+    dispatch_simd(FastLookup { cx, port, meta, seen: &mut seen });
     seen
 }
 
-struct Glance<'a> {
+struct FastLookup<'a> {
     cx: &'a Context<'a>,
     port: PortIdx,
     meta: &'a mut [Meta],
     seen: &'a mut Probed,
 }
 
-impl SimdKernel for Glance<'_> {
+impl SimdKernel for FastLookup<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let macs = self.cx.macs.view();

@@ -93,12 +93,12 @@ fn a_station_speaks_as_itself() {
     let icmpv6 = |source, extension, message: &[u8]| icmpv6_from(1, source, extension, message);
     let its_own = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
     let other = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 3];
-    let told = |target: [u8; 16], mac: [u8; 6]| [&[136, 0, 0, 0, 0, 0, 0, 0][..], &target, &[2, 1], &mac].concat();
+    let announced = |target: [u8; 16], mac: [u8; 6]| [&[136, 0, 0, 0, 0, 0, 0, 0][..], &target, &[2, 1], &mac].concat();
     let advertisement = [134, 0, 0, 0, 64, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0];
-    expect(icmpv6(its_own, false, &told(its_own, MACS[1])), None);
-    expect(icmpv6(other, false, &told(its_own, MACS[1])), Some(DropReason::SpoofedIp));
-    expect(icmpv6(its_own, false, &told(other, MACS[1])), Some(DropReason::SpoofedNd));
-    expect(icmpv6(its_own, true, &told(its_own, MACS[0])), Some(DropReason::SpoofedNd));
+    expect(icmpv6(its_own, false, &announced(its_own, MACS[1])), None);
+    expect(icmpv6(other, false, &announced(its_own, MACS[1])), Some(DropReason::SpoofedIp));
+    expect(icmpv6(its_own, false, &announced(other, MACS[1])), Some(DropReason::SpoofedNd));
+    expect(icmpv6(its_own, true, &announced(its_own, MACS[0])), Some(DropReason::SpoofedNd));
     expect(icmpv6(its_own, false, &advertisement), Some(DropReason::RouterAdvertisement));
     expect(icmpv6(its_own, true, &advertisement), Some(DropReason::RouterAdvertisement));
     // A fragment's header, with nothing of what it is a fragment of.

@@ -83,8 +83,8 @@ fn a_request_for_a_known_address_is_answered() {
     assert_eq!(a.run(1, [request(8, 7, false)]).sent.len(), 2, "not known: to the other guest and the other host");
     assert_eq!(a.run(2, [request(7, 8, false)]).sent.len(), 1, "the sender of a request is known");
     let sink = a.run(1, [request(8, 7, false)]);
-    let tells = ArpNd::Advertisement { address: ip(8, false), mac: mac(8), router: None };
-    assert_eq!(answered(&a, &sink), Some(tells));
+    let announcement = ArpNd::Advertisement { address: ip(8, false), mac: mac(8), router: None };
+    assert_eq!(answered(&a, &sink), Some(announcement));
     assert_eq!(a.drops(DropReason::Suppressed), 2);
     // Its own address, after it moved or to see whether it is free; and after a long time.
     assert_eq!(a.run(1, [request(7, 7, false)]).sent.len(), 2);

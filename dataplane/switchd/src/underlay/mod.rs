@@ -162,7 +162,7 @@ impl Underlay {
         self.worker.post(None, [Command::InjectFrame(vtep, None, octets.into())]);
     }
 
-    /// Asks neighbors that are due, tells remotes their next hop, and says which groups are listened to.
+    /// Asks neighbors that are due, hands remotes their next hop, and says which groups are listened to.
     fn look_after(&self, side: &mut Side, now: Instant) {
         let Side { station: s, ways, neighbors: n, path_mtus, join_at } = side;
         for (address, known) in n.due(now) {

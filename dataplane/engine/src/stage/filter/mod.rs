@@ -413,13 +413,13 @@ fn decide<F: Frame>(
         if acl.counts_some() {
             acl.counted_before(read, i, best[i], |d| {
                 let n = count(cx, acl, d, frame);
-                tell(cx, (acl, direction, port), d, n, (heads, i), out);
+                note_decision(cx, (acl, direction, port), d, n, (heads, i), out);
             });
         }
         let decision = acl.decision(best[i]);
         let n = count(cx, acl, &decision, frame);
         if decision.log_every != 0 || cx.trace.is_some() {
-            tell(cx, (acl, direction, port), &decision, n, (heads, i), out);
+            note_decision(cx, (acl, direction, port), &decision, n, (heads, i), out);
         }
         match (decision.action, direction) {
             (Action::Allow | Action::Count, _) => {}
@@ -453,7 +453,7 @@ fn count<F: Frame>(cx: &Context<'_>, acl: &Acl, decision: &Decision, frame: &F) 
 
 /// Reports a rule's decision about frame `i` to the log and the trace.
 #[cold]
-fn tell<F: Frame>(
+fn note_decision<F: Frame>(
     cx: &Context<'_>,
     (acl, direction, port): (&Arc<Acl>, Direction, &Port),
     decision: &Decision,

@@ -102,7 +102,7 @@ impl MacTable {
     }
 
     /// Removes entries that no lookup comes to, or that stand before a static one of their key: left by workers that met.
-    /// Brings others home to their first buckets, where a glance finds them, as far as there is room by now.
+    /// Moves others to their first buckets, where the first probe finds them, as far as there is room by now.
     fn compact(&self, part: usize, parts: usize) {
         let _guard = self.lock_resize();
         if self.growth.in_use_before().is_some() {

@@ -115,15 +115,15 @@ fn growing_hides_nobody() {
     assert!(while_growing >= 40, "{while_growing} rounds while the table grew");
     assert!(t.growth.in_use_before().is_none());
     assert!(t.view().buckets.len() > old);
-    let mut glances = 0;
+    let mut found = 0;
     for i in 0..300_000 {
         assert_eq!(lookup(&t, key(i)), Some((i % 7) as usize), "{i}");
-        let glance = t.view().first_probe::<LanesAnywhere>(&t.hash(key(i)));
-        assert!(glance.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
-        glances += u64::from(glance.is_some());
+        let probed = t.view().first_probe::<LanesAnywhere>(&t.hash(key(i)));
+        assert!(probed.is_none_or(|p| p.get() == (i % 7) as usize), "{i}");
+        found += u64::from(probed.is_some());
     }
     // The sweep brought home who had found their first buckets full, before the table doubled.
-    assert!(glances > 299_700, "{glances} of 300,000 found at a glance");
+    assert!(found > 299_700, "{found} of 300,000 found by the first probe");
     let s = t.statistics();
     assert_eq!((s.entries, s.evictions), (300_000, 0));
 }
