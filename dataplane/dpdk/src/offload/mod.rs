@@ -195,7 +195,7 @@ fn unfinished(m: &Mbuf) -> Result<Option<(IpPacket, usize)>, ()> {
 
 /// Octets of the largest packet that a guest's request may be missing of, as most guests have it (RFC 894).
 const MTU: usize = 1500;
-/// Octets of the packets that a large segment is cut into if its sender's wish is not known: they pass every link of IPv6
+/// Octets of the packets that a large segment is cut into if the size that its sender asks for is not known: they pass every link of IPv6
 /// (RFC 8200, 5).
 const LEAST_MTU: usize = 1280;
 

@@ -188,6 +188,13 @@ pub fn answer(q: &Request, mac: MacAddr, router: bool) -> Answer {
     }
 }
 
+/// The address of its link that a host makes of its MAC address: RFC 4291, appendix A.
+pub fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let o = mac.octets();
+    let word = |a, b| u16::from_be_bytes([a, b]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, word(o[0] ^ 2, o[1]), word(o[2], 0xff), word(0xfe, o[3]), word(o[4], o[5]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

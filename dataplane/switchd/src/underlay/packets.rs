@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dunlin_engine::{
     MacAddr,
     packet::{
-        arp_nd::{self, ArpNd},
+        arp_nd::{self, ArpNd, link_local},
         checksum,
     },
     tunnel::group_mac,
@@ -237,13 +237,6 @@ fn membership(s: &VtepState, to: IpAddr, group: IpAddr, (igmp, mld): (u8, u8)) -
         // Groups are of the VTEP's family: refused earlier otherwise.
         _ => Vec::new(),
     }
-}
-
-/// The address of its link that a host makes of its MAC address: RFC 4291, appendix A.
-fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let o = mac.octets();
-    let word = |a, b| u16::from_be_bytes([a, b]);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, word(o[0] ^ 2, o[1]), word(o[2], 0xff), word(0xfe, o[3]), word(o[4], o[5]))
 }
 
 /// Where the network header of a frame is, with or without a tag.

@@ -19,6 +19,7 @@ use crate::{
     DropReason, MacAddr,
     packet::{
         ETHERTYPE_ARP,
+        arp_nd::link_local,
         headers::{DPORT, FRAGMENT, Family, Headers, ICMPV6, SPORT, SRC, UDP},
     },
     tables::acl::Prefix,
@@ -224,12 +225,9 @@ impl Security {
         self.snooped.is_some() && Snooped::is_link_local(address)
     }
 
-    /// Also the address that every station makes of its own of layer 2 (RFC 4291, appendix A).
+    /// Also the link-local address that is made of its MAC address.
     fn has_v6(&self, address: Ipv6Addr, mac: MacAddr, now_s: u32) -> bool {
-        let m = mac.octets();
-        let link_local =
-            Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]]);
-        address == link_local || self.has(address.into(), now_s)
+        address == link_local(mac) || self.has(address.into(), now_s)
     }
 
     fn check_nd(&self, h: &Headers, head: &[u8], mac: MacAddr, now_s: u32) -> Result<(), DropReason> {
@@ -245,7 +243,7 @@ impl Security {
             _ => return Ok(()),
         };
         // From the unspecified address: is the one asked for free (RFC 4862)? That must be for itself.
-        let probes = kind == 135 && is_from_nobody(h);
+        let probes = kind == 135 && is_from_unspecified(h);
         if tells || probes {
             let Some(target) = m.get(8..24).and_then(<[u8]>::first_chunk::<16>) else { return bad };
             let target = Ipv6Addr::from(*target);
@@ -282,7 +280,7 @@ impl Security {
         let Some(snooped) = &self.snooped else { return false };
         // Another station that has an address, or probes it too.
         if let Some(target) =
-            target(h, head).filter(|_| h.ports().is_some_and(|(kind, _)| kind == 136) || is_from_nobody(h))
+            target(h, head).filter(|_| h.ports().is_some_and(|(kind, _)| kind == 136) || is_from_unspecified(h))
         {
             snooped.contest(target, now_s);
         }
@@ -314,7 +312,7 @@ impl Security {
     }
 }
 
-fn is_from_nobody(h: &Headers) -> bool {
+fn is_from_unspecified(h: &Headers) -> bool {
     h.addresses().is_some_and(|(src, _)| src.is_unspecified())
 }
 
@@ -327,7 +325,7 @@ fn target(h: &Headers, head: &[u8]) -> Option<Ipv6Addr> {
 
 /// The address of which a station asks whether it is free (RFC 4862, 5.4).
 fn probed(h: &Headers, head: &[u8]) -> Option<Ipv6Addr> {
-    target(h, head).filter(|_| is_from_nobody(h) && h.ports().is_some_and(|(kind, _)| kind == 135))
+    target(h, head).filter(|_| is_from_unspecified(h) && h.ports().is_some_and(|(kind, _)| kind == 135))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl SnoopedBinding {
 
 /// Link-local addresses that a station may have: others are forgotten.
 const LINK_LOCAL: usize = 4;
-/// For how long, unless they are used; RFC 6620 has no end of them.
+/// For how long; RFC 6620 has no end of them.
 const LINK_LOCAL_S: u32 = 365 * 86_400;
 /// Within which another station's answer comes at the latest.
 const ANSWERED_S: u32 = 3;
